@@ -1,0 +1,42 @@
+"""Reading and writing for people: one error class, and writes that never leave half a file."""
+
+import contextlib
+import os
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import BinaryIO
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message is the one line to show them."""
+
+
+def listed(items: Iterable[object], limit: int = 10) -> str:
+    """`a, b, c and 12 more`."""
+    items = [str(item) for item in items]
+    rest = len(items) - limit
+    return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
+
+
+def refuse_to_overwrite(paths: Iterable[Path], overwrite: bool) -> None:
+    """Raise InputError if one of `paths` exists, unless `overwrite`."""
+    existing = [path for path in paths if path.exists()]
+    if existing and not overwrite:
+        raise InputError(
+            f"{listed(existing)} would be overwritten; choose another folder or add --overwrite"
+        )
+
+
+@contextlib.contextmanager
+def atomic_write(path: Path) -> Iterator[BinaryIO]:
+    """A file to write to that takes the name `path`, complete and on disk, or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    try:
+        with open(unfinished, "wb") as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(unfinished, path)
+    finally:
+        unfinished.unlink(missing_ok=True)

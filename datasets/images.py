@@ -1,0 +1,131 @@
+"""A set of labelled images on disk: ids, paths, classes; reading, checking and identifying it."""
+
+import hashlib
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+from PIL import Image
+from torch.utils.data import Dataset
+from tqdm import tqdm
+
+from .files import InputError, listed
+
+
+@dataclass(frozen=True)
+class ImageSet:
+    """Images of `classes`; `labels[i]`, an index into `classes`, is the truth of `ids[i]`."""
+
+    name: str
+    classes: tuple[str, ...]
+    ids: tuple[str, ...]
+    paths: tuple[Path, ...]
+    labels: tuple[int, ...]
+
+    def __len__(self) -> int:
+        return len(self.ids)
+
+    def counts(self) -> dict[str, int]:
+        """How many images each class has, in the order of `classes`."""
+        return {name: self.labels.count(label) for label, name in enumerate(self.classes)}
+
+    def fingerprint(self) -> dict:
+        """What tells this set from another: class counts, and a hash of class and id of each
+        image that does not depend on their order."""
+        rows = sorted(f"{self.classes[label]}\t{i}" for i, label in zip(self.ids, self.labels))
+        digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
+        return {"dataset": self.name, "counts": self.counts(), "sha256": digest}
+
+    def take(self, ids: Iterable[str], classes: Iterable[str] | None = None) -> "ImageSet":
+        """The images called `ids`, in that order, labelled as indices into `classes`.
+
+        Raises InputError for an id that is not here.
+        """
+        classes = tuple(classes or self.classes)
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        ids = tuple(ids)
+        missing = [name for name in ids if name not in row_of]
+        if missing:
+            raise InputError(f"not among the {self.name} images given: {listed(missing)}")
+        rows = [row_of[name] for name in ids]
+        return ImageSet(
+            name=self.name,
+            classes=classes,
+            ids=ids,
+            paths=tuple(self.paths[row] for row in rows),
+            labels=tuple(classes.index(self.classes[self.labels[row]]) for row in rows),
+        )
+
+
+def image_set(name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path, str]]) -> ImageSet:
+    """The ImageSet of those `rows` (id, path, class name) whose class is one of `classes`.
+
+    Rows come out by class, then by id, whatever order they came in.
+    """
+    rows = sorted(
+        ((classes.index(label), i, path) for i, path, label in rows if label in classes),
+        key=lambda row: row[:2],
+    )
+    return ImageSet(
+        name=name,
+        classes=classes,
+        ids=tuple(i for _, i, _ in rows),
+        paths=tuple(path for _, _, path in rows),
+        labels=tuple(label for label, _, _ in rows),
+    )
+
+
+def describe(fingerprint: dict) -> str:
+    """A fingerprint in words, for messages that name both sides of a mismatch."""
+    counts = ", ".join(f"{name} {count}" for name, count in fingerprint["counts"].items())
+    return f"{fingerprint['dataset']} ({counts}; ids {fingerprint['sha256'][:8]})"
+
+
+def read_image(path: Path) -> Image.Image:
+    """The image as RGB. Raises InputError naming the file if it cannot be decoded."""
+    try:
+        with Image.open(path) as image:
+            return image.convert("RGB")
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+        raise InputError(f"cannot read the image {path}: {error}") from error
+
+
+def _unreadable(path: Path) -> Path | None:
+    try:
+        with Image.open(path) as image:
+            # Every byte of a JPEG is still read, but an eighth of the size is much less work.
+            image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
+            image.load()
+    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+        return path
+    return None
+
+
+def check_readable(images: ImageSet) -> None:
+    """Decode every image once, cheaply. Raises InputError with the path of all that fail."""
+    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while decoding
+        found = pool.map(_unreadable, images.paths)
+        progress = tqdm(
+            found, desc="checking images", total=len(images), unit="img", delay=2, leave=False
+        )
+        bad = [path for path in progress if path]
+    if bad:
+        raise InputError(
+            f"{len(bad)} of {len(images)} images cannot be decoded; repair or remove: "
+            + listed(bad, limit=100)
+        )
+
+
+class TransformedImages(Dataset):
+    """Row i: `transform` of image i, the one view that evaluation needs."""
+
+    def __init__(self, images: ImageSet, transform: Callable):
+        self.paths = images.paths
+        self.transform = transform
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, row: int):
+        return self.transform(read_image(self.paths[row]))

@@ -1,0 +1,46 @@
+"""The Herlev Pap-smear set (Jantzen et al. 2005): one folder a class."""
+
+from pathlib import Path
+
+from .files import InputError, listed
+
+NAME = "papsmear"
+BASE_CLASSES = (
+    "light_dysplastic",
+    "moderate_dysplastic",
+    "severe_dysplastic",
+    "carcinoma_in_situ",
+)
+# A_1, A_2, A_3 of the papers' tables: columnar, superficial and intermediate squamous.
+RARE_CLASSES = ("normal_columnar", "normal_superficiel", "normal_intermediate")
+CLASSES = BASE_CLASSES + RARE_CLASSES
+LAYOUT = "the class folders " + " ".join(CLASSES)
+EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+
+
+def recognises(root: Path) -> bool:
+    return any((root / name).exists() for name in CLASSES)
+
+
+def rows(root: Path) -> list[tuple[str, Path, str]]:
+    """(id, path, class) of every cell image; the id is `class/file name`.
+
+    The segmentation NAME-d.bmp beside NAME.BMP is not an input.
+    Raises InputError for a class folder that is missing or empty.
+    """
+    missing = [root / name for name in CLASSES if not (root / name).is_dir()]
+    if missing:
+        raise InputError(f"class folders missing: {listed(missing)}")
+    found = []
+    for name in CLASSES:
+        files = sorted(
+            path
+            for path in (root / name).iterdir()
+            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
+        )
+        stems = {path.stem for path in files}
+        images = [f for f in files if not (f.stem.endswith("-d") and f.stem[:-2] in stems)]
+        if not images:
+            raise InputError(f"no images in the class folder {root / name}")
+        found += [(f"{name}/{path.name}", path, name) for path in images]
+    return found

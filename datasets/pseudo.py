@@ -1,0 +1,90 @@
+"""The pseudo-label file: what the teacher thinks of every base image, with the image's id."""
+
+import json
+import zipfile
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from .episode import TASK_FILE, Task, load_task
+from .files import InputError, atomic_write
+from .images import ImageSet, describe
+
+PSEUDO_FILE = "pseudo_labels.npz"
+
+
+@dataclass(frozen=True)
+class PseudoLabels:
+    """`probabilities[i]`, a row of N that sums to 1, is p = F(x) of the base image `ids[i]`.
+
+    `about` says where they come from: the task, the base set's fingerprint, the teacher's
+    architecture, and the command and commit.
+    """
+
+    ids: tuple[str, ...]
+    probabilities: np.ndarray
+    about: dict
+
+    def hard(self) -> np.ndarray:
+        """argmax p, as class indices."""
+        return self.probabilities.argmax(axis=1)
+
+    def for_images(self, base: ImageSet) -> np.ndarray:
+        """The probabilities in the order of `base`, matched by id.
+
+        Raises InputError if they were made for other images.
+        """
+        here, there = base.fingerprint(), self.about["base"]
+        if here != there:
+            raise InputError(
+                f"the pseudo labels are of {describe(there)}, "
+                f"but the data folder holds {describe(here)}"
+            )
+        row_of = {name: row for row, name in enumerate(self.ids)}
+        return self.probabilities[[row_of[name] for name in base.ids]]
+
+
+def save_pseudo_labels(folder: Path, labels: PseudoLabels) -> None:
+    """Write `labels` to `folder`, as an .npz without pickles."""
+    with atomic_write(folder / PSEUDO_FILE) as file:
+        np.savez_compressed(
+            file,
+            ids=np.array(labels.ids),
+            probabilities=labels.probabilities.astype(np.float32),
+            about=np.array(json.dumps(labels.about)),
+        )
+
+
+def load_pseudo_labels(folder: Path) -> tuple[Task, PseudoLabels]:
+    """The task and the pseudo labels in `folder`.
+
+    Raises InputError if either is missing or unreadable, or they do not belong together.
+    """
+    path = folder / PSEUDO_FILE
+    if not path.is_file():
+        raise InputError(f"no pseudo labels here: {path}; generate_pseudo.py writes them")
+    task = load_task(folder)
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            labels = PseudoLabels(
+                ids=tuple(file["ids"].tolist()),
+                probabilities=file["probabilities"],
+                about=json.loads(str(file["about"])),
+            )
+        made_for = Task.from_dict(labels.about["task"])
+        _check(labels, made_for.n_way)
+    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+        raise InputError(f"{path} is not a pseudo-label file: {error}") from error
+    if made_for != task:
+        raise InputError(f"{path} ({made_for}) is not of the task in {TASK_FILE} ({task})")
+    return task, labels
+
+
+def _check(labels: PseudoLabels, n_way: int) -> None:
+    shape = (sum(labels.about["base"]["counts"].values()), n_way)
+    if labels.probabilities.shape != shape or len(set(labels.ids)) != shape[0]:
+        raise ValueError(f"expected {shape[0]} images with {shape[1]} probabilities each")
+    sums = labels.probabilities.sum(axis=1)
+    if not np.isfinite(sums).all() or (labels.probabilities < 0).any() or abs(sums - 1).max() > 1e-3:
+        raise ValueError("the rows are not probabilities")

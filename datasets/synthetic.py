@@ -1,0 +1,141 @@
+"""A small made-up skin-lesion set in ISIC 2018's official layout, to try the whole chain on.
+
+    python -m datasets.synthetic OUT
+
+Seven classes differ in colour, border and texture; each rare class shares traits with base ones,
+as rare diseases do, so that an encoder learned from the base images carries over.
+"""
+
+import argparse
+import csv
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageFilter
+
+from .files import InputError, refuse_to_overwrite
+from .isic2018 import COLUMNS, GROUND_TRUTH, IMAGES
+
+GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
+
+
+@dataclass(frozen=True)
+class Look:
+    """How a class looks, and its share of the base or of the rare images."""
+
+    share: float
+    colour: tuple[int, int, int]
+    irregularity: float  # of the border, relative to the radius
+    lobes: int
+    texture: str
+    strength: float
+
+
+LOOKS = {
+    "NV": Look(0.46, (136, 88, 60), 0.05, 3, "plain", 0.0),
+    "MEL": Look(0.20, (78, 50, 44), 0.30, 5, "blotches", 0.6),
+    "BKL": Look(0.20, (164, 122, 82), 0.12, 8, "dots", 0.5),
+    "BCC": Look(0.14, (206, 132, 124), 0.10, 4, "vessels", 0.5),
+    "DF": Look(0.28, (140, 92, 66), 0.06, 3, "pale centre", 0.9),  # a nevus with a scar
+    "AKIEC": Look(0.40, (202, 126, 112), 0.28, 5, "dots", 0.5),  # BCC's colour, BKL's scale
+    "VASC": Look(0.32, (158, 40, 66), 0.14, 8, "blotches", 0.5),  # BKL's lobes, MEL's blotches
+}
+RARE = ("DF", "AKIEC", "VASC")
+
+
+def _noise(generator: np.random.Generator, size: int, radius: float) -> np.ndarray:
+    """A smooth random field of size×size with mean 0 and standard deviation 1."""
+    raw = Image.fromarray(generator.integers(0, 256, (size, size), dtype=np.uint8))
+    field = np.asarray(raw.filter(ImageFilter.GaussianBlur(radius)), dtype=float)
+    return (field - field.mean()) / (field.std() + 1e-6)
+
+
+def _texture(look: Look, generator: np.random.Generator, size: int, depth: np.ndarray) -> np.ndarray:
+    """What the texture adds to the brightness, −1 to 1; `depth` is 1 at the lesion's centre."""
+    if look.texture == "blotches":
+        return np.where(_noise(generator, size, size / 14) > 0.5, -1.0, 0.15)
+    if look.texture == "dots":
+        return np.where(_noise(generator, size, size / 60) > 1.0, 1.0, -0.1)
+    if look.texture == "vessels":
+        return np.where(np.abs(_noise(generator, size, size / 24)) < 0.12, -1.0, 0.1)
+    if look.texture == "pale centre":
+        return np.clip(2.5 * depth - 1, 0, 1)
+    return np.zeros((size, size))
+
+
+def draw_lesion(look: Look, generator: np.random.Generator, size: int) -> Image.Image:
+    """One size×size picture: skin, a lesion of this look, sometimes hairs, uneven light."""
+    rows, columns = np.mgrid[:size, :size] / size - 0.5
+    x, y = columns + generator.uniform(-0.08, 0.08), rows + generator.uniform(-0.08, 0.08)
+    stretch = generator.uniform(0.8, 1.25)
+    angle, distance = np.arctan2(y, x * stretch), np.hypot(x * stretch, y / stretch)
+    border = np.ones_like(angle)
+    for wave in (look.lobes, look.lobes + 2, 2 * look.lobes + 1):
+        swing = look.irregularity * generator.uniform(0.3, 0.8)
+        border += swing * np.sin(wave * angle + generator.uniform(0, 2 * np.pi))
+    radius = generator.uniform(0.20, 0.32) * border
+    depth = np.clip(1 - distance / radius, 0, 1)
+    inside = np.clip((radius - distance) * size / 3, 0, 1)[..., None]
+
+    skin = np.array([226, 184, 164]) + generator.normal(0, 8, 3) + 5 * _noise(generator, size, 3)[..., None]
+    shade = 1 + 0.5 * look.strength * _texture(look, generator, size, depth)
+    lesion = (np.array(look.colour) + generator.normal(0, 9, 3)) * shade[..., None]
+    picture = skin * (1 - inside) + lesion * inside
+    for _ in range(generator.integers(0, 4)):  # hairs
+        slope = generator.uniform(0, np.pi)
+        line = np.cos(slope) * x + np.sin(slope) * y + 0.4 * x * y - generator.uniform(-0.4, 0.4)
+        picture[np.abs(line) < 0.7 / size] *= 0.45
+    light = generator.uniform(0.8, 1.15) + 0.15 * generator.uniform(-1, 1) * x
+    picture = picture * light[..., None] + generator.normal(0, 3, picture.shape)
+    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+
+
+def make(root: Path, base: int, rare: int, size: int, seed: int) -> None:
+    """Write about `base` base and `rare` rare pictures, each lesion once, and both CSV files."""
+    generator = np.random.default_rng(seed)
+    labels = [
+        name
+        for name, look in LOOKS.items()
+        for _ in range(round(look.share * (rare if name in RARE else base)))
+    ]
+    generator.shuffle(labels)
+    (root / IMAGES).mkdir(parents=True, exist_ok=True)
+    (root / GROUND_TRUTH).mkdir(parents=True, exist_ok=True)
+    with (
+        open(root / GROUND_TRUTH / f"{GROUND_TRUTH}.csv", "w", newline="") as truth_file,
+        open(root / GROUPINGS, "w", newline="") as grouping_file,
+    ):
+        truth, grouping = csv.writer(truth_file), csv.writer(grouping_file)
+        truth.writerow(COLUMNS)
+        grouping.writerow(("image", "lesion_id", "diagnosis_confirm_type"))
+        for number, label in enumerate(labels):
+            name = f"ISIC_{number:07d}"
+            picture = draw_lesion(LOOKS[label], generator, size)
+            picture.save(root / IMAGES / f"{name}.jpg", quality=92)
+            truth.writerow((name, *(float(label == column) for column in COLUMNS[1:])))
+            grouping.writerow((name, f"SYN_{number:07d}", "synthetic"))
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("out", type=Path, help="folder to write to")
+    parser.add_argument("--base", type=int, default=480, help="base images (default 480)")
+    parser.add_argument("--rare", type=int, default=150, help="rare images (default 150)")
+    parser.add_argument("--size", type=int, default=96, help="pixels a side (default 96)")
+    parser.add_argument("--seed", type=int, default=0, help="of the pictures (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="write over what is there")
+    args = parser.parse_args()
+    try:
+        refuse_to_overwrite([args.out / GROUND_TRUTH, args.out / IMAGES], args.overwrite)
+        make(args.out, args.base, args.rare, args.size, args.seed)
+    except InputError as error:
+        print(f"synthetic: error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+if __name__ == "__main__":
+    main()

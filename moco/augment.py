@@ -1,0 +1,80 @@
+"""The two views that MoCo contrasts, and the one that evaluation looks at."""
+
+import numpy as np
+import torch
+from PIL import Image, ImageFilter
+from torch import Tensor, nn
+from torch.utils.data import Dataset
+from torchvision import transforms
+
+from datasets.images import ImageSet, read_image
+
+
+class GaussianBlur(nn.Module):
+    """Blur a PIL image with σ uniform in `sigma`, in pixels."""
+
+    def __init__(self, sigma: tuple[float, float] = (0.1, 2.0)):
+        super().__init__()
+        self.sigma = sigma
+
+    def forward(self, image: Image.Image) -> Image.Image:
+        sigma = torch.empty(()).uniform_(*self.sigma).item()
+        return image.filter(ImageFilter.GaussianBlur(sigma))
+
+
+def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
+    """METHOD (a)'s augmentation of a PIL image, to a 3×S×S tensor with values 0–1.
+
+    `aug_plus` is MoCo v2's, which adds hue and greyscale. Neither subtracts a mean, as in the
+    released code.
+    """
+    hue = 0.1 if aug_plus else 0.0
+    steps = [
+        transforms.Resize((image_size, image_size)),
+        transforms.RandomResizedCrop(image_size, scale=(0.2, 1.0)),
+        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, hue)], p=0.8),
+    ]
+    if aug_plus:
+        steps.append(transforms.RandomGrayscale(p=0.2))
+    steps += [
+        transforms.RandomApply([GaussianBlur()], p=0.5),
+        transforms.RandomHorizontalFlip(),
+        transforms.ToTensor(),
+    ]
+    return transforms.Compose(steps)
+
+
+def plain_view(image_size: int) -> transforms.Compose:
+    """The evaluation view: resized to S×S, nothing else; a 3×S×S tensor with values 0–1."""
+    return transforms.Compose(
+        [transforms.Resize((image_size, image_size)), transforms.ToTensor()]
+    )
+
+
+def stream_seed(*numbers: int) -> int:
+    """A seed for the random stream that `numbers` (run seed, epoch, image, …) name."""
+    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+
+
+class RandomViews(Dataset):
+    """`views` random views of an image, and its row.
+
+    The key (epoch, row) alone, with the run's seed, decides the views, whichever process or
+    worker makes them.
+    """
+
+    def __init__(self, images: ImageSet, transform: transforms.Compose, views: int, seed: int):
+        self.paths = images.paths
+        self.transform = transform
+        self.views = views
+        self.seed = seed
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int]:
+        epoch, row = key
+        image = read_image(self.paths[row])
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(stream_seed(self.seed, epoch, row))
+            return [self.transform(image) for _ in range(self.views)], row

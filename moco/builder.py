@@ -1,0 +1,120 @@
+"""Momentum contrast (He et al. 2020): the encoder pair, the queue, and shuffled BatchNorm."""
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from models import LinearClassifier
+
+from .distributed import all_gather, broadcast, my_share
+from .losses import contrastive_logits
+
+
+class GroupedBatchNorm2d(nn.BatchNorm2d):
+    """BatchNorm over `groups` equal parts of the batch, each by itself while training.
+
+    One process then trains as `groups` GPUs with a part of the batch each would, which shuffled
+    BatchNorm needs: within a single group, a query and its key would share their statistics and
+    give each other away. The running statistics follow all groups, at the usual pace a batch.
+    """
+
+    def __init__(self, num_features: int, groups: int):
+        super().__init__(num_features)
+        self.groups = groups
+        self.momentum = 1 - (1 - self.momentum) ** (1 / groups)
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not self.training or self.groups == 1:
+            return super().forward(x)
+        return torch.cat([super(GroupedBatchNorm2d, self).forward(p) for p in x.chunk(self.groups)])
+
+
+def group_batchnorm(module: nn.Module, groups: int) -> nn.Module:
+    """Replace each (fresh) BatchNorm2d in `module` by a GroupedBatchNorm2d."""
+    for name, child in module.named_children():
+        if isinstance(child, nn.BatchNorm2d):
+            setattr(module, name, GroupedBatchNorm2d(child.num_features, groups))
+        else:
+            group_batchnorm(child, groups)
+    return module
+
+
+class MoCo(nn.Module):
+    """f_q, f_k and the queue of keys: stage (a).
+
+    `make_encoder` builds an encoder from images to embeddings (N×`embedding_dim`); it is called
+    twice. `batchnorm_groups` is per process.
+    """
+
+    def __init__(
+        self,
+        make_encoder: Callable[[], nn.Module],
+        embedding_dim: int = 128,
+        queue_size: int = 1280,
+        encoder_momentum: float = 0.999,
+        temperature: float = 0.07,
+        batchnorm_groups: int = 1,
+    ):
+        super().__init__()
+        self.encoder_momentum = encoder_momentum
+        self.temperature = temperature
+        self.query_encoder = group_batchnorm(make_encoder(), batchnorm_groups)
+        self.key_encoder = group_batchnorm(make_encoder(), batchnorm_groups)
+        self.key_encoder.load_state_dict(self.query_encoder.state_dict())
+        self.key_encoder.requires_grad_(False)
+        self.register_buffer("queue", F.normalize(torch.randn(queue_size, embedding_dim), dim=1))
+        self.register_buffer("queue_position", torch.zeros((), dtype=torch.long))
+
+    def forward(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor]:
+        """Two views of this process's B images (B×3×S×S) to the logits of eq. (1), B×(1+L), and
+        the query embeddings f_q(x_q), B×D, not normalised. Moves f_k and the queue on."""
+        embeddings = self.query_encoder(im_q)  # B×D
+        q = F.normalize(embeddings, dim=1)
+        with torch.no_grad():
+            self.update_key_encoder()
+            keys = self.encode_keys(im_k)  # of all processes
+        # A copy of the queue: the backward pass needs it as it was.
+        logits = contrastive_logits(q, my_share(keys), self.queue.clone(), self.temperature)
+        self.enqueue(keys)
+        return logits, embeddings
+
+    @torch.no_grad()
+    def update_key_encoder(self) -> None:
+        """θ_k ← m θ_k + (1−m) θ_q."""
+        for theta_k, theta_q in zip(self.key_encoder.parameters(), self.query_encoder.parameters()):
+            theta_k.mul_(self.encoder_momentum).add_(theta_q, alpha=1 - self.encoder_momentum)
+
+    @torch.no_grad()
+    def encode_keys(self, im_k: Tensor) -> Tensor:
+        """Normalised keys of every process's images, in rank order, by shuffled BatchNorm.
+
+        Each process encodes a random share of all images, so that a key's BatchNorm statistics
+        are not those of its query. im_k: B×3×S×S; returns (processes·B)×D.
+        """
+        images = all_gather(im_k)
+        order = broadcast(torch.randperm(len(images), device=images.device))
+        shuffled_keys = F.normalize(self.key_encoder(images[my_share(order)]), dim=1)
+        return all_gather(shuffled_keys)[order.argsort()]
+
+    @torch.no_grad()
+    def enqueue(self, keys: Tensor) -> None:
+        """The batch's keys replace the oldest in the queue, wrapping at its end."""
+        steps = torch.arange(len(keys), device=keys.device)
+        self.queue[(self.queue_position + steps) % len(self.queue)] = keys
+        self.queue_position.copy_((self.queue_position + len(keys)) % len(self.queue))
+
+
+class Student(MoCo):
+    """f_q′, f_k′, a new queue, and the classifier f_c′: stage (d)."""
+
+    def __init__(self, make_encoder: Callable[[], nn.Module], n_way: int, embedding_dim: int = 128, **moco):
+        super().__init__(make_encoder, embedding_dim, **moco)
+        self.classifier = LinearClassifier(embedding_dim, n_way)
+
+    def forward(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor]:
+        """As MoCo's, but the second is the logits of F′ = f_c′(f_q′) on the query view, B×N: one
+        forward pass serves both losses."""
+        contrastive, embeddings = super().forward(im_q, im_k)
+        return contrastive, self.classifier(embeddings)

@@ -1,0 +1,115 @@
+"""What a run leaves behind: checkpoints that describe themselves, and where they came from."""
+
+import datetime
+import pickle
+import shlex
+import subprocess
+import sys
+import zipfile
+from pathlib import Path
+
+import torch
+import torchvision
+from torch import nn
+
+from datasets.files import InputError, atomic_write
+from models import Encoder, LinearClassifier, build_encoder
+
+CHECKPOINT = "checkpoint.pth.tar"
+CLASSIFIER = "checkpointClassifier.pth.tar"
+FORMAT = 1
+STAGES = {"moco": "stage (a), main_moco.py", "distill": "stage (d), main_distill.py"}
+REPOSITORY = Path(__file__).resolve().parent.parent
+
+
+def provenance() -> dict:
+    """The command, the commit and the versions behind a file, as plain JSON types."""
+    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty"]
+    try:
+        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        commit = None  # a copy without its history
+    return {
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "commit": commit,
+        "python": sys.version.split()[0],
+        "torch": str(torch.__version__),
+        "torchvision": str(torchvision.__version__),
+        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
+    }
+
+
+def save_checkpoint(folder: Path, contents: dict) -> None:
+    """Write `contents` to `folder`, and the classifier's weights by themselves if it has one.
+
+    `contents`: stage, epoch (epochs done), args, base (fingerprint of the base set), task (or
+    None), made_by, state_dict and optimizer. The classifier's own file is for other code;
+    everything here reads the checkpoint.
+    """
+    with atomic_write(folder / CHECKPOINT) as file:
+        torch.save({"format": FORMAT, **contents}, file)
+    if contents["task"]:
+        about = {key: contents[key] for key in ("epoch", "task", "made_by")}
+        weights = _part(contents["state_dict"], "classifier.")
+        with atomic_write(folder / CLASSIFIER) as file:
+            torch.save({"format": FORMAT, **about, "state_dict": weights}, file)
+
+
+def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -> dict:
+    """The checkpoint at `path`, a file or a run's folder, on the CPU.
+
+    Raises InputError if it is missing, unreadable, or of none of `stages`. Runs no code from it.
+    """
+    path = Path(path)
+    path = path / CHECKPOINT if path.is_dir() else path
+    if not path.is_file():
+        raise InputError(f"no checkpoint here: {path}")
+    try:
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
+    if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in STAGES:
+        raise InputError(f"{path} is not a checkpoint of main_moco.py or main_distill.py")
+    if checkpoint["format"] > FORMAT:
+        raise InputError(
+            f"{path} has format {checkpoint['format']}, newer than this code's {FORMAT}"
+        )
+    if checkpoint["stage"] not in stages:
+        raise InputError(
+            f"{path} is a checkpoint of {STAGES[checkpoint['stage']]}; "
+            f"needed is one of {' or '.join(STAGES[stage] for stage in stages)}"
+        )
+    return checkpoint
+
+
+def require_match(given: dict, recorded: dict, where: str | Path) -> None:
+    """Raise InputError naming both sides if a value of `given` that is not None differs from
+    the one `recorded` in the file `where`."""
+    for name, value in given.items():
+        if value is not None and value != recorded[name]:
+            raise InputError(
+                f"--{name} {value} was asked for, but {where} was made with {name} {recorded[name]}"
+            )
+
+
+def _part(state_dict: dict, prefix: str) -> dict:
+    return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
+
+
+def _load(module: nn.Module, state_dict: dict, prefix: str) -> nn.Module:
+    module.load_state_dict(_part(state_dict, prefix))
+    return module.eval().requires_grad_(False)
+
+
+def query_encoder(checkpoint: dict) -> Encoder:
+    """f_q or f_q′ of a checkpoint, frozen, in evaluation mode."""
+    args = checkpoint["args"]
+    encoder = build_encoder(args["arch"], args["image_size"], args["moco_dim"], args["mlp"])
+    return _load(encoder, checkpoint["state_dict"], "query_encoder.")
+
+
+def student_classifier(checkpoint: dict) -> LinearClassifier:
+    """f_c′ of a stage (d) checkpoint, frozen, in evaluation mode."""
+    classifier = LinearClassifier(checkpoint["args"]["moco_dim"], len(checkpoint["task"]["classes"]))
+    return _load(classifier, checkpoint["state_dict"], "classifier.")

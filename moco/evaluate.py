@@ -1,0 +1,114 @@
+"""Encode images, fit f_c on a support set, and score predictions."""
+
+import numpy as np
+import torch
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import confusion_matrix, f1_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from torch import nn
+from torch.utils.data import DataLoader, Dataset
+from tqdm import tqdm
+
+from datasets.images import ImageSet, TransformedImages
+
+from .augment import RandomViews, plain_view, random_view
+
+NEIGHBOURS = 20
+
+
+@torch.no_grad()
+def encode(
+    encoder: nn.Module,
+    views: Dataset,
+    batch_size: int = 32,
+    workers: int = 0,
+    device: torch.device | str = "cpu",
+    progress: str | None = None,
+) -> np.ndarray:
+    """Embeddings of `views` in evaluation mode, N×D, not normalised; one pass, in order.
+
+    `progress` names a progress bar. The encoder's mode is left as it was.
+    """
+    was_training = encoder.training
+    encoder.eval()
+    loader = DataLoader(views, batch_size=batch_size, num_workers=workers)
+    with tqdm(total=len(views), desc=progress, unit="img", disable=progress is None) as bar:
+        embeddings = []
+        for images in loader:
+            embeddings.append(encoder(images.to(device)).float().cpu())
+            bar.update(len(images))
+    encoder.train(was_training)
+    return torch.cat(embeddings).numpy()
+
+
+def fit_classifier(embeddings: np.ndarray, labels: np.ndarray) -> LogisticRegression:
+    """f_c: logistic regression with scikit-learn's default C on embeddings as they are."""
+    return LogisticRegression(max_iter=1000).fit(embeddings, labels)
+
+
+def fit_on_support(
+    encoder: nn.Module,
+    support: ImageSet,
+    *,
+    image_size: int,
+    aug_plus: bool,
+    augnum: int,
+    seed: int,
+    device: torch.device | str = "cpu",
+) -> LogisticRegression:
+    """Stage (b): f_c fitted on `augnum` augmented copies of each support image (0: on the images
+    as they are), encoded by the frozen f_q."""
+    if augnum == 0:
+        views: Dataset = TransformedImages(support, plain_view(image_size))
+    else:
+        views = _Copies(support, image_size, aug_plus, augnum, seed)
+    labels = np.repeat(support.labels, max(augnum, 1))
+    return fit_classifier(encode(encoder, views, device=device), labels)
+
+
+class _Copies(Dataset):
+    """Row i: one augmented view of image i // `copies`; its random stream is the copy's number."""
+
+    def __init__(self, images: ImageSet, image_size: int, aug_plus: bool, copies: int, seed: int):
+        self.views = RandomViews(images, random_view(image_size, aug_plus), views=1, seed=seed)
+        self.copies = copies
+
+    def __len__(self) -> int:
+        return len(self.views) * self.copies
+
+    def __getitem__(self, row: int) -> torch.Tensor:
+        return self.views[row % self.copies, row // self.copies][0][0]
+
+
+def knn_score(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float] | None:
+    """How well an image's class is told by its 20 nearest neighbours (cosine), in 5-fold
+    cross-validation: `knn_accuracy`, and `knn_balanced`, the mean over classes. None where a
+    class has fewer than two images.
+    """
+    fewest = np.unique(labels, return_counts=True)[1].min()
+    if fewest < 2:
+        return None
+    folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=0)
+    neighbours = min(NEIGHBOURS, len(labels) // 2)
+    knn = KNeighborsClassifier(neighbours, metric="cosine", weights="distance")
+    scores = score(labels, cross_val_predict(knn, embeddings, labels, cv=folds))
+    return {"knn_accuracy": scores["accuracy"], "knn_balanced": scores["average"]}
+
+
+def score(truth: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...] | None = None) -> dict:
+    """Total accuracy, each class's (A_1…A_N), their mean, macro F1, and the confusion matrix.
+
+    All fractions; `confusion[i][j]` counts images of class i taken for class j.
+    """
+    classes = classes or tuple(str(label) for label in np.unique(truth))
+    labels = list(range(len(classes)))
+    confusion = confusion_matrix(truth, predicted, labels=labels)
+    per_class = confusion.diagonal() / confusion.sum(axis=1)
+    return {
+        "accuracy": float(confusion.trace() / confusion.sum()),
+        "per_class": dict(zip(classes, per_class.tolist())),
+        "average": float(per_class.mean()),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", labels=labels)),
+        "confusion": confusion.tolist(),
+    }

@@ -1,0 +1,44 @@
+"""What f_q can be: a backbone, and the layer that takes its features to the embedding."""
+
+from torch import Tensor, nn
+
+from .classifier import LinearClassifier
+from .conv4 import Conv4
+from .resnet12 import ResNet12
+
+__all__ = ["BACKBONES", "MIN_IMAGE_SIZE", "Encoder", "LinearClassifier", "build_encoder"]
+
+BACKBONES = {"resnet12": ResNet12, "conv4": Conv4}
+MIN_IMAGE_SIZE = 32  # four halvings must leave at least two pixels for the last feature map
+
+
+class Encoder(nn.Module):
+    """f_q: images (N×3×S×S, values 0–1) to embeddings (N×`embedding_dim`, not normalised)."""
+
+    def __init__(self, backbone: nn.Module, head: nn.Module):
+        super().__init__()
+        self.backbone = backbone
+        self.head = head
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.head(self.backbone(images))
+
+
+def build_encoder(
+    arch: str, image_size: int = 224, embedding_dim: int = 128, mlp: bool = False
+) -> Encoder:
+    """A freshly initialised encoder.
+
+    `arch` is one of `BACKBONES`; `mlp` puts MoCo v2's hidden layer before the embedding.
+    Raises ValueError for an unknown `arch` or an image smaller than `MIN_IMAGE_SIZE`.
+    """
+    if arch not in BACKBONES:
+        raise ValueError(f"no backbone called {arch!r}; there are {', '.join(BACKBONES)}")
+    if image_size < MIN_IMAGE_SIZE:
+        raise ValueError(f"image size {image_size} is below the smallest, {MIN_IMAGE_SIZE}")
+    backbone = BACKBONES[arch](image_size)
+    width = backbone.out_features
+    head = nn.Linear(width, embedding_dim)
+    if mlp:
+        head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), head)
+    return Encoder(backbone, head)
