@@ -35,12 +35,12 @@ class Look:
 
 LOOKS = {
     "NV": Look(0.46, (136, 88, 60), 0.05, 3, "plain", 0.0),
-    "MEL": Look(0.20, (78, 50, 44), 0.30, 5, "blotches", 0.6),
-    "BKL": Look(0.20, (164, 122, 82), 0.12, 8, "dots", 0.5),
+    "MEL": Look(0.20, (78, 50, 44), 0.20, 5, "blotches", 0.6),
+    "BKL": Look(0.20, (164, 122, 82), 0.09, 8, "dots", 0.5),
     "BCC": Look(0.14, (206, 132, 124), 0.10, 4, "vessels", 0.5),
     "DF": Look(0.28, (140, 92, 66), 0.06, 3, "pale centre", 0.9),  # a nevus with a scar
-    "AKIEC": Look(0.40, (202, 126, 112), 0.28, 5, "dots", 0.5),  # BCC's colour, BKL's scale
-    "VASC": Look(0.32, (158, 40, 66), 0.14, 8, "blotches", 0.5),  # BKL's lobes, MEL's blotches
+    "AKIEC": Look(0.40, (202, 126, 112), 0.18, 5, "dots", 0.5),  # BCC's colour, BKL's scale
+    "VASC": Look(0.32, (168, 66, 78), 0.10, 8, "blotches", 0.5),  # BKL's lobes, MEL's blotches
 }
 RARE = ("DF", "AKIEC", "VASC")
 
@@ -81,7 +81,7 @@ def draw_lesion(look: Look, generator: np.random.Generator, size: int) -> Image.
 
     skin = np.array([226, 184, 164]) + generator.normal(0, 8, 3) + 5 * _noise(generator, size, 3)[..., None]
     shade = 1 + 0.5 * look.strength * _texture(look, generator, size, depth)
-    lesion = (np.array(look.colour) + generator.normal(0, 9, 3)) * shade[..., None]
+    lesion = (np.array(look.colour) + generator.normal(0, 14, 3)) * shade[..., None]
     picture = skin * (1 - inside) + lesion * inside
     for _ in range(generator.integers(0, 4)):  # hairs
         slope = generator.uniform(0, np.pi)

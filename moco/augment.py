@@ -76,5 +76,6 @@ class RandomViews(Dataset):
         epoch, row = key
         image = read_image(self.paths[row])
         with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(stream_seed(self.seed, epoch, row))
+            # Of the CPU alone: torch.manual_seed also queues a call for each GPU not yet in use.
+            torch.default_generator.manual_seed(stream_seed(self.seed, epoch, row))
             return [self.transform(image) for _ in range(self.views)], row

@@ -105,7 +105,7 @@ def _load(module: nn.Module, state_dict: dict, prefix: str) -> nn.Module:
 def query_encoder(checkpoint: dict) -> Encoder:
     """f_q or f_q′ of a checkpoint, frozen, in evaluation mode."""
     args = checkpoint["args"]
-    encoder = build_encoder(args["arch"], args["image_size"], args["moco_dim"], args["mlp"])
+    encoder = build_encoder(args["arch"], args["moco_dim"], args["mlp"])
     return _load(encoder, checkpoint["state_dict"], "query_encoder.")
 
 

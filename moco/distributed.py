@@ -6,6 +6,7 @@ Every collective here is the identity in a world of one process.
 import os
 import sys
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
@@ -90,74 +91,93 @@ def pick_device(name: str, gpu: int | None = None) -> torch.device:
     return device
 
 
-def processes_per_node(multiprocessing_distributed: bool, nproc: int | None, device: str) -> int:
-    """How many processes to start here: one a GPU, or one, or `nproc` if that is given."""
-    if not multiprocessing_distributed:
-        if nproc not in (None, 1):
-            raise InputError(f"--nproc {nproc} needs --multiprocessing-distributed")
-        return 1
-    if nproc is not None:
-        return nproc
-    return 1 if device == "cpu" else max(1, torch.cuda.device_count())
+@dataclass(frozen=True)
+class Plan:
+    """Which processes a run has, and where they meet; `distributed` False means this one alone.
+
+    `backend` `auto` is nccl between GPUs and gloo otherwise.
+    """
+
+    device: str
+    gpu: int | None
+    distributed: bool
+    nproc: int  # on this machine
+    nodes: int
+    node_rank: int
+    url: str
+    backend: str
+
+    @property
+    def processes(self) -> int:
+        return self.nproc * self.nodes
 
 
-def launch(
-    worker: Callable,
-    arguments: tuple,
+def plan(
     *,
     device: str,
     gpu: int | None,
-    nproc: int,
-    nodes: int,
-    node_rank: int,
-    url: str,
-    backend: str,
-    distributed: bool,
-) -> None:
-    """Run `worker(device, *arguments)` in `nproc` processes here, joined with those of the other
-    nodes at `url`; or simply here, if not `distributed`.
+    multiprocessing_distributed: bool,
+    nproc: int | None,
+    world_size: int,
+    rank: int,
+    dist_url: str,
+    dist_backend: str,
+) -> Plan:
+    """What the flags of these names ask for. Raises InputError if they contradict each other."""
+    if nproc is not None and not multiprocessing_distributed:
+        raise InputError(f"--nproc {nproc} needs --multiprocessing-distributed")
+    if rank >= world_size:
+        raise InputError(f"--rank {rank} does not exist in --world-size {world_size}; they count from 0")
+    if multiprocessing_distributed and nproc is None:
+        nproc = 1 if device == "cpu" else max(1, torch.cuda.device_count())
+    distributed = multiprocessing_distributed or world_size > 1
+    return Plan(device, gpu, distributed, nproc or 1, world_size, rank, dist_url, dist_backend)
 
-    `backend` `auto` is nccl on GPUs and gloo elsewhere. A worker's failure ends the run: with
-    exit code 2 after an InputError's line, with its traceback otherwise.
+
+def readers(workers: int, nproc: int = 1) -> int:
+    """A process's share of this machine's `workers`, but no more than there are processors."""
+    return min(-(-workers // nproc), len(os.sched_getaffinity(0)))
+
+
+def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
+    """Run `worker(device, *arguments)` in each of this machine's processes.
+
+    A worker's failure ends the run: with exit code 2 after an InputError's line, with its
+    traceback otherwise.
     """
-    if not distributed:
-        worker(pick_device(device, gpu), *arguments)
-        return
-    group = (nproc, nodes, node_rank, url, backend)
-    try:
-        if nproc == 1:
-            _join(0, group, device, gpu, worker, arguments)
-        else:
-            mp.spawn(_join, nprocs=nproc, args=(group, device, gpu, worker, arguments))
-    except mp.ProcessExitedException as error:
-        sys.exit(error.exit_code)
+    if not plan.distributed:
+        worker(pick_device(plan.device, plan.gpu), *arguments)
+    elif plan.nproc == 1:
+        _join(0, plan, worker, arguments)
+    else:
+        try:
+            mp.spawn(_join, nprocs=plan.nproc, args=(plan, worker, arguments))
+        except mp.ProcessExitedException as error:
+            sys.exit(error.exit_code)
 
 
-def _join(
-    local_rank: int,
-    group: tuple[int, int, int, str, str],
-    device: str,
-    gpu: int | None,
-    worker: Callable,
-    arguments: tuple,
-) -> None:
-    """In a process of its own: pick a device, join the process group, work, leave."""
-    nproc, nodes, node_rank, url, backend = group
+def _join(local_rank: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
+    """Pick a device, join the process group, work, leave."""
+    gpu, backend = plan.gpu, plan.backend
+    if plan.nproc > 1:
+        gpu = local_rank if torch.cuda.is_available() else None
+        torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.nproc))
     try:
-        if nproc > 1:
-            gpu = local_rank if torch.cuda.is_available() else None
-        picked = pick_device(device, gpu)
-        if picked.type == "cpu" and nproc > 1:
-            torch.set_num_threads(max(1, (os.cpu_count() or 1) // nproc))
+        device = pick_device(plan.device, gpu)
         if backend == "auto":
-            backend = "nccl" if picked.type == "cuda" else "gloo"
+            backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
-            backend, init_method=url, world_size=nodes * nproc, rank=node_rank * nproc + local_rank
+            backend,
+            init_method=plan.url,
+            world_size=plan.processes,
+            rank=plan.node_rank * plan.nproc + local_rank,
         )
         try:
-            worker(picked, *arguments)
+            worker(device, *arguments)
         finally:
             dist.destroy_process_group()
     except InputError as error:
-        print(f"error: {error}", file=sys.stderr)
+        if plan.nproc == 1:
+            raise
+        print(f"error: {error}", file=sys.stderr)  # this process's own end: nobody catches it
         sys.exit(2)

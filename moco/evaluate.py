@@ -1,5 +1,8 @@
 """Encode images, fit f_c on a support set, and score predictions."""
 
+import csv
+import io
+
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
@@ -81,14 +84,14 @@ class _Copies(Dataset):
         return self.views[row % self.copies, row // self.copies][0][0]
 
 
-def knn_score(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float] | None:
+def knn_score(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     """How well an image's class is told by its 20 nearest neighbours (cosine), in 5-fold
-    cross-validation: `knn_accuracy`, and `knn_balanced`, the mean over classes. None where a
+    cross-validation: `knn_accuracy`, and `knn_balanced`, the mean over classes. Empty where a
     class has fewer than two images.
     """
     fewest = np.unique(labels, return_counts=True)[1].min()
     if fewest < 2:
-        return None
+        return {}
     folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=0)
     neighbours = min(NEIGHBOURS, len(labels) // 2)
     knn = KNeighborsClassifier(neighbours, metric="cosine", weights="distance")
@@ -112,3 +115,30 @@ def score(truth: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...] | N
         "macro_f1": float(f1_score(truth, predicted, average="macro", labels=labels)),
         "confusion": confusion.tolist(),
     }
+
+
+def score_table(scores: dict) -> str:
+    """`score`'s result for the screen: a row a class, true class down, prediction across."""
+    names = list(scores["per_class"])
+    width = max(len(name) for name in (*names, "mean of classes"))
+    cell = max(len(name) for name in (*names, "accuracy")) + 2
+    lines = [f"{'':{width}}{'images':>8}{'accuracy':>10}  taken for" + "".join(f"{n:>{cell}}" for n in names)]
+    for name, row in zip(names, scores["confusion"]):
+        taken = "".join(f"{count:>{cell}}" for count in row)
+        lines.append(f"{name:{width}}{sum(row):>8}{scores['per_class'][name]:>10.1%}{'':11}{taken}")
+    total = sum(map(sum, scores["confusion"]))
+    lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>10.1%}")
+    lines.append(f"{'mean of classes':{width}}{'':8}{scores['average']:>10.1%}")
+    lines.append(f"{'macro F1':{width}}{'':8}{scores['macro_f1']:>10.1%}")
+    return "\n".join(lines)
+
+
+def predictions_csv(images: ImageSet, probabilities: np.ndarray) -> str:
+    """A line an image: id, truth, prediction, and the probability of each class."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["image", "truth", "prediction", *(f"p_{name}" for name in images.classes)])
+    for name, label, row in zip(images.ids, images.labels, probabilities):
+        prediction = images.classes[row.argmax()]
+        writer.writerow([name, images.classes[label], prediction, *(f"{p:.6f}" for p in row)])
+    return text.getvalue()

@@ -24,19 +24,15 @@ class Encoder(nn.Module):
         return self.head(self.backbone(images))
 
 
-def build_encoder(
-    arch: str, image_size: int = 224, embedding_dim: int = 128, mlp: bool = False
-) -> Encoder:
-    """A freshly initialised encoder.
+def build_encoder(arch: str, embedding_dim: int = 128, mlp: bool = False) -> Encoder:
+    """A freshly initialised encoder, for images of any size from `MIN_IMAGE_SIZE` up.
 
     `arch` is one of `BACKBONES`; `mlp` puts MoCo v2's hidden layer before the embedding.
-    Raises ValueError for an unknown `arch` or an image smaller than `MIN_IMAGE_SIZE`.
+    Raises ValueError for an unknown `arch`.
     """
     if arch not in BACKBONES:
         raise ValueError(f"no backbone called {arch!r}; there are {', '.join(BACKBONES)}")
-    if image_size < MIN_IMAGE_SIZE:
-        raise ValueError(f"image size {image_size} is below the smallest, {MIN_IMAGE_SIZE}")
-    backbone = BACKBONES[arch](image_size)
+    backbone = BACKBONES[arch]()
     width = backbone.out_features
     head = nn.Linear(width, embedding_dim)
     if mlp:

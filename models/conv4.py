@@ -16,14 +16,20 @@ def conv_block(channels: int) -> nn.Sequential:
 
 
 class Conv4(nn.Module):
-    """Images N×3×S×S to the flattened last feature map, N×(64·⌊S/16⌋²)."""
+    """Images N×3×S×S to globally averaged features, N×64, for any S from 32 up.
 
-    def __init__(self, image_size: int):
+    Vinyals et al. flatten the last map, which is a single pixel in theirs. Here it is 14×14 at
+    224 pixels: averaged, as in ResNet-12, it serves any size, and the classifier of stage (d)
+    trains at the papers' learning rate, while 64·14·14 features make it diverge.
+    """
+
+    out_features = WIDTH
+
+    def __init__(self) -> None:
         super().__init__()
-        self.out_features = WIDTH * (image_size // 16) ** 2
         self.blocks = nn.Sequential(
             conv_block(3), conv_block(WIDTH), conv_block(WIDTH), conv_block(WIDTH)
         )
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.blocks(images).flatten(1)
+        return self.blocks(images).mean(dim=(2, 3))

@@ -72,7 +72,7 @@ class ResNet12(nn.Module):
 
     out_features = WIDTHS[-1]
 
-    def __init__(self, image_size: int):  # taken to be built like Conv4; any size serves
+    def __init__(self) -> None:
         super().__init__()
         self.blocks = nn.Sequential(
             ResidualBlock(3, WIDTHS[0], nn.Dropout(DROP_RATE)),

@@ -1,0 +1,80 @@
+"""Stages (b) and (c): a teacher from a few rare images, and what it says of every base image.
+
+    python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
+"""
+
+import numpy as np
+
+from datasets import open_dataset
+from datasets.episode import TASK_FILE, draw_task, save_task
+from datasets.files import refuse_to_overwrite
+from datasets.images import TransformedImages, check_readable, describe
+from datasets.pseudo import PSEUDO_FILE, PseudoLabels, save_pseudo_labels
+from moco import options
+from moco.augment import plain_view
+from moco.checkpoint import load_checkpoint, provenance, query_encoder, require_match
+from moco.distributed import pick_device, readers
+from moco.evaluate import encode, fit_on_support
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = options.labelling_parser().parse_args(argv)
+    files = [args.savedir / TASK_FILE, args.savedir / PSEUDO_FILE]
+    refuse_to_overwrite(files, args.overwrite)
+    checkpoint = load_checkpoint(args.resume, ("moco",))
+    teacher = checkpoint["args"]
+    require_match({"arch": args.arch}, teacher, args.resume)
+    data = open_dataset(args.datadir)
+    task = draw_task(data.rare, args.n_way, args.k_shot, args.seed)
+    support, query = task.support(data.rare), task.query(data.rare)
+    base = data.base.fingerprint()
+    if base != checkpoint["base"]:
+        print(f"note: {args.resume} was trained on {describe(checkpoint['base'])}, not {describe(base)}")
+    for name, left in query.counts().items():
+        if left < args.k_query:
+            print(f"note: {name} keeps {left} query images, so its accuracy moves in steps of 1/{left}")
+    check_readable(support)
+    check_readable(data.base)
+
+    # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
+    device = pick_device(args.device, args.gpu)
+    encoder = query_encoder(checkpoint).to(device)
+    f_c = fit_on_support(
+        encoder,
+        support,
+        image_size=teacher["image_size"],
+        aug_plus=teacher["aug_plus"],
+        augnum=args.augnum,
+        seed=args.seed,
+        device=device,
+    )
+
+    # (c) p = F(x) for every base image
+    views = TransformedImages(data.base, plain_view(teacher["image_size"]))
+    embeddings = encode(encoder, views, args.batch_size, readers(args.workers), device, progress="labelling")
+    labels = PseudoLabels(
+        ids=data.base.ids,
+        probabilities=f_c.predict_proba(embeddings).astype(np.float32),
+        about={
+            "format": 1,
+            "task": task.to_dict(),
+            "base": base,
+            "teacher": {name: teacher[name] for name in options.ENCODER},
+            "teacher_epoch": checkpoint["epoch"],
+            "args": options.recorded(args),
+            "made_by": provenance(),
+        },
+    )
+    for file in files:  # a half-finished overwrite then has a file missing, not two that disagree
+        file.unlink(missing_ok=True)
+    save_task(args.savedir, task, labels.about["made_by"])
+    save_pseudo_labels(args.savedir, labels)
+    shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
+    said = ", ".join(f"{name} {share:.1%}" for name, share in zip(task.classes, shares))
+    print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
+    print(f"pseudo labels of {len(data.base)} base images: {said}")
+    print(f"written: {files[0]}, {files[1]}")
+
+
+if __name__ == "__main__":
+    options.run(main)

@@ -1,0 +1,48 @@
+"""Stage (a): learn an encoder from the base images, without labels, by momentum contrast.
+
+    python main_moco.py DATA --model_path OUT
+"""
+
+import torch
+
+from datasets import open_dataset
+from datasets.images import ImageSet, check_readable
+from moco import losses, options
+from moco.augment import stream_seed
+from moco.builder import MoCo
+from moco.checkpoint import provenance
+from moco.distributed import launch
+from moco.engine import contrast_accuracy, fit
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = options.pretraining_parser().parse_args(argv)
+    plan = options.launch_plan(args)
+    base = open_dataset(args.data).base
+    groups = options.batchnorm_groups(args, len(base), plan.processes)
+    about = {
+        "stage": "moco",
+        "args": options.recorded(args),
+        "base": base.fingerprint(),
+        "task": None,
+        "made_by": provenance(),
+    }
+    options.check_run(args, "moco", about["base"])
+    check_readable(base)
+    launch(plan, worker, args, base, groups, about)
+
+
+def worker(device: torch.device, args, base: ImageSet, groups: int, about: dict) -> None:
+    """One process of the run."""
+    torch.manual_seed(stream_seed(args.seed))
+    model = MoCo(**options.encoder_values(args), batchnorm_groups=groups)
+
+    def step(model, views, rows, epoch):
+        logits, _ = model(*views)
+        return {"loss": losses.contrastive_loss(logits), **contrast_accuracy(logits)}
+
+    fit(model, step, base, about, device=device, **options.training_values(args))
+
+
+if __name__ == "__main__":
+    options.run(main)

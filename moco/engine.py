@@ -1,0 +1,234 @@
+"""The training loop of stages (a) and (d): they differ in what a step computes, not in this."""
+
+import json
+import math
+import shutil
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import torch
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+from torch.utils.data import DataLoader, Sampler
+from tqdm import tqdm
+
+from datasets.files import InputError
+from datasets.images import ImageSet, TransformedImages
+
+from .augment import RandomViews, plain_view, random_view, stream_seed
+from .builder import MoCo
+from .checkpoint import load_checkpoint, save_checkpoint
+from .distributed import all_mean, barrier, is_main, rank, world_size
+from .evaluate import encode, knn_score
+
+Step = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
+
+
+class EpochBatches(Sampler):
+    """This process's share of each batch of a shuffled epoch, as keys (epoch, row).
+
+    `batch_size` counts all processes' images. The order depends on seed and epoch alone, not on
+    how many processes share it; the last images that fill no batch are left out.
+    """
+
+    def __init__(self, images: int, batch_size: int, seed: int):
+        self.images = images
+        self.batch_size = batch_size
+        self.seed = seed
+        self.epoch = 0
+
+    def __len__(self) -> int:
+        return self.images // self.batch_size
+
+    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
+        generator = torch.Generator().manual_seed(stream_seed(self.seed, self.epoch))
+        order = torch.randperm(self.images, generator=generator).tolist()
+        share = self.batch_size // world_size()
+        for start in range(rank() * share, len(self) * self.batch_size, self.batch_size):
+            yield [(self.epoch, row) for row in order[start : start + share]]
+
+
+def learning_rate(lr: float, epoch: int, epochs: int, schedule: Sequence[int], cos: bool) -> float:
+    """`lr` divided by 10 at each epoch in `schedule`, or on half a cosine to 0 (MoCo v2)."""
+    if cos:
+        return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
+    return lr * 0.1 ** sum(epoch >= milestone for milestone in schedule)
+
+
+@torch.no_grad()
+def contrast_accuracy(logits: Tensor) -> dict[str, Tensor]:
+    """How often the positive (column 0) is first, and among the first five. logits: B×(1+L)."""
+    ahead = (logits[:, 1:] >= logits[:, :1]).sum(dim=1)
+    return {"acc1": (ahead < 1).float().mean(), "acc5": (ahead < 5).float().mean()}
+
+
+class RunLog:
+    """`log.jsonl`: a line on what the run is, then one an epoch; TensorBoard beside it if it is
+    installed. Does nothing but on rank 0."""
+
+    def __init__(self, folder: Path, about: dict, overwrite: bool = False):
+        self.path = folder / "log.jsonl"
+        self.board = None
+        if is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+            if overwrite:
+                self.path.unlink(missing_ok=True)
+                shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            self._write(about)
+            try:
+                from torch.utils.tensorboard import SummaryWriter
+            except ImportError:
+                return
+            self.board = SummaryWriter(folder / "tensorboard")
+
+    def _write(self, values: dict) -> None:
+        with open(self.path, "a") as file:
+            file.write(json.dumps(values) + "\n")
+
+    def epoch(self, done: int, values: dict[str, float]) -> None:
+        """Add the line of the epoch with which `done` are done, and say it on the screen."""
+        if not is_main():
+            return
+        self._write({"epoch": done, **values})
+        tqdm.write(f"epoch {done}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
+        if self.board:
+            for name, value in values.items():
+                self.board.add_scalar(name, value, done)
+            self.board.flush()
+
+
+def fit(
+    model: MoCo,
+    step: Step,
+    images: ImageSet,
+    about: dict,
+    *,
+    device: torch.device,
+    model_path: Path,
+    resume: Path | None,
+    overwrite: bool,
+    epochs: int,
+    start_epoch: int | None,
+    batch_size: int,
+    workers: int,
+    image_size: int,
+    aug_plus: bool,
+    lr: float,
+    schedule: Sequence[int],
+    cos: bool,
+    momentum: float,
+    wd: float,
+    seed: int,
+    print_freq: int,
+    knn_every: int,
+) -> None:
+    """Train `model` on two random views of `images` by SGD, and leave checkpoints and a log.
+
+    `step(model, views, rows, epoch)` computes the statistics of a batch, of which "loss" is
+    minimised; its epochs count from 0. `about` goes into every checkpoint. The model is first
+    saved untrained, or taken from the checkpoint `resume`; then saved after each epoch. Every
+    `knn_every` epochs (0: never) the log gets a k-NN score on the classes of `images`.
+    Raises InputError when the loss is no longer a number.
+    """
+    model.to(device)
+    optimizer = torch.optim.SGD(
+        [theta for theta in model.parameters() if theta.requires_grad],
+        lr, momentum=momentum, weight_decay=wd,
+    )  # fmt: skip
+    done = 0
+    if resume:
+        checkpoint = load_checkpoint(resume, (about["stage"],))
+        model.load_state_dict(checkpoint["state_dict"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+        done = checkpoint["epoch"]
+    done = done if start_epoch is None else start_epoch
+    log = RunLog(model_path, {"resumed_from_epoch": done, **about}, overwrite)
+
+    def save(done: int) -> None:
+        if is_main():
+            state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+            save_checkpoint(model_path, {**about, "epoch": done, **state})
+
+    def score(done: int) -> dict[str, float]:
+        if not knn_every or not is_main() or (done % knn_every and done != epochs):
+            return {}
+        views = TransformedImages(images, plain_view(image_size))
+        embeddings = encode(model.query_encoder, views, workers=workers, device=device)
+        return knn_score(embeddings, images.labels)
+
+    if not resume:
+        save(done)
+        if values := score(done):
+            log.epoch(done, values)
+    wrapped = model
+    if world_size() > 1:
+        wrapped = DistributedDataParallel(
+            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
+        )
+    views = RandomViews(images, random_view(image_size, aug_plus), views=2, seed=seed)
+    batches = EpochBatches(len(images), batch_size, seed)
+    loader = DataLoader(
+        views,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        pin_memory=device.type == "cuda",
+    )
+    size = len(batches) * batch_size  # of an epoch, in images
+    with tqdm(
+        initial=done * size,
+        total=max(done, epochs) * size,
+        unit="img",
+        disable=not is_main(),
+        mininterval=0.1 if sys.stderr.isatty() else 30,
+    ) as bar:
+        for epoch in range(done, epochs):
+            bar.set_description(f"epoch {epoch + 1}/{epochs}")
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate(lr, epoch, epochs, schedule, cos)
+            batches.epoch = epoch
+            # What is random in a step then depends on the epoch it is in, not on where the run
+            # was started or resumed.
+            torch.manual_seed(stream_seed(seed, epoch, rank()))
+            started = time.perf_counter()
+            values = train_one_epoch(wrapped, step, loader, optimizer, device, epoch, bar, print_freq)
+            seconds = time.perf_counter() - started
+            if not math.isfinite(values["loss"]):
+                raise InputError(
+                    f"the loss is {values['loss']} in epoch {epoch + 1}; {model_path} keeps the "
+                    "checkpoint of the epoch before; a lower --lr may help"
+                )
+            values |= {"lr": optimizer.param_groups[0]["lr"], "seconds": seconds}
+            values |= {"images_per_second": size / seconds}
+            log.epoch(epoch + 1, values | score(epoch + 1))
+            save(epoch + 1)
+    barrier()  # nobody leaves before the last checkpoint is written
+
+
+def train_one_epoch(
+    model: nn.Module,
+    step: Step,
+    loader: DataLoader,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+    epoch: int,
+    bar: tqdm,
+    print_freq: int,
+) -> dict[str, float]:
+    """One pass over `loader`. Returns the epoch's mean of each statistic, over all processes."""
+    model.train()
+    totals: dict[str, Tensor] = {}
+    for number, (views, rows) in enumerate(loader):
+        views = [view.to(device, non_blocking=True) for view in views]
+        statistics = step(model, views, rows.to(device, non_blocking=True), epoch)
+        optimizer.zero_grad(set_to_none=True)
+        statistics["loss"].backward()
+        optimizer.step()
+        for name, value in statistics.items():
+            totals[name] = totals.get(name, 0) + value.detach()
+        if number % print_freq == 0:  # reading a value waits for the device
+            bar.set_postfix(loss=f"{statistics['loss'].item():.4f}", refresh=False)
+        bar.update(loader.batch_sampler.batch_size)
+    return {name: all_mean(total / len(loader)).item() for name, total in totals.items()}

@@ -1,0 +1,94 @@
+"""Score an encoder, or a student, on every rare image that is not in the support set.
+
+    python test.py DATA --resume STUDENT --load_cla
+    python test.py DATA --resume STAGE_A
+"""
+
+import json
+
+import numpy as np
+import torch
+
+from datasets import open_dataset
+from datasets.episode import Task, draw_task, load_task
+from datasets.files import InputError, atomic_write, refuse_to_overwrite
+from datasets.images import ImageSet, TransformedImages, check_readable, describe
+from moco import options
+from moco.augment import plain_view
+from moco.checkpoint import load_checkpoint, provenance, query_encoder, require_match, student_classifier
+from moco.distributed import pick_device, readers
+from moco.evaluate import encode, fit_on_support, predictions_csv, score, score_table
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = options.testing_parser().parse_args(argv)
+    checkpoint = load_checkpoint(args.resume)
+    require_match({"arch": args.arch}, checkpoint["args"], args.resume)
+    if args.load_cla and checkpoint["stage"] == "moco":
+        raise InputError(f"--load_cla: {args.resume} is of stage (a), which has no classifier")
+    rare = open_dataset(args.data).rare
+    task = find_task(args, checkpoint, rare)
+    support, query = task.support(rare), task.query(rare)
+    how = "direct" if args.load_cla else "lr"
+    folder = args.output or (args.resume if args.resume.is_dir() else args.resume.parent)
+    name = f"test_{how}_{task.n_way}way_{task.k_shot}shot_seed{task.seed}"
+    files = [folder / f"{name}.json", folder / f"{name}.csv"]
+    refuse_to_overwrite(files, args.overwrite)
+    if rare.fingerprint() != task.rare:
+        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(rare.fingerprint())}")
+    check_readable(query)
+
+    device = pick_device(args.device, args.gpu)
+    encoder = query_encoder(checkpoint).to(device)
+    settings = checkpoint["args"]
+    views = TransformedImages(query, plain_view(settings["image_size"]))
+    embeddings = encode(encoder, views, args.batch_size, readers(args.workers), device, progress="testing")
+    if args.load_cla:
+        logits = student_classifier(checkpoint)(torch.from_numpy(embeddings))
+        probabilities = logits.softmax(dim=1).numpy()
+    else:
+        check_readable(support)
+        f_c = fit_on_support(
+            encoder,
+            support,
+            image_size=settings["image_size"],
+            aug_plus=settings["aug_plus"],
+            augnum=args.augnum,
+            seed=task.seed,
+            device=device,
+        )
+        probabilities = f_c.predict_proba(embeddings)
+    scores = score(np.array(query.labels), probabilities.argmax(axis=1), task.classes)
+
+    about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
+             "args": options.recorded(args), "made_by": provenance(),
+             "checkpoint_made_by": checkpoint["made_by"]}  # fmt: skip
+    with atomic_write(files[0]) as file:
+        file.write(json.dumps({**scores, **about}, indent=1).encode())
+    with atomic_write(files[1]) as file:
+        file.write(predictions_csv(query, probabilities).encode())
+    print(f"{task}; classifier: {how}; {len(query)} query images, none of the support set")
+    print(score_table(scores))
+    print(f"written: {files[0]}, {files[1]}")
+
+
+def find_task(args, checkpoint: dict, rare: ImageSet) -> Task:
+    """The student's own task; for stage (a)'s encoder that in --savedir, or one drawn by --seed.
+
+    Raises InputError where what was asked for is not what there is.
+    """
+    if checkpoint["task"]:
+        task, where = Task.from_dict(checkpoint["task"]), args.resume
+        if args.savedir and load_task(args.savedir) != task:
+            raise InputError(f"{args.resume} was trained for another task than that in {args.savedir}")
+    elif args.savedir:
+        task, where = load_task(args.savedir), args.savedir
+    else:
+        return draw_task(rare, args.n_way, args.k_shot or 5, args.seed or 0)
+    given = {"n_way": args.n_way, "k_shot": args.k_shot, "seed": args.seed}
+    require_match(given, {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}, where)
+    return task
+
+
+if __name__ == "__main__":
+    options.run(main)
