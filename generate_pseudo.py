@@ -1,6 +1,6 @@
 """Stages (b) and (c): a teacher from a few rare images, and what it says of every base image.
 
-    python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
+python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
 """
 
 import numpy as np
@@ -29,10 +29,14 @@ def main(argv: list[str] | None = None) -> None:
     support, query = task.support(data.rare), task.query(data.rare)
     base = data.base.fingerprint()
     if base != checkpoint["base"]:
-        print(f"note: {args.resume} was trained on {describe(checkpoint['base'])}, not {describe(base)}")
+        print(
+            f"note: {args.resume} was trained on {describe(checkpoint['base'])}, not {describe(base)}"
+        )
     for name, left in query.counts().items():
         if left < args.k_query:
-            print(f"note: {name} keeps {left} query images, so its accuracy moves in steps of 1/{left}")
+            print(
+                f"note: {name} keeps {left} query images, so its accuracy moves in steps of 1/{left}"
+            )
     check_readable(support)
     check_readable(data.base)
 
@@ -51,7 +55,9 @@ def main(argv: list[str] | None = None) -> None:
 
     # (c) p = F(x) for every base image
     views = TransformedImages(data.base, plain_view(teacher["image_size"]))
-    embeddings = encode(encoder, views, args.batch_size, readers(args.workers), device, progress="labelling")
+    embeddings = encode(
+        encoder, views, args.batch_size, readers(args.workers), device, progress="labelling"
+    )
     labels = PseudoLabels(
         ids=data.base.ids,
         probabilities=f_c.predict_proba(embeddings).astype(np.float32),

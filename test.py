@@ -1,7 +1,7 @@
 """Score an encoder, or a student, on every rare image that is not in the support set.
 
-    python test.py DATA --resume STUDENT --load_cla
-    python test.py DATA --resume STAGE_A
+python test.py DATA --resume STUDENT --load_cla
+python test.py DATA --resume STAGE_A
 """
 
 import json
@@ -15,7 +15,13 @@ from datasets.files import InputError, atomic_write, refuse_to_overwrite
 from datasets.images import ImageSet, TransformedImages, check_readable, describe
 from moco import options
 from moco.augment import plain_view
-from moco.checkpoint import load_checkpoint, provenance, query_encoder, require_match, student_classifier
+from moco.checkpoint import (
+    load_checkpoint,
+    provenance,
+    query_encoder,
+    require_match,
+    student_classifier,
+)
 from moco.distributed import pick_device, readers
 from moco.evaluate import encode, fit_on_support, predictions_csv, score, score_table
 
@@ -35,14 +41,18 @@ def main(argv: list[str] | None = None) -> None:
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
     refuse_to_overwrite(files, args.overwrite)
     if rare.fingerprint() != task.rare:
-        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(rare.fingerprint())}")
+        print(
+            f"note: the task was drawn from {describe(task.rare)}, not {describe(rare.fingerprint())}"
+        )
     check_readable(query)
 
     device = pick_device(args.device, args.gpu)
     encoder = query_encoder(checkpoint).to(device)
     settings = checkpoint["args"]
     views = TransformedImages(query, plain_view(settings["image_size"]))
-    embeddings = encode(encoder, views, args.batch_size, readers(args.workers), device, progress="testing")
+    embeddings = encode(
+        encoder, views, args.batch_size, readers(args.workers), device, progress="testing"
+    )
     if args.load_cla:
         logits = student_classifier(checkpoint)(torch.from_numpy(embeddings))
         probabilities = logits.softmax(dim=1).numpy()
@@ -80,7 +90,9 @@ def find_task(args, checkpoint: dict, rare: ImageSet) -> Task:
     if checkpoint["task"]:
         task, where = Task.from_dict(checkpoint["task"]), args.resume
         if args.savedir and load_task(args.savedir) != task:
-            raise InputError(f"{args.resume} was trained for another task than that in {args.savedir}")
+            raise InputError(
+                f"{args.resume} was trained for another task than that in {args.savedir}"
+            )
     elif args.savedir:
         task, where = load_task(args.savedir), args.savedir
     else:

@@ -10,6 +10,10 @@ from typing import BinaryIO
 class InputError(ValueError):
     """Something the user gave cannot be used; the message is the one line to show them."""
 
+    def __str__(self) -> str:
+        # A DataLoader's worker hands an error on with its traceback as the message.
+        return super().__str__().rstrip().rpartition("InputError: ")[2]
+
 
 def listed(items: Iterable[object], limit: int = 10) -> str:
     """`a, b, c and 12 more`."""

@@ -58,7 +58,9 @@ class ImageSet:
         )
 
 
-def image_set(name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path, str]]) -> ImageSet:
+def image_set(
+    name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path, str]]
+) -> ImageSet:
     """The ImageSet of those `rows` (id, path, class name) whose class is one of `classes`.
 
     Rows come out by class, then by id, whatever order they came in.

@@ -86,5 +86,9 @@ def _check(labels: PseudoLabels, n_way: int) -> None:
     if labels.probabilities.shape != shape or len(set(labels.ids)) != shape[0]:
         raise ValueError(f"expected {shape[0]} images with {shape[1]} probabilities each")
     sums = labels.probabilities.sum(axis=1)
-    if not np.isfinite(sums).all() or (labels.probabilities < 0).any() or abs(sums - 1).max() > 1e-3:
+    if (
+        not np.isfinite(sums).all()
+        or (labels.probabilities < 0).any()
+        or abs(sums - 1).max() > 1e-3
+    ):
         raise ValueError("the rows are not probabilities")

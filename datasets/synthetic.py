@@ -52,7 +52,9 @@ def _noise(generator: np.random.Generator, size: int, radius: float) -> np.ndarr
     return (field - field.mean()) / (field.std() + 1e-6)
 
 
-def _texture(look: Look, generator: np.random.Generator, size: int, depth: np.ndarray) -> np.ndarray:
+def _texture(
+    look: Look, generator: np.random.Generator, size: int, depth: np.ndarray
+) -> np.ndarray:
     """What the texture adds to the brightness, −1 to 1; `depth` is 1 at the lesion's centre."""
     if look.texture == "blotches":
         return np.where(_noise(generator, size, size / 14) > 0.5, -1.0, 0.15)
@@ -79,7 +81,11 @@ def draw_lesion(look: Look, generator: np.random.Generator, size: int) -> Image.
     depth = np.clip(1 - distance / radius, 0, 1)
     inside = np.clip((radius - distance) * size / 3, 0, 1)[..., None]
 
-    skin = np.array([226, 184, 164]) + generator.normal(0, 8, 3) + 5 * _noise(generator, size, 3)[..., None]
+    skin = (
+        np.array([226, 184, 164])
+        + generator.normal(0, 8, 3)
+        + 5 * _noise(generator, size, 3)[..., None]
+    )
     shade = 1 + 0.5 * look.strength * _texture(look, generator, size, depth)
     lesion = (np.array(look.colour) + generator.normal(0, 14, 3)) * shade[..., None]
     picture = skin * (1 - inside) + lesion * inside

@@ -46,9 +46,7 @@ def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
 
 def plain_view(image_size: int) -> transforms.Compose:
     """The evaluation view: resized to S×S, nothing else; a 3×S×S tensor with values 0–1."""
-    return transforms.Compose(
-        [transforms.Resize((image_size, image_size)), transforms.ToTensor()]
-    )
+    return transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor()])
 
 
 def stream_seed(*numbers: int) -> int:

@@ -109,7 +109,9 @@ class MoCo(nn.Module):
 class Student(MoCo):
     """f_q′, f_k′, a new queue, and the classifier f_c′: stage (d)."""
 
-    def __init__(self, make_encoder: Callable[[], nn.Module], n_way: int, embedding_dim: int = 128, **moco):
+    def __init__(
+        self, make_encoder: Callable[[], nn.Module], n_way: int, embedding_dim: int = 128, **moco
+    ):
         super().__init__(make_encoder, embedding_dim, **moco)
         self.classifier = LinearClassifier(embedding_dim, n_way)
 

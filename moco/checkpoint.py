@@ -66,7 +66,14 @@ def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -
         raise InputError(f"no checkpoint here: {path}")
     try:
         checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (OSError, EOFError, RuntimeError, ValueError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        pickle.UnpicklingError,
+        zipfile.BadZipFile,
+    ) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in STAGES:
@@ -111,5 +118,7 @@ def query_encoder(checkpoint: dict) -> Encoder:
 
 def student_classifier(checkpoint: dict) -> LinearClassifier:
     """f_c′ of a stage (d) checkpoint, frozen, in evaluation mode."""
-    classifier = LinearClassifier(checkpoint["args"]["moco_dim"], len(checkpoint["task"]["classes"]))
+    classifier = LinearClassifier(
+        checkpoint["args"]["moco_dim"], len(checkpoint["task"]["classes"])
+    )
     return _load(classifier, checkpoint["state_dict"], "classifier.")

@@ -127,7 +127,9 @@ def plan(
     if nproc is not None and not multiprocessing_distributed:
         raise InputError(f"--nproc {nproc} needs --multiprocessing-distributed")
     if rank >= world_size:
-        raise InputError(f"--rank {rank} does not exist in --world-size {world_size}; they count from 0")
+        raise InputError(
+            f"--rank {rank} does not exist in --world-size {world_size}; they count from 0"
+        )
     if multiprocessing_distributed and nproc is None:
         nproc = 1 if device == "cpu" else max(1, torch.cuda.device_count())
     distributed = multiprocessing_distributed or world_size > 1
@@ -136,7 +138,14 @@ def plan(
 
 def readers(workers: int, nproc: int = 1) -> int:
     """A process's share of this machine's `workers`, but no more than there are processors."""
-    return min(-(-workers // nproc), len(os.sched_getaffinity(0)))
+    return min(-(-workers // nproc), processors())
+
+
+def processors() -> int:
+    """How many processors this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
 
 
 def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
@@ -161,7 +170,7 @@ def _join(local_rank: int, plan: Plan, worker: Callable, arguments: tuple) -> No
     gpu, backend = plan.gpu, plan.backend
     if plan.nproc > 1:
         gpu = local_rank if torch.cuda.is_available() else None
-        torch.set_num_threads(max(1, (os.cpu_count() or 1) // plan.nproc))
+        torch.set_num_threads(max(1, processors() // plan.nproc))
     try:
         device = pick_device(plan.device, gpu)
         if backend == "auto":

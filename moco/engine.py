@@ -19,7 +19,7 @@ from datasets.images import ImageSet, TransformedImages
 
 from .augment import RandomViews, plain_view, random_view, stream_seed
 from .builder import MoCo
-from .checkpoint import load_checkpoint, save_checkpoint
+from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from .distributed import all_mean, barrier, is_main, rank, world_size
 from .evaluate import encode, knn_score
 
@@ -144,7 +144,7 @@ def fit(
         optimizer.load_state_dict(checkpoint["optimizer"])
         done = checkpoint["epoch"]
     done = done if start_epoch is None else start_epoch
-    log = RunLog(model_path, {"resumed_from_epoch": done, **about}, overwrite)
+    log = RunLog(model_path, {"resumed_from_epoch": done, **about}, overwrite and not resume)
 
     def save(done: int) -> None:
         if is_main():
@@ -193,7 +193,9 @@ def fit(
             # was started or resumed.
             torch.manual_seed(stream_seed(seed, epoch, rank()))
             started = time.perf_counter()
-            values = train_one_epoch(wrapped, step, loader, optimizer, device, epoch, bar, print_freq)
+            values = train_one_epoch(
+                wrapped, step, loader, optimizer, device, epoch, bar, print_freq
+            )
             seconds = time.perf_counter() - started
             if not math.isfinite(values["loss"]):
                 raise InputError(
@@ -205,6 +207,8 @@ def fit(
             log.epoch(epoch + 1, values | score(epoch + 1))
             save(epoch + 1)
     barrier()  # nobody leaves before the last checkpoint is written
+    if is_main():
+        print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
 
 
 def train_one_epoch(

@@ -122,7 +122,10 @@ def score_table(scores: dict) -> str:
     names = list(scores["per_class"])
     width = max(len(name) for name in (*names, "mean of classes"))
     cell = max(len(name) for name in (*names, "accuracy")) + 2
-    lines = [f"{'':{width}}{'images':>8}{'accuracy':>10}  taken for" + "".join(f"{n:>{cell}}" for n in names)]
+    lines = [
+        f"{'':{width}}{'images':>8}{'accuracy':>10}  taken for"
+        + "".join(f"{n:>{cell}}" for n in names)
+    ]
     for name, row in zip(names, scores["confusion"]):
         taken = "".join(f"{count:>{cell}}" for count in row)
         lines.append(f"{name:{width}}{sum(row):>8}{scores['per_class'][name]:>10.1%}{'':11}{taken}")
