@@ -10,7 +10,7 @@ from datasets.episode import TASK_FILE, draw_task, save_task
 from datasets.files import refuse_to_overwrite
 from datasets.images import TransformedImages, check_readable, describe
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, save_pseudo_labels
-from moco import options
+from moco import options, settings
 from moco.augment import plain_view
 from moco.checkpoint import load_checkpoint, provenance, query_encoder, require_match
 from moco.distributed import pick_device, readers
@@ -29,13 +29,12 @@ def main(argv: list[str] | None = None) -> None:
     support, query = task.support(data.rare), task.query(data.rare)
     base = data.base.fingerprint()
     if base != checkpoint["base"]:
-        print(
-            f"note: {args.resume} was trained on {describe(checkpoint['base'])}, not {describe(base)}"
-        )
+        trained_on = describe(checkpoint["base"])
+        print(f"note: {args.resume} was trained on {trained_on}, not {describe(base)}")
     for name, left in query.counts().items():
         if left < args.k_query:
             print(
-                f"note: {name} keeps {left} query images, so its accuracy moves in steps of 1/{left}"
+                f"note: {name} keeps {left} query images: its accuracy moves in steps of 1/{left}"
             )
     check_readable(support)
     check_readable(data.base)
@@ -65,9 +64,9 @@ def main(argv: list[str] | None = None) -> None:
             "format": 1,
             "task": task.to_dict(),
             "base": base,
-            "teacher": {name: teacher[name] for name in options.ENCODER},
+            "teacher": {name: teacher[name] for name in settings.ENCODER},
             "teacher_epoch": checkpoint["epoch"],
-            "args": options.recorded(args),
+            "args": settings.recorded(args),
             "made_by": provenance(),
         },
     )

@@ -10,7 +10,7 @@ from torch import Tensor
 from datasets import open_dataset
 from datasets.images import ImageSet, check_readable
 from datasets.pseudo import load_pseudo_labels
-from moco import losses, options
+from moco import losses, options, settings
 from moco.augment import stream_seed
 from moco.builder import Student
 from moco.checkpoint import provenance, require_match
@@ -20,22 +20,22 @@ from moco.engine import contrast_accuracy, fit
 
 def main(argv: list[str] | None = None) -> None:
     args = options.distillation_parser().parse_args(argv)
-    plan = options.launch_plan(args)
+    plan = settings.launch_plan(args)
     task, labels = load_pseudo_labels(args.savedir)
-    options.inherit(args, labels.about["teacher"])
+    settings.inherit(args, labels.about["teacher"])
     have = {"n_way": task.n_way, "k_shot": task.k_shot}
     require_match({"n_way": args.n_way, "k_shot": args.k_shot}, have, args.savedir)
     base = open_dataset(args.data).base
     probabilities = torch.from_numpy(labels.for_images(base))
-    groups = options.batchnorm_groups(args, len(base), plan.processes)
+    groups = settings.batchnorm_groups(args, len(base), plan.processes)
     about = {
         "stage": "distill",
-        "args": options.recorded(args),
+        "args": settings.recorded(args),
         "base": base.fingerprint(),
         "task": task.to_dict(),
         "made_by": provenance(),
     }
-    options.check_run(args, "distill", about["base"], about["task"])
+    settings.check_run(args, "distill", about["base"], about["task"])
     check_readable(base)
     launch(plan, worker, args, base, probabilities, groups, about)
 
@@ -46,7 +46,7 @@ def worker(
     """One process of the run. probabilities: rows of p = F(x) in the order of `base`."""
     torch.manual_seed(stream_seed(args.seed, ord("d")))  # not the weights the teacher began with
     n_way = probabilities.shape[1]
-    model = Student(n_way=n_way, **options.encoder_values(args), batchnorm_groups=groups)
+    model = Student(n_way=n_way, **settings.encoder_values(args), batchnorm_groups=groups)
     hard_labels = F.one_hot(probabilities.argmax(dim=1), n_way).float().to(device)
 
     def step(model, views, rows, epoch):
@@ -65,7 +65,7 @@ def worker(
             **contrast_accuracy(contrastive_logits),
         }
 
-    fit(model, step, base, about, device=device, **options.training_values(args))
+    fit(model, step, base, about, device=device, **settings.training_values(args))
 
 
 if __name__ == "__main__":

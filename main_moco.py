@@ -7,7 +7,7 @@ import torch
 
 from datasets import open_dataset
 from datasets.images import ImageSet, check_readable
-from moco import losses, options
+from moco import losses, options, settings
 from moco.augment import stream_seed
 from moco.builder import MoCo
 from moco.checkpoint import provenance
@@ -17,17 +17,17 @@ from moco.engine import contrast_accuracy, fit
 
 def main(argv: list[str] | None = None) -> None:
     args = options.pretraining_parser().parse_args(argv)
-    plan = options.launch_plan(args)
+    plan = settings.launch_plan(args)
     base = open_dataset(args.data).base
-    groups = options.batchnorm_groups(args, len(base), plan.processes)
+    groups = settings.batchnorm_groups(args, len(base), plan.processes)
     about = {
         "stage": "moco",
-        "args": options.recorded(args),
+        "args": settings.recorded(args),
         "base": base.fingerprint(),
         "task": None,
         "made_by": provenance(),
     }
-    options.check_run(args, "moco", about["base"])
+    settings.check_run(args, "moco", about["base"])
     check_readable(base)
     launch(plan, worker, args, base, groups, about)
 
@@ -35,13 +35,13 @@ def main(argv: list[str] | None = None) -> None:
 def worker(device: torch.device, args, base: ImageSet, groups: int, about: dict) -> None:
     """One process of the run."""
     torch.manual_seed(stream_seed(args.seed))
-    model = MoCo(**options.encoder_values(args), batchnorm_groups=groups)
+    model = MoCo(**settings.encoder_values(args), batchnorm_groups=groups)
 
     def step(model, views, rows, epoch):
         logits, _ = model(*views)
         return {"loss": losses.contrastive_loss(logits), **contrast_accuracy(logits)}
 
-    fit(model, step, base, about, device=device, **options.training_values(args))
+    fit(model, step, base, about, device=device, **settings.training_values(args))
 
 
 if __name__ == "__main__":

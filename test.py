@@ -13,7 +13,7 @@ from datasets import open_dataset
 from datasets.episode import Task, draw_task, load_task
 from datasets.files import InputError, atomic_write, refuse_to_overwrite
 from datasets.images import ImageSet, TransformedImages, check_readable, describe
-from moco import options
+from moco import options, settings
 from moco.augment import plain_view
 from moco.checkpoint import (
     load_checkpoint,
@@ -40,16 +40,15 @@ def main(argv: list[str] | None = None) -> None:
     name = f"test_{how}_{task.n_way}way_{task.k_shot}shot_seed{task.seed}"
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
     refuse_to_overwrite(files, args.overwrite)
-    if rare.fingerprint() != task.rare:
-        print(
-            f"note: the task was drawn from {describe(task.rare)}, not {describe(rare.fingerprint())}"
-        )
+    here = rare.fingerprint()
+    if here != task.rare:
+        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
     check_readable(query)
 
     device = pick_device(args.device, args.gpu)
     encoder = query_encoder(checkpoint).to(device)
-    settings = checkpoint["args"]
-    views = TransformedImages(query, plain_view(settings["image_size"]))
+    made_with = checkpoint["args"]
+    views = TransformedImages(query, plain_view(made_with["image_size"]))
     embeddings = encode(
         encoder, views, args.batch_size, readers(args.workers), device, progress="testing"
     )
@@ -61,8 +60,8 @@ def main(argv: list[str] | None = None) -> None:
         f_c = fit_on_support(
             encoder,
             support,
-            image_size=settings["image_size"],
-            aug_plus=settings["aug_plus"],
+            image_size=made_with["image_size"],
+            aug_plus=made_with["aug_plus"],
             augnum=args.augnum,
             seed=task.seed,
             device=device,
@@ -71,7 +70,7 @@ def main(argv: list[str] | None = None) -> None:
     scores = score(np.array(query.labels), probabilities.argmax(axis=1), task.classes)
 
     about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
-             "args": options.recorded(args), "made_by": provenance(),
+             "args": settings.recorded(args), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"]}  # fmt: skip
     with atomic_write(files[0]) as file:
         file.write(json.dumps({**scores, **about}, indent=1).encode())

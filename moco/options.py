@@ -1,27 +1,12 @@
-"""The command line: argument groups that the scripts share, and the checks on what was given."""
+"""The command line: each script's flags, in groups that the scripts share."""
 
 import argparse
-import functools
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from datasets.files import InputError
-from datasets.images import describe
-from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
-
-from . import distributed
-from .checkpoint import CHECKPOINT, load_checkpoint, require_match
-
-
-# What a run may not change when it is resumed; the rest (epochs, workers, …) may.
-FIXED = (
-    "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
-    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "seed", "p_label", "alpha",
-)  # fmt: skip
-# What a student's encoder is born with; the rest of `ENCODER` it may be given anew.
-BORN_WITH = ("arch", "image_size", "moco_dim", "mlp")
-ENCODER = (*BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus")
+from models import BACKBONES, MIN_IMAGE_SIZE
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -84,52 +69,28 @@ natural = number(int, 0)
 positive = number(int, 1)
 
 
+# fmt: off
 def add_device(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("where it runs")
-    group.add_argument(
-        "--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N"
-    )
+    group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
     group.add_argument("--gpu", type=natural, metavar="ID", help="number of the GPU to use")
-    group.add_argument(
-        "-j",
-        "--workers",
-        type=natural,
-        default=4,
-        metavar="N",
-        help="processes on this machine that read images, at most one a processor; "
-        "0: none beside the main one",
-    )
+    group.add_argument("-j", "--workers", type=natural, default=4, metavar="N",
+                       help="processes on this machine that read images, at most one a processor; "
+                       "0: none beside the main one")
 
 
 def add_distributed(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("several processes")
-    group.add_argument(
-        "--multiprocessing-distributed",
-        action="store_true",
-        help="one process for each GPU of this machine",
-    )
-    group.add_argument(
-        "--nproc",
-        type=positive,
-        metavar="N",
-        help="with it: this many processes instead (on a CPU, too)",
-    )
-    group.add_argument(
-        "--world-size", type=positive, default=1, metavar="N", help="number of machines"
-    )
+    group.add_argument("--multiprocessing-distributed", action="store_true",
+                       help="one process for each GPU of this machine")
+    group.add_argument("--nproc", type=positive, metavar="N",
+                       help="with it: this many processes instead (on a CPU, too)")
+    group.add_argument("--world-size", type=positive, default=1, metavar="N", help="number of machines")
     group.add_argument("--rank", type=natural, default=0, metavar="N", help="which machine this is")
-    group.add_argument(
-        "--dist-url",
-        default="tcp://localhost:10001",
-        metavar="URL",
-        help="where the processes meet: tcp:// and a free port of the first machine",
-    )
-    group.add_argument(
-        "--dist-backend",
-        default="auto",
-        choices=["auto", "nccl", "gloo"],
-        help="auto: nccl between GPUs, gloo otherwise",
-    )
+    group.add_argument("--dist-url", default="tcp://localhost:10001", metavar="URL",
+                       help="where the processes meet: tcp:// and a free port of the first machine")
+    group.add_argument("--dist-backend", default="auto", choices=["auto", "nccl", "gloo"],
+                       help="auto: nccl between GPUs, gloo otherwise")
 
 
 def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
@@ -142,235 +103,50 @@ def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
         group.add_argument(*names, default=default, help=help, **how)
 
     add("-a", "--arch", choices=list(BACKBONES), default="resnet12", help="backbone")
-    add(
-        "--image-size",
-        type=number(int, MIN_IMAGE_SIZE),
-        default=224,
-        metavar="PIXELS",
-        help="images are resized to this width and height",
-    )
+    add("--image-size", type=number(int, MIN_IMAGE_SIZE), default=224, metavar="PIXELS",
+        help="images are resized to this width and height")
     add("--moco-dim", type=positive, default=128, metavar="D", help="width of the embedding")
-    add(
-        "--moco-k",
-        type=positive,
-        default=1280,
-        metavar="L",
-        help="queue size: number of negative keys",
-    )
-    add(
-        "--moco-m",
-        type=number(float, 0, 1),
-        default=0.999,
-        metavar="M",
-        help="momentum of the key encoder",
-    )
+    add("--moco-k", type=positive, default=1280, metavar="L", help="queue size: number of negative keys")
+    add("--moco-m", type=number(float, 0, 1), default=0.999, metavar="M",
+        help="momentum of the key encoder")
     add("--moco-t", type=number(float, 1e-6), default=0.07, metavar="T", help="softmax temperature")
-    add(
-        "--mlp", action=argparse.BooleanOptionalAction, default=False, help="MoCo v2's hidden layer"
-    )
-    add(
-        "--aug-plus",
-        action=argparse.BooleanOptionalAction,
-        default=False,
-        help="MoCo v2's augmentation: hue and greyscale too",
-    )
-    group.add_argument(
-        "--bn-groups",
-        type=positive,
-        default=4,
-        metavar="N",
-        help="parts of the total batch that BatchNorm treats apart, as that many GPUs "
-        "would; with more processes than this, each is a part",
-    )
+    add("--mlp", action=argparse.BooleanOptionalAction, default=False, help="MoCo v2's hidden layer")
+    add("--aug-plus", action=argparse.BooleanOptionalAction, default=False,
+        help="MoCo v2's augmentation: hue and greyscale too")
+    group.add_argument("--bn-groups", type=positive, default=4, metavar="N",
+                       help="parts of the total batch that BatchNorm treats apart, as that many GPUs "
+                       "would; with more processes than this, each is a part")
 
 
 def add_training(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument(
-        "--epochs",
-        type=natural,
-        default=200,
-        metavar="N",
-        help="epochs to train; 0 writes the untrained encoder",
-    )
-    group.add_argument(
-        "--start-epoch",
-        type=natural,
-        metavar="N",
-        help="number of the first epoch (default: the checkpoint's with --resume, else 0)",
-    )
-    group.add_argument(
-        "-b",
-        "--batch-size",
-        type=positive,
-        default=16,
-        metavar="N",
-        help="images a step, over all processes",
-    )
-    group.add_argument(
-        "--lr",
-        "--learning-rate",
-        type=number(float, 0),
-        default=0.03,
-        metavar="LR",
-        help="learning rate at the start",
-    )
-    group.add_argument(
-        "--schedule",
-        type=natural,
-        nargs="*",
-        default=[120, 160],
-        metavar="EPOCH",
-        help="epochs at which the learning rate is divided by 10",
-    )
+    group.add_argument("--epochs", type=natural, default=200, metavar="N",
+                       help="epochs to train; 0 writes the untrained encoder")
+    group.add_argument("--start-epoch", type=natural, metavar="N",
+                       help="number of the first epoch (default: the checkpoint's with --resume, else 0)")
+    group.add_argument("-b", "--batch-size", type=positive, default=16, metavar="N",
+                       help="images a step, over all processes")
+    group.add_argument("--lr", "--learning-rate", type=number(float, 0), default=0.03, metavar="LR",
+                       help="learning rate at the start")
+    group.add_argument("--schedule", type=natural, nargs="*", default=[120, 160], metavar="EPOCH",
+                       help="epochs at which the learning rate is divided by 10")
     group.add_argument("--cos", action="store_true", help="cosine schedule instead")
-    group.add_argument(
-        "--momentum",
-        type=number(float, 0, 1, open_end=True),
-        default=0.9,
-        metavar="M",
-        help="momentum of SGD",
-    )
-    group.add_argument(
-        "--wd",
-        "--weight-decay",
-        type=number(float, 0),
-        default=1e-4,
-        metavar="W",
-        dest="wd",
-        help="weight decay",
-    )
+    group.add_argument("--momentum", type=number(float, 0, 1, open_end=True), default=0.9,
+                       metavar="M", help="momentum of SGD")
+    group.add_argument("--wd", "--weight-decay", type=number(float, 0), default=1e-4, metavar="W",
+                       dest="wd", help="weight decay")
     group.add_argument("--seed", type=natural, default=0, help="of everything random in the run")
     group = parser.add_argument_group("what it writes")
-    group.add_argument(
-        "--model_path",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder for checkpoints and log",
-    )
-    group.add_argument(
-        "--resume", type=Path, metavar="PATH", help="checkpoint, or its folder, to continue from"
-    )
+    group.add_argument("--model_path", type=Path, required=True, metavar="DIR",
+                       help="folder for checkpoints and log")
+    group.add_argument("--resume", type=Path, metavar="PATH",
+                       help="checkpoint, or its folder, to continue from")
     group.add_argument("--overwrite", action="store_true", help="start anew over an existing run")
-    group.add_argument(
-        "-p",
-        "--print-freq",
-        type=positive,
-        default=10,
-        metavar="STEPS",
-        help="steps between updates of the loss on the screen",
-    )
-    group.add_argument(
-        "--knn-every",
-        type=natural,
-        default=0,
-        metavar="EPOCHS",
-        help="epochs between k-NN scores on the base set's classes, for the log alone; 0: never",
-    )
-
-
-def batchnorm_groups(args: argparse.Namespace, base_images: int, processes: int) -> int:
-    """BatchNorm groups per process, after checking that the batch can be cut up as asked.
-
-    Raises InputError if the batch does not divide among processes and groups, the queue not
-    into batches, or the base set does not fill one batch.
-    """
-    batch, groups = args.batch_size, max(args.bn_groups, processes)
-    if batch % processes:
-        raise InputError(f"--batch-size {batch} does not divide among {processes} processes")
-    if groups % processes or batch % groups or batch // groups < 2:
-        raise InputError(
-            f"--batch-size {batch} does not make {groups} BatchNorm groups of two images or more "
-            f"in {processes} process(es); change -b or --bn-groups"
-        )
-    if args.moco_k % batch:
-        raise InputError(
-            f"--moco-k {args.moco_k}, the queue, is not a multiple of --batch-size {batch}; "
-            f"{-(-args.moco_k // batch) * batch} would be"
-        )
-    if base_images < batch:
-        raise InputError(f"--batch-size {batch} is more than the {base_images} base images")
-    return groups // processes
-
-
-def check_run(args: argparse.Namespace, stage: str, base: dict, task: dict | None = None) -> None:
-    """Is a run of this stage, with these arguments, free to start at --model_path, or to go on
-    from --resume? `base`: the base set's fingerprint.
-
-    Raises InputError if --model_path holds a run that would be overwritten, or if --resume is
-    not there, or is of another stage, other arguments, data or task.
-    """
-    if args.model_path.exists() and not args.model_path.is_dir():
-        raise InputError(f"--model_path {args.model_path} is not a folder")
-    if args.resume is None or args.resume.resolve() not in (
-        args.model_path.resolve(),
-        (args.model_path / CHECKPOINT).resolve(),
-    ):
-        if (args.model_path / CHECKPOINT).exists() and not args.overwrite:
-            raise InputError(
-                f"{args.model_path} already holds a run: --resume {args.model_path} continues it, "
-                "--overwrite starts anew"
-            )
-    if args.resume is None:
-        return
-    checkpoint = load_checkpoint(args.resume, (stage,))
-    given = {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
-    require_match(given, checkpoint["args"], args.resume)
-    if checkpoint["base"] != base:
-        raise InputError(
-            f"{args.resume} was trained on {describe(checkpoint['base'])}, "
-            f"but the data folder holds {describe(base)}"
-        )
-    if checkpoint["task"] != task:
-        raise InputError(f"{args.resume} was trained for another task than that in {args.savedir}")
-
-
-def inherit(args: argparse.Namespace, teacher: dict) -> None:
-    """Fill in the encoder's settings that were not given, from the teacher's.
-
-    Raises InputError if what was given would make a student of another shape.
-    """
-    require_match({name: getattr(args, name) for name in BORN_WITH}, teacher, args.savedir)
-    for name in ENCODER:
-        if getattr(args, name) is None:
-            setattr(args, name, teacher[name])
-
-
-def training_values(args: argparse.Namespace) -> dict:
-    """What `engine.fit` takes from the command line."""
-    names = (
-        "model_path", "resume", "overwrite", "epochs", "start_epoch", "batch_size", "image_size",
-        "aug_plus", "lr", "schedule", "cos", "momentum", "wd", "seed", "print_freq",
-        "knn_every",
-    )  # fmt: skip
-    workers = distributed.readers(args.workers, launch_plan(args).nproc)
-    return {name: getattr(args, name) for name in names} | {"workers": workers}
-
-
-def encoder_values(args: argparse.Namespace) -> dict:
-    """What `builder.MoCo` takes from the command line."""
-    return {
-        "make_encoder": functools.partial(build_encoder, args.arch, args.moco_dim, args.mlp),
-        "embedding_dim": args.moco_dim,
-        "queue_size": args.moco_k,
-        "encoder_momentum": args.moco_m,
-        "temperature": args.moco_t,
-    }
-
-
-def launch_plan(args: argparse.Namespace) -> distributed.Plan:
-    """Which processes to start."""
-    names = (
-        "device", "gpu", "multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url",
-        "dist_backend",
-    )  # fmt: skip
-    return distributed.plan(**{name: getattr(args, name) for name in names})
-
-
-def recorded(args: argparse.Namespace) -> dict:
-    """The arguments as plain values, for a checkpoint or a log."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+    group.add_argument("-p", "--print-freq", type=positive, default=10, metavar="STEPS",
+                       help="steps between updates of the loss on the screen")
+    group.add_argument("--knn-every", type=natural, default=0, metavar="EPOCHS",
+                       help="epochs between k-NN scores on the base set's classes, for the log "
+                       "alone; 0: never")
 
 
 def pretraining_parser() -> ArgumentParser:
@@ -391,53 +167,22 @@ def labelling_parser() -> ArgumentParser:
         "the base images."
     )
     parser.add_argument("--datadir", type=Path, required=True, metavar="DATA", help="data folder")
-    parser.add_argument(
-        "--resume",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="stage (a)'s checkpoint, or its folder",
-    )
-    parser.add_argument(
-        "--savedir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="folder for the task and the pseudo labels",
-    )
-    parser.add_argument(
-        "-a",
-        "--arch",
-        choices=list(BACKBONES),
-        help="backbone; an error if the checkpoint's is another",
-    )
-    parser.add_argument(
-        "--n_way",
-        type=positive,
-        metavar="N",
-        help="rare classes in the task, drawn if fewer than the data has (default: all)",
-    )
-    parser.add_argument(
-        "--k_shot", type=positive, default=5, metavar="K", help="support images of each rare class"
-    )
-    parser.add_argument(
-        "--k_query",
-        type=natural,
-        default=15,
-        metavar="Q",
-        help="say so if a class keeps fewer query images than this; the query set "
-        "is always all the rest",
-    )
-    parser.add_argument(
-        "--augnum",
-        type=natural,
-        default=5,
-        metavar="N",
-        help="augmented copies of each support image to fit on; 0: the image itself",
-    )
-    parser.add_argument(
-        "--seed", type=natural, default=0, help="of the task and the augmented copies"
-    )
+    parser.add_argument("--resume", type=Path, required=True, metavar="PATH",
+                        help="stage (a)'s checkpoint, or its folder")
+    parser.add_argument("--savedir", type=Path, required=True, metavar="DIR",
+                        help="folder for the task and the pseudo labels")
+    parser.add_argument("-a", "--arch", choices=list(BACKBONES),
+                        help="backbone; an error if the checkpoint's is another")
+    parser.add_argument("--n_way", type=positive, metavar="N",
+                        help="rare classes in the task, drawn if fewer than the data has (default: all)")
+    parser.add_argument("--k_shot", type=positive, default=5, metavar="K",
+                        help="support images of each rare class")
+    parser.add_argument("--k_query", type=natural, default=15, metavar="Q",
+                        help="say so if a class keeps fewer query images than this; the query set "
+                        "is always all the rest")
+    parser.add_argument("--augnum", type=natural, default=5, metavar="N",
+                        help="augmented copies of each support image to fit on; 0: the image itself")
+    parser.add_argument("--seed", type=natural, default=0, help="of the task and the augmented copies")
     add_encoding(parser)
     return parser
 
@@ -447,38 +192,16 @@ def distillation_parser() -> ArgumentParser:
     parser = ArgumentParser("Stage (d): distil a student from base images and their pseudo labels.")
     parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
     group = parser.add_argument_group("distillation")
-    group.add_argument(
-        "--savedir",
-        type=Path,
-        required=True,
-        metavar="DIR",
-        help="generate_pseudo.py's folder: the task and the pseudo labels",
-    )
-    group.add_argument(
-        "--p_label",
-        action=argparse.BooleanOptionalAction,
-        default=True,
-        help="learn from the pseudo labels; without, from contrast alone, as a control",
-    )
-    group.add_argument(
-        "--alpha",
-        type=number(float, 0, 1),
-        default=0.7,
-        metavar="A",
-        help="weight of the student's own view in the labels at the end, eq. (5)",
-    )
-    group.add_argument(
-        "--n_way",
-        type=positive,
-        metavar="N",
-        help="rare classes; an error if the task's number is another",
-    )
-    group.add_argument(
-        "--k_shot",
-        type=positive,
-        metavar="K",
-        help="support images a class; an error if the task's number is another",
-    )
+    group.add_argument("--savedir", type=Path, required=True, metavar="DIR",
+                       help="generate_pseudo.py's folder: the task and the pseudo labels")
+    group.add_argument("--p_label", action=argparse.BooleanOptionalAction, default=True,
+                       help="learn from the pseudo labels; without, from contrast alone, as a control")
+    group.add_argument("--alpha", type=number(float, 0, 1), default=0.7, metavar="A",
+                       help="weight of the student's own view in the labels at the end, eq. (5)")
+    group.add_argument("--n_way", type=positive, metavar="N",
+                       help="rare classes; an error if the task's number is another")
+    group.add_argument("--k_shot", type=positive, metavar="K",
+                       help="support images a class; an error if the task's number is another")
     add_training(parser)
     add_encoder(parser, from_teacher=True)
     add_device(parser)
@@ -490,76 +213,33 @@ def testing_parser() -> ArgumentParser:
     """test.py"""
     parser = ArgumentParser("Score an encoder or a student on all rare images but the support set.")
     parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
-    parser.add_argument(
-        "--resume",
-        type=Path,
-        required=True,
-        metavar="PATH",
-        help="checkpoint of stage (a) or (d), or its folder",
-    )
-    parser.add_argument(
-        "-a",
-        "--arch",
-        choices=list(BACKBONES),
-        help="backbone; an error if the checkpoint's is another",
-    )
-    parser.add_argument(
-        "--load_cla",
-        action="store_true",
-        help="use the student's own classifier; without, a logistic regression is "
-        "fitted on the support set",
-    )
-    parser.add_argument(
-        "--savedir",
-        type=Path,
-        metavar="DIR",
-        help="take the task from generate_pseudo.py's folder (a student knows its own)",
-    )
-    parser.add_argument(
-        "--n_way",
-        type=positive,
-        metavar="N",
-        help="rare classes of the task to draw (default: all); an error if the task "
-        "has another number",
-    )
-    parser.add_argument(
-        "--k_shot",
-        type=positive,
-        metavar="K",
-        help="support images a class of the task to draw (default: 5); an error if "
-        "the task has another number",
-    )
-    parser.add_argument(
-        "--seed",
-        type=natural,
-        metavar="SEED",
-        help="of the task to draw (default: 0); an error if the task is of another",
-    )
-    parser.add_argument(
-        "--augnum",
-        type=natural,
-        default=5,
-        metavar="N",
-        help="augmented copies of each support image to fit on; 0: the image itself",
-    )
-    parser.add_argument(
-        "--output",
-        type=Path,
-        metavar="DIR",
-        help="folder for the scores (default: the checkpoint's)",
-    )
+    parser.add_argument("--resume", type=Path, required=True, metavar="PATH",
+                        help="checkpoint of stage (a) or (d), or its folder")
+    parser.add_argument("-a", "--arch", choices=list(BACKBONES),
+                        help="backbone; an error if the checkpoint's is another")
+    parser.add_argument("--load_cla", action="store_true",
+                        help="use the student's own classifier; without, a logistic regression is "
+                        "fitted on the support set")
+    parser.add_argument("--savedir", type=Path, metavar="DIR",
+                        help="take the task from generate_pseudo.py's folder (a student knows its own)")
+    parser.add_argument("--n_way", type=positive, metavar="N",
+                        help="rare classes of the task to draw (default: all); an error if the task "
+                        "has another number")
+    parser.add_argument("--k_shot", type=positive, metavar="K",
+                        help="support images a class of the task to draw (default: 5); an error if "
+                        "the task has another number")
+    parser.add_argument("--seed", type=natural, metavar="SEED",
+                        help="of the task to draw (default: 0); an error if the task is of another")
+    parser.add_argument("--augnum", type=natural, default=5, metavar="N",
+                        help="augmented copies of each support image to fit on; 0: the image itself")
+    parser.add_argument("--output", type=Path, metavar="DIR",
+                        help="folder for the scores (default: the checkpoint's)")
     add_encoding(parser)
     return parser
 
 
 def add_encoding(parser: ArgumentParser) -> None:
-    parser.add_argument(
-        "-b",
-        "--batch-size",
-        type=positive,
-        default=32,
-        metavar="N",
-        help="images encoded at a time",
-    )
+    parser.add_argument("-b", "--batch-size", type=positive, default=32, metavar="N",
+                        help="images encoded at a time")
     parser.add_argument("--overwrite", action="store_true", help="write over what is there")
     add_device(parser)

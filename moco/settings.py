@@ -1,0 +1,124 @@
+"""From parsed arguments to what the method takes, and the checks on what was given."""
+
+import argparse
+import functools
+from pathlib import Path
+
+from datasets.files import InputError
+from datasets.images import describe
+from models import build_encoder
+
+from . import distributed
+from .checkpoint import CHECKPOINT, load_checkpoint, require_match
+
+# What a run may not change when it is resumed; the rest (epochs, workers, …) may.
+FIXED = (
+    "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
+    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "seed", "p_label", "alpha",
+)  # fmt: skip
+# What a student's encoder is born with; the rest of `ENCODER` it may be given anew.
+BORN_WITH = ("arch", "image_size", "moco_dim", "mlp")
+ENCODER = (*BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus")
+
+
+def batchnorm_groups(args: argparse.Namespace, base_images: int, processes: int) -> int:
+    """BatchNorm groups per process, after checking that the batch can be cut up as asked.
+
+    Raises InputError if the batch does not divide among processes and groups, the queue not
+    into batches, or the base set does not fill one batch.
+    """
+    batch, groups = args.batch_size, max(args.bn_groups, processes)
+    if batch % processes:
+        raise InputError(f"--batch-size {batch} does not divide among {processes} processes")
+    if groups % processes or batch % groups or batch // groups < 2:
+        raise InputError(
+            f"--batch-size {batch} does not make {groups} BatchNorm groups of two images or more "
+            f"in {processes} process(es); change -b or --bn-groups"
+        )
+    if args.moco_k % batch:
+        raise InputError(
+            f"--moco-k {args.moco_k}, the queue, is not a multiple of --batch-size {batch}; "
+            f"{-(-args.moco_k // batch) * batch} would be"
+        )
+    if base_images < batch:
+        raise InputError(f"--batch-size {batch} is more than the {base_images} base images")
+    return groups // processes
+
+
+def check_run(args: argparse.Namespace, stage: str, base: dict, task: dict | None = None) -> None:
+    """Is a run of this stage, with these arguments, free to start at --model_path, or to go on
+    from --resume? `base`: the base set's fingerprint.
+
+    Raises InputError if --model_path holds a run that would be overwritten, or if --resume is
+    not there, or is of another stage, other arguments, data or task.
+    """
+    if args.model_path.exists() and not args.model_path.is_dir():
+        raise InputError(f"--model_path {args.model_path} is not a folder")
+    if args.resume is None or args.resume.resolve() not in (
+        args.model_path.resolve(),
+        (args.model_path / CHECKPOINT).resolve(),
+    ):
+        if (args.model_path / CHECKPOINT).exists() and not args.overwrite:
+            raise InputError(
+                f"{args.model_path} already holds a run: --resume {args.model_path} continues it, "
+                "--overwrite starts anew"
+            )
+    if args.resume is None:
+        return
+    checkpoint = load_checkpoint(args.resume, (stage,))
+    given = {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
+    require_match(given, checkpoint["args"], args.resume)
+    if checkpoint["base"] != base:
+        raise InputError(
+            f"{args.resume} was trained on {describe(checkpoint['base'])}, "
+            f"but the data folder holds {describe(base)}"
+        )
+    if checkpoint["task"] != task:
+        raise InputError(f"{args.resume} was trained for another task than that in {args.savedir}")
+
+
+def inherit(args: argparse.Namespace, teacher: dict) -> None:
+    """Fill in the encoder's settings that were not given, from the teacher's.
+
+    Raises InputError if what was given would make a student of another shape.
+    """
+    require_match({name: getattr(args, name) for name in BORN_WITH}, teacher, args.savedir)
+    for name in ENCODER:
+        if getattr(args, name) is None:
+            setattr(args, name, teacher[name])
+
+
+def training_values(args: argparse.Namespace) -> dict:
+    """What `engine.fit` takes from the command line."""
+    names = (
+        "model_path", "resume", "overwrite", "epochs", "start_epoch", "batch_size", "image_size",
+        "aug_plus", "lr", "schedule", "cos", "momentum", "wd", "seed", "print_freq",
+        "knn_every",
+    )  # fmt: skip
+    workers = distributed.readers(args.workers, launch_plan(args).nproc)
+    return {name: getattr(args, name) for name in names} | {"workers": workers}
+
+
+def encoder_values(args: argparse.Namespace) -> dict:
+    """What `builder.MoCo` takes from the command line."""
+    return {
+        "make_encoder": functools.partial(build_encoder, args.arch, args.moco_dim, args.mlp),
+        "embedding_dim": args.moco_dim,
+        "queue_size": args.moco_k,
+        "encoder_momentum": args.moco_m,
+        "temperature": args.moco_t,
+    }
+
+
+def launch_plan(args: argparse.Namespace) -> distributed.Plan:
+    """Which processes to start."""
+    names = (
+        "device", "gpu", "multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url",
+        "dist_backend",
+    )  # fmt: skip
+    return distributed.plan(**{name: getattr(args, name) for name in names})
+
+
+def recorded(args: argparse.Namespace) -> dict:
+    """The arguments as plain values, for a checkpoint or a log."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
