@@ -1,0 +1,110 @@
+"""What the tests share: a tiny made-up data folder, and the four scripts run on it once."""
+
+import importlib.util
+import os
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+import torch
+
+from datasets import synthetic
+from moco import options
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+# Small enough for a test: the global batch is 8, in two BatchNorm groups.
+TINY = "--arch conv4 --image-size 32 -b 8 --moco-k 32 --bn-groups 2 -j 0".split()
+
+
+def pytest_configure(config):
+    torch.set_num_threads(2)
+
+
+@pytest.fixture(scope="session")
+def data(tmp_path_factory) -> Path:
+    """A data folder in ISIC's layout: 35 base and 25 rare images of 40×40."""
+    root = tmp_path_factory.mktemp("data")
+    synthetic.make(root, base=34, rare=26, size=40, seed=0)
+    return root
+
+
+def load_script(name: str):
+    """A script as a module (`test` would be the standard library's otherwise)."""
+    spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def call(name: str, *argv: object) -> None:
+    """Run a script in this process, as `options.run` does but for the exit."""
+    load_script(name).main([str(word) for word in argv])
+
+
+def shell(name: str, *argv: object) -> subprocess.CompletedProcess:
+    """Run a script as a user does."""
+    command = [sys.executable, f"{name}.py", *(str(word) for word in argv)]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.run(
+        command, cwd=REPOSITORY, capture_output=True, text=True, env=environment, timeout=300
+    )
+
+
+def refused(capsys, monkeypatch, name: str, *argv: object) -> str:
+    """The one line with which a script refuses `argv`, ending with exit code 2."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *(str(word) for word in argv)])
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as stop:
+        options.run(load_script(name).main)
+    said = capsys.readouterr().err.strip()
+    assert stop.value.code == 2, said
+    assert len(said.splitlines()) == 1, said
+    return said
+
+
+@dataclass
+class Chain:
+    """Where the four scripts left what they wrote, and what they printed."""
+
+    root: Path
+    printed: dict[str, str]
+
+    @property
+    def pretrained(self) -> Path:
+        return self.root / "a"
+
+    @property
+    def labels(self) -> Path:
+        return self.root / "labels"
+
+    @property
+    def student(self) -> Path:
+        return self.root / "d"
+
+
+@pytest.fixture(scope="session")
+def chain(data, tmp_path_factory) -> Chain:
+    """The four scripts, one after the other, each a process of its own, as the README types it."""
+    root = tmp_path_factory.mktemp("chain")
+    a, labels, d = root / "a", root / "labels", root / "d"
+    commands = {
+        "main_moco": [data, "--model_path", a, *TINY, "--epochs", 2, "--knn-every", 1],
+        "generate_pseudo": (
+            f"--arch conv4 --n_way 3 --k_shot 2 --k_query 15 --resume {a} --datadir {data} "
+            f"--savedir {labels} -j 0"
+        ).split(),
+        "main_distill": (
+            f"--epochs 2 -b 8 -j 0 --bn-groups 2 {data} --model_path {d} --savedir {labels} "
+            "--p_label --n_way 3 --k_shot 2"
+        ).split(),
+        "test": f"--arch conv4 --n_way 3 --k_shot 2 --load_cla --resume {d} {data} -j 0".split(),
+    }
+    printed = {}
+    for name, argv in commands.items():
+        result = shell(name, *argv)
+        assert result.returncode == 0, result.stderr
+        printed[name] = result.stdout
+    return Chain(root, printed)

@@ -1,0 +1,109 @@
+"""The official ISIC layout, and what is wrong with folders that look like it."""
+
+import pytest
+from PIL import Image
+
+from datasets import isic2018, open_dataset
+from datasets.files import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Two images of each class; returns the folder and a function that rewrites its CSV."""
+    images = tmp_path / isic2018.IMAGES
+    images.mkdir()
+    (tmp_path / isic2018.GROUND_TRUTH).mkdir()
+    rows = []
+    for number, name in enumerate(2 * isic2018.COLUMNS[1:]):
+        image = f"ISIC_{number:07d}"
+        Image.new("RGB", (6, 4)).save(images / f"{image}.jpg")
+        rows.append([image, *(str(float(name == column)) for column in isic2018.COLUMNS[1:])])
+
+    def write(columns=isic2018.COLUMNS, rows=rows, start=""):
+        lines = [",".join(columns), *(",".join(row) for row in rows)]
+        table = tmp_path / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
+        table.write_text(start + "\n".join(lines) + "\n", encoding="utf-8")
+
+    write()
+    return tmp_path, write, rows
+
+
+def test_base_and_rare(folder):
+    data = open_dataset(folder[0])
+    assert data.name == "isic2018"
+    assert data.base.counts() == {"NV": 2, "MEL": 2, "BKL": 2, "BCC": 2}
+    assert data.rare.counts() == {"DF": 2, "AKIEC": 2, "VASC": 2}
+    assert data.rare.classes == ("DF", "AKIEC", "VASC")
+    assert data.rare.ids[:2] == ("ISIC_0000005", "ISIC_0000012")
+    assert data.rare.paths[0].name == "ISIC_0000005.jpg"
+
+
+def test_order_of_rows_and_columns_does_not_matter(folder):
+    root, write, rows = folder
+    expected = open_dataset(root)
+    order = [0, *range(7, 0, -1)]
+    write([isic2018.COLUMNS[i] for i in order], [[row[i] for i in order] for row in rows[::-1]])
+    found = open_dataset(root)
+    assert found == expected and found.base.fingerprint() == expected.base.fingerprint()
+
+
+def test_byte_order_mark(folder):
+    root, write, _ = folder
+    expected = open_dataset(root)
+    write(start="\ufeff")
+    assert open_dataset(root) == expected
+
+
+def test_other_columns(folder):
+    root, write, _ = folder
+    write(columns=["image", "MEL", "NV", "BCC", "AK", "BKL", "DF", "VASC"])
+    with pytest.raises(InputError, match="has the columns .*AK,.*; expected image,MEL.*AKIEC"):
+        open_dataset(root)
+
+
+@pytest.mark.parametrize(
+    "values", [["1.0", "1.0", *["0.0"] * 5], ["0.0"] * 7, ["x", *["0.0"] * 6], ["1.0"]]
+)
+def test_a_row_that_is_not_one_hot(folder, values):
+    root, write, rows = folder
+    write(rows=[*rows[:3], ["ISIC_0000003", *values], *rows[4:]])
+    with pytest.raises(InputError, match="line 5: expected an image id, a single 1"):
+        open_dataset(root)
+
+
+def test_an_id_twice(folder):
+    root, write, rows = folder
+    write(rows=[*rows, rows[0]])
+    with pytest.raises(InputError, match="more than once: ISIC_0000000"):
+        open_dataset(root)
+
+
+def test_missing_images_are_all_named(folder):
+    root, _, _ = folder
+    for number in (1, 8):
+        (root / isic2018.IMAGES / f"ISIC_{number:07d}.jpg").unlink()
+    with pytest.raises(InputError, match="2 of the 14 images.*ISIC_0000001.jpg.*ISIC_0000008.jpg"):
+        open_dataset(root)
+
+
+def test_missing_parts(folder):
+    root, _, _ = folder
+    (root / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv").unlink()
+    with pytest.raises(InputError, match="the ground truth is missing: .*GroundTruth.csv"):
+        open_dataset(root)
+    with pytest.raises(InputError, match="does not exist: .*nowhere"):
+        open_dataset(root / "nowhere")
+    (root / "empty").mkdir()
+    with pytest.raises(InputError, match="no dataset recognised.*isic2018.*papsmear"):
+        open_dataset(root / "empty")
+
+
+def test_not_a_csv(folder):
+    root, _, _ = folder
+    table = root / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
+    table.write_bytes(b"\xff\xfe\x00binary\x80")
+    with pytest.raises(InputError, match="is not a CSV file"):
+        open_dataset(root)
+    table.write_bytes(b"")
+    with pytest.raises(InputError, match="has the columns ; expected"):
+        open_dataset(root)

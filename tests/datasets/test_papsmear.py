@@ -1,0 +1,42 @@
+"""The Herlev class folders."""
+
+import pytest
+from PIL import Image
+
+from datasets import open_dataset, papsmear
+from datasets.files import InputError
+
+
+@pytest.fixture
+def folder(tmp_path):
+    for name in papsmear.CLASSES:
+        (tmp_path / name).mkdir()
+        for number in range(3):
+            Image.new("RGB", (5, 5)).save(tmp_path / name / f"{number}.BMP", format="BMP")
+            Image.new("RGB", (5, 5)).save(tmp_path / name / f"{number}-d.bmp")
+    return tmp_path
+
+
+def test_base_and_rare_without_segmentations(folder):
+    (folder / "normal_columnar" / "Thumbs.db").write_bytes(b"x")
+    (folder / "normal_columnar" / "._0.bmp").write_bytes(b"x")
+    data = open_dataset(folder)
+    assert data.name == "papsmear"
+    assert set(data.base.counts().values()) == {3} and len(data.base) == 12
+    assert data.rare.classes == ("normal_columnar", "normal_superficiel", "normal_intermediate")
+    assert data.rare.ids[:3] == tuple(f"normal_columnar/{n}.BMP" for n in range(3))
+
+
+def test_a_name_that_ends_in_d_alone_is_an_image(folder):
+    (folder / "normal_columnar" / "0.BMP").unlink()
+    assert open_dataset(folder).rare.counts()["normal_columnar"] == 3
+
+
+def test_missing_and_empty_folders(folder):
+    for file in (folder / "normal_columnar").iterdir():
+        file.unlink()
+    with pytest.raises(InputError, match="no images in the class folder .*normal_columnar"):
+        open_dataset(folder)
+    (folder / "normal_columnar").rmdir()
+    with pytest.raises(InputError, match="class folders missing: .*normal_columnar"):
+        open_dataset(folder)

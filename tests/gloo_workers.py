@@ -1,0 +1,54 @@
+"""What the processes of the tests in moco/test_distributed.py run; a spawned one imports it."""
+
+import functools
+from pathlib import Path
+
+import torch
+
+from datasets.files import InputError
+from moco import distributed
+from moco.builder import MoCo
+from moco.losses import contrastive_loss
+from models import build_encoder
+
+
+def contrast(device, folder: Path, groups: int, steps: int) -> None:
+    """Train MoCo for some steps on this process's share of known batches; write what came out."""
+    torch.manual_seed(0)
+    encoder = functools.partial(build_encoder, "conv4", 16)
+    model = MoCo(encoder, 16, queue_size=24, encoder_momentum=0.5, batchnorm_groups=groups)
+    optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
+    torch.manual_seed(7 + distributed.rank())  # rank 0's shuffles count
+    generator = torch.Generator().manual_seed(1)
+    images = torch.rand(steps, 2, 8, 3, 32, 32, generator=generator)
+    images = images * torch.rand(steps, 2, 8, 3, 1, 1, generator=generator)
+    losses = []
+    for im_q, im_k in images:
+        logits, _ = model(distributed.my_share(im_q), distributed.my_share(im_k))
+        loss = contrastive_loss(logits)
+        optimizer.zero_grad()
+        loss.backward()
+        for p in model.query_encoder.parameters():
+            p.grad = distributed.all_mean(p.grad)
+        optimizer.step()
+        losses.append(distributed.all_mean(loss.detach()))
+    contents = {"losses": torch.stack(losses), "state": model.state_dict()}
+    torch.save(contents, folder / f"{distributed.world_size()}_{distributed.rank()}.pt")
+
+
+def collectives(device, folder: Path) -> None:
+    """Every collective, on values that tell the ranks apart."""
+    rank = distributed.rank()
+    x = torch.arange(2.0) + 10 * rank
+    result = {
+        "gathered": distributed.all_gather(x),
+        "broadcast": distributed.broadcast(x.clone()),
+        "mean": distributed.all_mean(x),
+        "share": distributed.my_share(torch.arange(4)),
+        "x": x,
+    }
+    torch.save(result, folder / f"{rank}.pt")
+
+
+def fail(device, folder: Path) -> None:
+    raise InputError("this is wrong")

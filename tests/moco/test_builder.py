@@ -1,0 +1,131 @@
+"""The encoder pair and the queue."""
+
+import functools
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import nn
+
+from moco.builder import GroupedBatchNorm2d, MoCo, Student, group_batchnorm
+from moco.losses import contrastive_loss
+from models import build_encoder
+
+
+def make(kind=MoCo, **how):
+    torch.manual_seed(0)
+    encoder = functools.partial(build_encoder, "conv4", 16)
+    return kind(encoder, embedding_dim=16, queue_size=12, **how)
+
+
+@pytest.fixture
+def views():
+    torch.manual_seed(1)
+    return torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32)
+
+
+def test_starts_with_equal_encoders_and_a_normalised_queue():
+    model = make()
+    for q, k in zip(model.query_encoder.parameters(), model.key_encoder.parameters()):
+        assert torch.equal(q, k)
+    torch.testing.assert_close(model.queue.norm(dim=1), torch.ones(12))
+
+
+def test_queue_replaces_the_oldest_and_wraps():
+    model = make()
+    first = model.queue.clone()
+    for number in range(5):
+        model.enqueue(torch.full((4, 16), float(number)))
+    assert model.queue_position.item() == 5 * 4 % 12
+    assert model.queue[:, 0].tolist() == [3] * 4 + [4] * 4 + [2] * 4
+    # Keys that run over the end go on at the beginning.
+    model = make()
+    model.queue_position.fill_(10)
+    model.enqueue(torch.arange(4.0)[:, None].expand(4, 16))
+    assert model.queue[:, 0][[10, 11, 0, 1]].tolist() == [0, 1, 2, 3]
+    assert torch.equal(model.queue[2:10], first[2:10])
+
+
+def test_momentum_update():
+    model = make(encoder_momentum=0.9)
+    before = [p.clone() for p in model.key_encoder.parameters()]
+    with torch.no_grad():
+        for p in model.query_encoder.parameters():
+            p.add_(torch.randn_like(p))
+    model.update_key_encoder()
+    for old, new, q in zip(
+        before, model.key_encoder.parameters(), model.query_encoder.parameters()
+    ):
+        torch.testing.assert_close(new, 0.9 * old + 0.1 * q)
+
+
+def test_logits_use_the_queue_before_this_batch(views):
+    model = make().eval()
+    queue = model.queue.clone()
+    logits, embeddings = model(*views)
+    q = F.normalize(model.query_encoder(views[0]), dim=1)
+    k = F.normalize(model.key_encoder(views[1]), dim=1)
+    torch.testing.assert_close(logits[:, 0], (q * k).sum(dim=1) / 0.07)
+    torch.testing.assert_close(logits[:, 1:], q @ queue.T / 0.07)
+    torch.testing.assert_close(model.queue[:4], k)  # keys in the images' order
+    assert torch.equal(model.queue[4:], queue[4:])
+    torch.testing.assert_close(F.normalize(embeddings, dim=1), q)
+
+
+def test_no_gradient_to_keys(views):
+    model = make()
+    logits, _ = model(*views)
+    contrastive_loss(logits).backward()
+    assert all(p.grad is not None for p in model.query_encoder.parameters())
+    assert all(p.grad is None and not p.requires_grad for p in model.key_encoder.parameters())
+    assert not model.queue.requires_grad
+
+
+def test_keys_are_shuffled_between_groups(views):
+    """A key's BatchNorm companions are not its query's: over many shuffles, the keys of the
+    same images differ, which they would not if groups were fixed."""
+    model = make(batchnorm_groups=2)
+    torch.manual_seed(3)
+    seen = {tuple(model.encode_keys(views[1])[0].tolist()) for _ in range(10)}
+    assert len(seen) > 1
+    alone = make(batchnorm_groups=1)
+    keys = torch.stack([alone.encode_keys(views[1]) for _ in range(3)])
+    torch.testing.assert_close(keys[0], keys[1])  # one group: the order does not matter
+
+
+def test_grouped_batchnorm_is_batchnorm_of_each_group():
+    torch.manual_seed(0)
+    x = torch.randn(6, 5, 4, 4) * 3 + 1
+    grouped, plain = GroupedBatchNorm2d(5, groups=3), nn.BatchNorm2d(5)
+    expected = torch.cat([plain(x[i : i + 2]) for i in (0, 2, 4)])
+    torch.testing.assert_close(grouped(x), expected)
+
+
+def test_grouped_running_statistics_keep_the_usual_pace():
+    """After one batch, the old statistics weigh 0.9, as with a single group."""
+    x = torch.randn(8, 2, 16, 16)
+    grouped = GroupedBatchNorm2d(2, groups=4)
+    grouped.running_mean.fill_(100.0)
+    grouped(x)
+    torch.testing.assert_close(grouped.running_mean, torch.full((2,), 90.0), atol=0.5, rtol=0)
+    grouped.eval()
+    torch.testing.assert_close(grouped(x[:3]), grouped(x)[:3])
+
+
+def test_group_batchnorm_keeps_the_state_dict():
+    plain = build_encoder("resnet12", 16)
+    keys = list(plain.state_dict())
+    grouped = group_batchnorm(build_encoder("resnet12", 16), 4)
+    assert list(grouped.state_dict()) == keys
+    assert not any(type(m) is nn.BatchNorm2d for m in grouped.modules())
+
+
+def test_student_classifies_the_same_forward(views):
+    model = make(Student, n_way=3)
+    calls = []
+    model.query_encoder.register_forward_hook(lambda *_: calls.append(1))
+    contrastive, logits = model(*views)
+    assert contrastive.shape == (4, 13) and logits.shape == (4, 3)
+    assert len(calls) == 1
+    (contrastive_loss(contrastive) + logits.logsumexp(dim=1).mean()).backward()
+    assert model.classifier.linear.weight.grad.abs().sum() > 0

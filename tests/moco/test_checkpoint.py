@@ -1,0 +1,91 @@
+"""Checkpoints: what is in them, and what is refused."""
+
+import pytest
+import torch
+
+from datasets.files import InputError
+from moco.checkpoint import (
+    CHECKPOINT,
+    CLASSIFIER,
+    load_checkpoint,
+    provenance,
+    query_encoder,
+    require_match,
+    student_classifier,
+)
+
+
+def test_checkpoint_describes_itself(chain):
+    found = load_checkpoint(chain.student)
+    assert found["stage"] == "distill" and found["epoch"] == 2
+    assert found["args"]["arch"] == "conv4" and found["args"]["moco_k"] == 32  # the teacher's
+    assert found["base"]["dataset"] == "isic2018"
+    assert [len(ids) for ids in found["task"]["support_ids"]] == [2, 2, 2]
+    assert found["made_by"]["command"].startswith("main_distill.py")
+    assert load_checkpoint(chain.pretrained)["task"] is None
+
+
+def test_parts_are_frozen_and_what_was_saved(chain):
+    found = load_checkpoint(chain.student / CHECKPOINT)
+    encoder, classifier = query_encoder(found), student_classifier(found)
+    for part in (encoder, classifier):
+        assert not part.training
+        assert not any(p.requires_grad for p in part.parameters())
+    name = "head.weight"
+    assert torch.equal(encoder.state_dict()[name], found["state_dict"][f"query_encoder.{name}"])
+    alone = torch.load(chain.student / CLASSIFIER, weights_only=True)
+    assert torch.equal(alone["state_dict"]["linear.weight"], classifier.linear.weight)
+    assert alone["epoch"] == 2 and alone["task"] == found["task"]
+
+
+def test_bare_weights_are_not_taken_for_a_checkpoint(tmp_path):
+    torch.save({"weight": torch.zeros(1)}, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="is not a checkpoint of main_moco.py"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"not a checkpoint", b"PK\x03\x04broken"])
+def test_unreadable(tmp_path, content):
+    (tmp_path / "x.pth.tar").write_bytes(content)
+    with pytest.raises(InputError, match="x.pth.tar cannot be read as a checkpoint"):
+        load_checkpoint(tmp_path / "x.pth.tar")
+
+
+def test_truncated(chain, tmp_path):
+    whole = (chain.pretrained / CHECKPOINT).read_bytes()
+    (tmp_path / CHECKPOINT).write_bytes(whole[: len(whole) // 2])
+    with pytest.raises(InputError, match="cannot be read"):
+        load_checkpoint(tmp_path)
+
+
+class Malicious:
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return (open, (str(self.target), "w"))
+
+
+def test_a_pickle_runs_nothing(tmp_path):
+    torch.save({"stage": "moco", "format": 1, "x": Malicious(tmp_path / "ran")}, tmp_path / "x")
+    with pytest.raises(InputError, match="cannot be read"):
+        load_checkpoint(tmp_path / "x")
+    assert not (tmp_path / "ran").exists()
+
+
+def test_newer_format(tmp_path):
+    torch.save({"stage": "moco", "format": 99}, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="format 99, newer"):
+        load_checkpoint(tmp_path)
+
+
+def test_require_match_names_both_sides():
+    require_match({"arch": None, "k_shot": 5}, {"arch": "conv4", "k_shot": 5}, "here")
+    with pytest.raises(InputError, match="--arch resnet12 was asked for.*made with arch conv4"):
+        require_match({"arch": "resnet12"}, {"arch": "conv4"}, "here")
+
+
+def test_provenance_is_plain():
+    found = provenance()
+    assert {"command", "commit", "torch", "date"} <= found.keys()
+    assert all(value is None or isinstance(value, str) for value in found.values())

@@ -1,0 +1,99 @@
+"""Encoding, fitting and scoring."""
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from datasets import open_dataset
+from datasets.images import TransformedImages
+from moco.augment import plain_view
+from moco.evaluate import encode, fit_on_support, knn_score, predictions_csv, score, score_table
+from models import build_encoder
+
+
+def test_score_against_counting():
+    truth = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
+    predicted = np.array([0, 0, 1, 2, 1, 1, 2, 2, 2, 0])
+    found = score(truth, predicted, ("a", "b", "c"))
+    assert found["accuracy"] == 0.7
+    assert found["per_class"] == {"a": 0.5, "b": 1.0, "c": 0.75}
+    assert found["average"] == 0.75
+    assert found["confusion"] == [[2, 1, 1], [0, 2, 0], [1, 0, 3]]
+    f1 = []
+    for n in range(3):
+        precision = np.mean(truth[predicted == n] == n)
+        recall = np.mean(predicted[truth == n] == n)
+        f1.append(2 * precision * recall / (precision + recall))
+    assert found["macro_f1"] == pytest.approx(np.mean(f1))
+
+
+def test_score_of_a_class_that_is_never_predicted():
+    found = score(np.array([0, 1, 2]), np.array([0, 0, 0]), ("a", "b", "c"))
+    assert found["per_class"] == {"a": 1, "b": 0, "c": 0}
+    assert found["macro_f1"] == pytest.approx(0.5 / 3)
+
+
+def test_score_table_shows_every_number():
+    found = score(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0]), ("left", "right"))
+    table = score_table(found)
+    assert "left" in table and "50.0%" in table and "66.7%" in table and "60.0%" in table
+    assert [int(n) for n in table.splitlines()[2].split() if n.isdigit()] == [3, 1, 2]
+
+
+def test_encode_is_in_order_in_evaluation_mode(data):
+    rare = open_dataset(data).rare
+    views = TransformedImages(rare, plain_view(32))
+    encoder = build_encoder("resnet12", 8).train()
+    before = {k: v.clone() for k, v in encoder.state_dict().items()}
+    found = encode(encoder, views, batch_size=5)
+    assert found.shape == (len(rare), 8)
+    assert encoder.training
+    assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
+    with torch.no_grad():
+        alone = encoder.eval()(views[7][None])[0]
+    np.testing.assert_allclose(found[7], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_encode_encodes_each_image_once(data):
+    rare = open_dataset(data).rare
+    seen = []
+
+    class Counting(nn.Module):
+        def forward(self, images):
+            seen.append(len(images))
+            return images.flatten(1)[:, :4]
+
+    encode(Counting(), TransformedImages(rare, plain_view(32)), batch_size=8)
+    assert sum(seen) == len(rare)
+
+
+@pytest.mark.parametrize("augnum", [0, 3])
+def test_fit_on_support(data, augnum):
+    rare = open_dataset(data).rare
+    support = rare.take([rare.ids[0], rare.ids[1], rare.ids[-1], rare.ids[-2]], ("DF", "VASC"))
+    encoder = build_encoder("conv4", 8)
+    settings = dict(image_size=32, aug_plus=False, augnum=augnum)
+    f_c = fit_on_support(encoder, support, **settings, seed=1)
+    again = fit_on_support(encoder, support, **settings, seed=1)
+    assert f_c.coef_.shape[1] == 8 and np.array_equal(f_c.coef_, again.coef_)
+    other = fit_on_support(encoder, support, **settings, seed=2)
+    assert np.array_equal(f_c.coef_, other.coef_) == (augnum == 0)
+
+
+def test_knn_score_tells_good_embeddings_from_bad():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], [60, 30, 10])
+    good = np.eye(3)[labels] + generator.normal(0, 0.1, (100, 3))
+    assert knn_score(good, labels)["knn_balanced"] > 0.95
+    bad = knn_score(generator.normal(0, 1, (100, 3)), labels)
+    assert bad["knn_balanced"] < 0.5
+    assert knn_score(good, np.array([0] * 99 + [1])) == {}
+
+
+def test_predictions_csv(data):
+    rare = open_dataset(data).rare.take(open_dataset(data).rare.ids[:2])
+    text = predictions_csv(rare, np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]))
+    lines = text.splitlines()
+    assert lines[0] == "image,truth,prediction,p_DF,p_AKIEC,p_VASC"
+    assert lines[1] == f"{rare.ids[0]},DF,AKIEC,0.200000,0.700000,0.100000"

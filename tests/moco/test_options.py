@@ -1,0 +1,137 @@
+"""Flags: both spellings, true defaults in the help, and none that nothing reads."""
+
+import argparse
+import re
+
+import pytest
+
+from conftest import REPOSITORY
+from moco import options, settings
+
+PARSERS = {
+    "main_moco": (options.pretraining_parser, ["DATA", "--model_path", "OUT"]),
+    "generate_pseudo": (
+        options.labelling_parser,
+        ["--datadir", "DATA", "--resume", "A", "--savedir", "OUT"],
+    ),
+    "main_distill": (
+        options.distillation_parser,
+        ["DATA", "--model_path", "OUT", "--savedir", "LABELS"],
+    ),
+    "test": (options.testing_parser, ["DATA", "--resume", "A"]),
+}
+EVERY_SCRIPT = pytest.mark.parametrize("script", PARSERS)
+COMMANDS = {
+    "main_moco": "--arch resnet12 --epochs 200 -b 16 -j 4 --dist-url tcp://localhost:10001 "
+    "--multiprocessing-distributed --world-size 1 --rank 0 --moco-k 1280 DATA --model_path OUT",
+    "generate_pseudo": "--arch resnet12 --n_way 3 --k_shot 5 --k_query 15 --resume A "
+    "--datadir DATA --savedir OUT",
+    "main_distill": "--arch resnet12 --epochs 200 -b 16 -j 4 --dist-url tcp://localhost:10002 "
+    "--multiprocessing-distributed --world-size 1 --rank 0 --moco-k 1280 DATA --model_path OUT "
+    "--savedir LABELS --p_label --n_way 3 --k_shot 5",
+    "test": "--gpu 0 --arch resnet12 --n_way 3 --k_shot 5 --load_cla --resume A DATA",
+}
+
+
+def flags(parser):
+    return [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
+
+
+@EVERY_SCRIPT
+def test_the_original_commands_parse(script):
+    args = PARSERS[script][0]().parse_args(COMMANDS[script].split())
+    assert args.arch == "resnet12"
+
+
+def test_the_papers_run_is_the_default():
+    args = options.pretraining_parser().parse_args(["DATA", "--model_path", "OUT"])
+    typed = options.pretraining_parser().parse_args(COMMANDS["main_moco"].split())
+    same = {"multiprocessing_distributed"}
+    assert {k: v for k, v in vars(args).items() if k not in same} == {
+        k: v for k, v in vars(typed).items() if k not in same
+    }
+    found = {name: getattr(args, name) for name in settings.FIXED if hasattr(args, name)}
+    assert found == {
+        "arch": "resnet12", "image_size": 224, "moco_dim": 128, "moco_k": 1280, "moco_m": 0.999,
+        "moco_t": 0.07, "mlp": False, "aug_plus": False, "bn_groups": 4, "batch_size": 16,
+        "lr": 0.03, "schedule": [120, 160], "cos": False, "momentum": 0.9, "wd": 1e-4, "seed": 0,
+    }  # fmt: skip
+    assert args.epochs == 200
+
+
+def test_moco_v2():
+    args = options.pretraining_parser().parse_args(
+        "DATA --model_path OUT --mlp --aug-plus --cos --moco-t 0.2".split()
+    )
+    assert args.mlp and args.aug_plus and args.cos and args.moco_t == 0.2
+
+
+@EVERY_SCRIPT
+def test_hyphen_and_underscore(script):
+    make, minimal = PARSERS[script]
+    for action in flags(make()):
+        for flag in action.option_strings:
+            if not flag.startswith("--"):
+                continue
+            if action.nargs == 0:
+                value = []
+            elif action.choices:
+                value = [action.choices[0]]
+            else:
+                value = ["0.5" if action.dest in ("momentum", "moco_m", "alpha") else "64"]
+            parsed = [
+                make().parse_args([*minimal, "--" + flag[2:].replace(*swap), *value])
+                for swap in (("_", "-"), ("-", "_"))
+            ]
+            assert parsed[0] == parsed[1], flag
+    assert make().parse_args(minimal) == make().parse_args(
+        [word.replace("_", "-") if word.startswith("--") else word for word in minimal]
+    )
+
+
+@EVERY_SCRIPT
+def test_a_value_may_hold_underscores_or_equals_signs(script):
+    make, minimal = PARSERS[script]
+    name = "model_path" if "--model_path" in minimal else "resume"
+    args = make().parse_args([*minimal, f"--{name.replace('_', '-')}=my_run=x_y"])
+    assert str(getattr(args, name)) == "my_run=x_y"
+
+
+@EVERY_SCRIPT
+def test_help_shows_true_defaults(script):
+    make, minimal = PARSERS[script]
+    parser, parsed = make(), make().parse_args(minimal)
+    formatter = parser._get_formatter()
+    shown = 0
+    for action in flags(parser):
+        if not action.option_strings or action.required:
+            continue
+        text = formatter._expand_help(action)
+        said = re.search(r"\(default: (.*?)\)$", text)
+        value = getattr(parsed, action.dest)
+        if said and value is not None:
+            assert said[1] == str(value), text
+            shown += 1
+        elif value is not None:
+            raise AssertionError(f"{action.option_strings}: the default {value!r} is not shown")
+    assert shown > 3
+
+
+@EVERY_SCRIPT
+def test_every_flag_is_read(script):
+    """Each flag's value is looked up by name, in the script or in what it calls."""
+    code = (REPOSITORY / f"{script}.py").read_text()
+    if script.startswith("main"):
+        code += (REPOSITORY / "moco" / "settings.py").read_text()
+    for action in flags(PARSERS[script][0]()):
+        assert re.search(rf'args\.{action.dest}\b|"{action.dest}"', code), action.dest
+
+
+@EVERY_SCRIPT
+@pytest.mark.parametrize("wrong", ["--k-shto=1", "--arch=vgg", "--gpu=-1", "--device"])
+def test_a_mistake_gets_one_line(script, wrong, capsys):
+    make, minimal = PARSERS[script]
+    with pytest.raises(SystemExit) as stop:
+        make().parse_args([*minimal, wrong])
+    assert stop.value.code == 2
+    assert len(capsys.readouterr().err.strip().splitlines()) == 1

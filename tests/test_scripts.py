@@ -1,0 +1,224 @@
+"""The four scripts as a chain, and what they refuse."""
+
+import csv
+import json
+import shutil
+
+import pytest
+import torch
+
+from conftest import TINY, call, refused
+from datasets import isic2018, open_dataset
+from datasets.episode import Task, load_task
+from datasets.pseudo import load_pseudo_labels
+from moco.checkpoint import CHECKPOINT, CLASSIFIER, load_checkpoint
+
+
+def snapshot(folder):
+    return {p: p.read_bytes() for p in folder.rglob("*") if p.is_file()}
+
+
+def test_each_stage_leaves_its_files(chain):
+    assert (chain.pretrained / CHECKPOINT).is_file() and not (
+        chain.pretrained / CLASSIFIER
+    ).exists()
+    assert {p.name for p in chain.labels.iterdir()} == {"task.json", "pseudo_labels.npz"}
+    assert (chain.student / CHECKPOINT).is_file() and (chain.student / CLASSIFIER).is_file()
+    assert not list(chain.root.rglob("*.tmp"))
+
+
+def test_pseudo_labels_are_of_every_base_image(chain, data):
+    task, labels = load_pseudo_labels(chain.labels)
+    base = open_dataset(data).base
+    assert labels.ids == base.ids and labels.probabilities.shape == (len(base), 3)
+    assert labels.about["teacher"]["arch"] == "conv4"
+    assert load_checkpoint(chain.student)["task"] == task.to_dict()
+
+
+def test_student_was_born_again(chain, data, tmp_path):
+    """Its first weights are neither the teacher's last nor the teacher's first."""
+    call("main_moco", data, "--model_path", tmp_path / "a", *TINY, "--epochs", 0)
+    call(
+        "main_distill", data, "--model_path", tmp_path / "d", "--savedir", chain.labels,
+        "--epochs", 0, "-b", 8, "--bn-groups", 2,
+    )  # fmt: skip
+    name = "query_encoder.backbone.blocks.0.0.weight"
+    weights = [
+        load_checkpoint(folder)["state_dict"][name]
+        for folder in (tmp_path / "a", chain.pretrained, tmp_path / "d")
+    ]
+    for a, b in ((0, 1), (0, 2), (1, 2)):
+        assert not torch.equal(weights[a], weights[b])
+
+
+def test_without_pseudo_labels_the_classifier_learns_nothing(chain, data, tmp_path):
+    argv = [data, "--savedir", chain.labels, "-b", 8, "-j", 0, "--bn-groups", 2, "--wd", 0]
+    for epochs in (0, 1):
+        call(
+            "main_distill", *argv, "--model_path", tmp_path / str(epochs), "--epochs", epochs,
+            "--no-p_label",
+        )  # fmt: skip
+    before, after = (load_checkpoint(tmp_path / n)["state_dict"] for n in "01")
+    name = "classifier.linear.weight"
+    assert torch.equal(before[name], after[name])
+    assert not torch.equal(before["queue"], after["queue"])
+
+
+def test_scores_are_of_the_whole_remaining_rare_set(chain, data):
+    scores = json.loads((chain.student / "test_direct_3way_2shot_seed0.json").read_text())
+    with open(chain.student / "test_direct_3way_2shot_seed0.csv") as file:
+        rows = list(csv.DictReader(file))
+    rare, task = open_dataset(data).rare, load_task(chain.labels)
+    support = {i for ids in task.support_ids for i in ids}
+    assert {row["image"] for row in rows} == set(rare.ids) - support
+    assert len(rows) == len(rare) - 6 == sum(map(sum, scores["confusion"]))
+    truth = dict(zip(rare.ids, rare.labels))
+    for row in rows:
+        assert row["truth"] == rare.classes[truth[row["image"]]]
+        p = {name: float(row[f"p_{name}"]) for name in rare.classes}
+        assert sum(p.values()) == pytest.approx(1, abs=1e-5)
+        assert p[row["prediction"]] == max(p.values())
+    right = sum(row["truth"] == row["prediction"] for row in rows)
+    assert scores["accuracy"] == pytest.approx(right / len(rows))
+    assert f"{scores['macro_f1']:.1%}" in chain.printed["test"]
+    assert Task.from_dict(scores["task"]) == task
+
+
+def test_stage_a_is_scored_on_the_task_of_savedir_or_a_drawn_one(chain, data, tmp_path):
+    common = [data, "--resume", chain.pretrained, "-j", 0, "--output", tmp_path]
+    call("test", *common, "--savedir", chain.labels)
+    call("test", *common, "--seed", 4, "--k_shot", 1)
+    found = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
+    assert found.keys() == {"test_lr_3way_2shot_seed0", "test_lr_3way_1shot_seed4"}
+    assert found["test_lr_3way_2shot_seed0"]["task"] == load_task(chain.labels).to_dict()
+
+
+def test_the_student_by_logistic_regression(chain, data, tmp_path):
+    call("test", data, "--resume", chain.student, "-j", 0, "--output", tmp_path)
+    scores = json.loads((tmp_path / "test_lr_3way_2shot_seed0.json").read_text())
+    assert scores["classifier"] == "lr" and scores["task"] == load_task(chain.labels).to_dict()
+
+
+def test_labelling_again_gives_the_same(chain, data, tmp_path):
+    call(
+        "generate_pseudo", "--resume", chain.pretrained / CHECKPOINT, "--datadir", data,
+        "--savedir", tmp_path, "--k_shot", 2, "-j", 0, "-b", 5,
+    )  # fmt: skip
+    (task, labels), (other, again) = map(load_pseudo_labels, (chain.labels, tmp_path))
+    assert task == other
+    assert abs(labels.probabilities - again.probabilities).max() < 1e-4
+
+
+# ---- what is refused, before any training, with one line and exit code 2 ----
+
+
+@pytest.fixture
+def no(capsys, monkeypatch):
+    return lambda name, *argv: refused(capsys, monkeypatch, name, *argv)
+
+
+def moco(data, out, *more):
+    return ["main_moco", data, "--model_path", out, *TINY, "--epochs", 1, *more]
+
+
+def distill(data, labels, out, *more):
+    small = ["--epochs", 1, "-b", 8, "-j", 0, "--bn-groups", 2]
+    return ["main_distill", data, "--savedir", labels, "--model_path", out, *small, *more]
+
+
+def test_missing_things(no, chain, data, tmp_path):
+    out = tmp_path / "out"
+    assert "does not exist: " in no(*moco(tmp_path / "nowhere", out))
+    assert "no checkpoint here" in no(*moco(data, out, "--resume", tmp_path / "nothing"))
+    assert "no checkpoint here" in no("test", data, "--resume", tmp_path)
+    assert "no pseudo labels here" in no(*distill(data, tmp_path, out))
+    labelling = ["--resume", tmp_path, "--datadir", data, "--savedir", out]
+    assert "no checkpoint here" in no("generate_pseudo", *labelling)
+    assert not out.exists()
+
+
+def test_images_that_cannot_be_decoded(no, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    base = open_dataset(tmp_path / "data").base
+    for path in base.paths[3:5]:
+        path.write_bytes(path.read_bytes()[:300])
+    said = no(*moco(tmp_path / "data", tmp_path / "out"))
+    assert "2 of 34 images" in said and all(str(path) in said for path in base.paths[3:5])
+    assert not (tmp_path / "out").exists()
+
+
+def test_batches_that_do_not_fit(no, data, tmp_path):
+    assert "--moco-k 36" in no(*moco(data, tmp_path, "--moco-k", 36))
+    assert "40 would be" in no(*moco(data, tmp_path, "--moco-k", 36))
+    assert "BatchNorm groups" in no(*moco(data, tmp_path, "--bn-groups", 8))
+    said = no(*moco(data, tmp_path, "--multiprocessing-distributed", "--nproc", 3))
+    assert "does not divide among 3 processes" in said
+    assert "more than the 34 base images" in no(*moco(data, tmp_path, "-b", 64, "--moco-k", 64))
+
+
+def test_other_backbones_and_stages(no, chain, data, tmp_path):
+    a, d, labels = chain.pretrained, chain.student, chain.labels
+    named = "--arch resnet12 was asked for, but"
+    assert named in no("test", data, "--resume", a, "--arch", "resnet12")
+    assert named in no(*distill(data, labels, tmp_path, "--arch", "resnet12"))
+    labelling = ["generate_pseudo", "--datadir", data, "--savedir", tmp_path / "l"]
+    assert named in no(*labelling, "--resume", a, "--arch", "resnet12")
+    assert "is a checkpoint of stage (d)" in no(*labelling, "--resume", d)
+    assert "is a checkpoint of stage (d)" in no(*moco(data, tmp_path, "--resume", d))
+    assert "is a checkpoint of stage (a)" in no(*distill(data, labels, tmp_path, "--resume", a))
+    assert "has no classifier" in no("test", data, "--resume", a, "--load_cla")
+
+
+def test_other_arguments_than_the_files(no, chain, data, tmp_path):
+    resume = ["--resume", chain.pretrained]
+    assert "--moco_k 40 was asked for" in no(*moco(data, tmp_path, *resume, "--moco-k", 40))
+    assert "--k_shot 5" in no(*distill(data, chain.labels, tmp_path, "--k_shot", 5))
+    assert "--n_way 2" in no("test", data, "--resume", chain.student, "--n_way", 2)
+    assert "--seed 3" in no("test", data, "--resume", chain.student, "--seed", 3)
+
+
+def test_impossible_tasks(no, chain, data, tmp_path):
+    labelling = ["--resume", chain.pretrained, "--datadir", data, "--savedir", tmp_path]
+    assert "2 to 3 would be" in no("generate_pseudo", *labelling, "--n_way", 4)
+    said = no("generate_pseudo", *labelling, "--k_shot", 7)
+    assert "isic2018 has DF 7, AKIEC 10, VASC 8; 1 to 6 would be" in said
+
+
+def test_pseudo_labels_of_another_data_folder(no, chain, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    table = tmp_path / "data" / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
+    lines = table.read_text().splitlines()
+    lost = next(
+        i
+        for i, line in enumerate(lines)
+        if line.endswith("0.0,1.0,0.0,0.0,0.0,0.0,0.0") or ",0.0,1.0," in line
+    )
+    table.write_text("\n".join(lines[:lost] + lines[lost + 1 :]) + "\n")
+    said = no(*distill(tmp_path / "data", chain.labels, tmp_path / "out"))
+    assert "pseudo labels are of isic2018 (NV 16" in said and "holds isic2018 (NV 15" in said
+    resumed = moco(tmp_path / "data", tmp_path / "out", "--resume", chain.pretrained)
+    assert "was trained on isic2018 (NV 16" in no(*resumed)
+
+
+def test_nothing_is_overwritten(no, chain, data):
+    before = snapshot(chain.root)
+    assert "already holds a run" in no(*moco(data, chain.pretrained))
+    assert "already holds a run" in no(*distill(data, chain.labels, chain.student))
+    labelling = ["--resume", chain.pretrained, "--datadir", data, "--savedir", chain.labels]
+    assert "would be overwritten" in no("generate_pseudo", *labelling)
+    again = ["--resume", chain.student, "--load_cla"]
+    assert "would be overwritten" in no("test", data, *again)
+    assert snapshot(chain.root) == before
+
+
+def test_overwriting_on_request(data, tmp_path):
+    call(*moco(data, tmp_path))
+    call(*moco(data, tmp_path, "--seed", 1, "--overwrite"))
+    assert load_checkpoint(tmp_path)["args"]["seed"] == 1
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
+
+
+def test_a_file_where_a_folder_should_be(no, data, tmp_path):
+    (tmp_path / "file").touch()
+    assert "is not a folder" in no(*moco(data, tmp_path / "file"))
+    assert "does not exist" in no(*moco(tmp_path / "file", tmp_path / "out"))
