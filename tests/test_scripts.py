@@ -143,7 +143,7 @@ def test_images_that_cannot_be_decoded(no, data, tmp_path):
     for path in base.paths[3:5]:
         path.write_bytes(path.read_bytes()[:300])
     said = no(*moco(tmp_path / "data", tmp_path / "out"))
-    assert "2 of 34 images" in said and all(str(path) in said for path in base.paths[3:5])
+    assert "2 of 35 images" in said and all(str(path) in said for path in base.paths[3:5])
     assert not (tmp_path / "out").exists()
 
 
@@ -153,7 +153,7 @@ def test_batches_that_do_not_fit(no, data, tmp_path):
     assert "BatchNorm groups" in no(*moco(data, tmp_path, "--bn-groups", 8))
     said = no(*moco(data, tmp_path, "--multiprocessing-distributed", "--nproc", 3))
     assert "does not divide among 3 processes" in said
-    assert "more than the 34 base images" in no(*moco(data, tmp_path, "-b", 64, "--moco-k", 64))
+    assert "more than the 35 base images" in no(*moco(data, tmp_path, "-b", 64, "--moco-k", 64))
 
 
 def test_other_backbones_and_stages(no, chain, data, tmp_path):
@@ -188,11 +188,7 @@ def test_pseudo_labels_of_another_data_folder(no, chain, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     table = tmp_path / "data" / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
     lines = table.read_text().splitlines()
-    lost = next(
-        i
-        for i, line in enumerate(lines)
-        if line.endswith("0.0,1.0,0.0,0.0,0.0,0.0,0.0") or ",0.0,1.0," in line
-    )
+    lost = next(i for i, line in enumerate(lines) if ",0.0,1.0,0.0,0.0,0.0,0.0,0.0" in line)
     table.write_text("\n".join(lines[:lost] + lines[lost + 1 :]) + "\n")
     said = no(*distill(tmp_path / "data", chain.labels, tmp_path / "out"))
     assert "pseudo labels are of isic2018 (NV 16" in said and "holds isic2018 (NV 15" in said

@@ -1,19 +1,12 @@
 """Processes on the CPU, joined by gloo."""
 
-import socket
-
 import pytest
 import torch
 
 import gloo_workers
+from conftest import free_url
 from datasets.files import InputError
 from moco import distributed
-
-
-def free_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return f"tcp://localhost:{probe.getsockname()[1]}"
 
 
 def plan(nproc, **how):

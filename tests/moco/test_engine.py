@@ -6,7 +6,7 @@ import math
 import pytest
 import torch
 
-from conftest import TINY, call
+from conftest import TINY, call, free_url
 from datasets.files import InputError
 from moco import distributed
 from moco.checkpoint import load_checkpoint
@@ -100,16 +100,10 @@ def test_resumed_is_as_never_stopped(data, chain, tmp_path):
 
 
 def test_two_processes_train_as_one(data, tmp_path):
-    url = "tcp://localhost:0"
-    import socket
-
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        url = f"tcp://localhost:{probe.getsockname()[1]}"
     call("main_moco", data, "--model_path", tmp_path / "1", *TINY, "--epochs", 1)
     call(
         "main_moco", data, "--model_path", tmp_path / "2", *TINY, "--epochs", 1,
-        "--multiprocessing-distributed", "--nproc", 2, "--dist-url", url,
+        "--multiprocessing-distributed", "--nproc", 2, "--dist-url", free_url(),
     )  # fmt: skip
     logs = [(tmp_path / n / "log.jsonl").read_text().splitlines()[-1] for n in "12"]
     one, two = map(json.loads, logs)
