@@ -1,0 +1,40 @@
+"""What the README says to type can be typed."""
+
+import re
+import shlex
+
+import pytest
+
+from conftest import REPOSITORY
+from moco import options
+
+README = (REPOSITORY / "README.md").read_text()
+PARSERS = {
+    "main_moco.py": options.pretraining_parser,
+    "generate_pseudo.py": options.labelling_parser,
+    "main_distill.py": options.distillation_parser,
+    "test.py": options.testing_parser,
+}
+COMMANDS = re.findall(r"(?:^    |`)python ((?:" + "|".join(PARSERS) + r") [^`\n]+)", README, re.M)
+
+
+def test_all_four_are_shown():
+    assert {command.split()[0] for command in COMMANDS} == PARSERS.keys()
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command(command):
+    script, *words = shlex.split(command)
+    PARSERS[script]().parse_args(words)
+
+
+def test_links_and_flags_exist():
+    for target in re.findall(r"\]\(([^)#:]+)\)", README):
+        assert (REPOSITORY / target).exists(), target
+    known = {flag for make in PARSERS.values() for flag in make()._option_string_actions}
+    assert set(re.findall(r"(?<=`)--[a-z0-9_-]+", README)) <= known
+
+
+def test_scripts_it_names_exist():
+    for script in re.findall(r"bash (scripts/\w+\.sh)", README):
+        assert (REPOSITORY / script).is_file()
