@@ -19,8 +19,8 @@ class Conv4(nn.Module):
     """Images N×3×S×S to globally averaged features, N×64, for any S from 32 up.
 
     Vinyals et al. flatten the last map, which is a single pixel in theirs. Here it is 14×14 at
-    224 pixels: averaged, as in ResNet-12, it serves any size, and the classifier of stage (d)
-    trains at the papers' learning rate, while 64·14·14 features make it diverge.
+    224 pixels: averaged, as in ResNet-12, it serves any size, and stage (d) trains at the papers'
+    learning rate, at which a student with the flattened 4×4 map of 64-pixel images collapsed.
     """
 
     out_features = WIDTH
