@@ -2,6 +2,7 @@
 
 import json
 import zipfile
+import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -74,7 +75,15 @@ def load_pseudo_labels(folder: Path) -> tuple[Task, PseudoLabels]:
             )
         made_for = Task.from_dict(labels.about["task"])
         _check(labels, made_for.n_way)
-    except (OSError, EOFError, KeyError, TypeError, ValueError, zipfile.BadZipFile) as error:
+    except (
+        OSError,
+        EOFError,
+        KeyError,
+        TypeError,
+        ValueError,
+        zipfile.BadZipFile,
+        zlib.error,
+    ) as error:
         raise InputError(f"{path} is not a pseudo-label file: {error}") from error
     if made_for != task:
         raise InputError(f"{path} ({made_for}) is not of the task in {TASK_FILE} ({task})")
