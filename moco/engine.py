@@ -174,6 +174,7 @@ def fit(
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
+        generator=torch.Generator(),  # not the steps' own, which a resumed run must find alike
         pin_memory=device.type == "cuda",
     )
     size = len(batches) * batch_size  # of an epoch, in images

@@ -89,7 +89,8 @@ def knn_score(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     cross-validation: `knn_accuracy`, and `knn_balanced`, the mean over classes. Empty where a
     class has fewer than two images.
     """
-    fewest = np.unique(labels, return_counts=True)[1].min()
+    _, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    fewest = counts.min()
     if fewest < 2:
         return {}
     folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=0)

@@ -4,7 +4,7 @@
 #     bash scripts/quickstart.sh DATA_FOLDER      on your copy of ISIC 2018 or Herlev Pap-smear
 # ARCH, IMAGE_SIZE, EPOCHS, K_SHOT and SEED change the run; OUT is where its files go.
 set -euo pipefail
-[ $# -eq 0 ] || DATA=$(realpath "$1")
+DATA=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."
 . scripts/environment.sh requirements.txt
 OUT=${OUT:-runs/quickstart-$(date +%Y%m%d-%H%M%S)}
