@@ -44,6 +44,8 @@ def main(argv: list[str] | None = None) -> None:
     if here != task.rare:
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
     check_readable(query)
+    if not args.load_cla:
+        check_readable(support)
 
     device = pick_device(args.device, args.gpu)
     encoder = query_encoder(checkpoint).to(device)
@@ -56,7 +58,6 @@ def main(argv: list[str] | None = None) -> None:
         logits = student_classifier(checkpoint)(torch.from_numpy(embeddings))
         probabilities = logits.softmax(dim=1).numpy()
     else:
-        check_readable(support)
         f_c = fit_on_support(
             encoder,
             support,
