@@ -64,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
             "format": 1,
             "task": task.to_dict(),
             "base": base,
-            "teacher": {name: teacher[name] for name in settings.ENCODER},
+            "teacher": {name: teacher[name] for name in settings.INHERITED},
             "teacher_epoch": checkpoint["epoch"],
             "args": settings.recorded(args),
             "made_by": provenance(),

@@ -44,7 +44,7 @@ def worker(
     device: torch.device, args, base: ImageSet, probabilities: Tensor, groups: int, about: dict
 ) -> None:
     """One process of the run. probabilities: rows of p = F(x) in the order of `base`."""
-    torch.manual_seed(stream_seed(args.seed, ord("d")))  # not the weights the teacher began with
+    torch.manual_seed(stream_seed("student weights", args.seed))  # not those of the young teacher
     n_way = probabilities.shape[1]
     model = Student(n_way=n_way, **settings.encoder_values(args), batchnorm_groups=groups)
     hard_labels = F.one_hot(probabilities.argmax(dim=1), n_way).float().to(device)

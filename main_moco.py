@@ -34,7 +34,7 @@ def main(argv: list[str] | None = None) -> None:
 
 def worker(device: torch.device, args, base: ImageSet, groups: int, about: dict) -> None:
     """One process of the run."""
-    torch.manual_seed(stream_seed(args.seed))
+    torch.manual_seed(stream_seed("weights", args.seed))
     model = MoCo(**settings.encoder_values(args), batchnorm_groups=groups)
 
     def step(model, views, rows, epoch):

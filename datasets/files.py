@@ -22,8 +22,20 @@ def listed(items: Iterable[object], limit: int = 10) -> str:
     return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
+def require_writable(folder: Path) -> None:
+    """Raise InputError if files cannot be put into `folder`, which need not exist yet."""
+    nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
+    if not nearest.is_dir():
+        raise InputError(f"{nearest} is not a folder; nothing can be written to {folder}")
+    if not os.access(nearest, os.W_OK | os.X_OK):
+        raise InputError(f"no permission to write to {folder}")
+
+
 def refuse_to_overwrite(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise InputError if one of `paths` exists, unless `overwrite`."""
+    """Raise InputError if one of `paths` exists, unless `overwrite`, or could not be written."""
+    paths = list(paths)
+    for folder in {path.parent for path in paths}:
+        require_writable(folder)
     existing = [path for path in paths if path.exists()]
     if existing and not overwrite:
         raise InputError(

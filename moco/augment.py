@@ -1,6 +1,7 @@
 """The two views that MoCo contrasts, and the one that evaluation looks at."""
 
-import numpy as np
+import hashlib
+
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
@@ -49,23 +50,33 @@ def plain_view(image_size: int) -> transforms.Compose:
     return transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor()])
 
 
-def stream_seed(*numbers: int) -> int:
-    """A seed for the random stream that `numbers` (run seed, epoch, image, …) name."""
-    return int(np.random.SeedSequence(numbers).generate_state(1)[0])
+def stream_seed(purpose: str, *numbers: int) -> int:
+    """A seed for the random stream that serves `purpose` and that `numbers` (run seed, epoch,
+    image, …) number: streams of different purposes, or of more numbers, have nothing in common."""
+    name = " ".join([purpose, *(str(int(number)) for number in numbers)])
+    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 class RandomViews(Dataset):
     """`views` random views of an image, and its row.
 
-    The key (epoch, row) alone, with the run's seed, decides the views, whichever process or
-    worker makes them.
+    The key (epoch, row) alone, with the run's seed and the views' purpose, decides the views,
+    whichever process or worker makes them.
     """
 
-    def __init__(self, images: ImageSet, transform: transforms.Compose, views: int, seed: int):
+    def __init__(
+        self,
+        images: ImageSet,
+        transform: transforms.Compose,
+        views: int,
+        seed: int,
+        purpose: str = "training views",
+    ):
         self.paths = images.paths
         self.transform = transform
         self.views = views
         self.seed = seed
+        self.purpose = purpose
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -75,5 +86,6 @@ class RandomViews(Dataset):
         image = read_image(self.paths[row])
         with torch.random.fork_rng(devices=[]):
             # Of the CPU alone: torch.manual_seed also queues a call for each GPU not yet in use.
-            torch.default_generator.manual_seed(stream_seed(self.seed, epoch, row))
+            seed = stream_seed(self.purpose, self.seed, epoch, row)
+            torch.default_generator.manual_seed(seed)
             return [self.transform(image) for _ in range(self.views)], row

@@ -17,18 +17,28 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     One process then trains as `groups` GPUs with a part of the batch each would, which shuffled
     BatchNorm needs: within a single group, a query and its key would share their statistics and
-    give each other away. The running statistics follow all groups, at the usual pace a batch.
+    give each other away. The running statistics follow the mean over the groups.
     """
 
     def __init__(self, num_features: int, groups: int):
         super().__init__(num_features)
         self.groups = groups
-        self.momentum = 1 - (1 - self.momentum) ** (1 / groups)
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.groups == 1:
             return super().forward(x)
-        return torch.cat([super(GroupedBatchNorm2d, self).forward(p) for p in x.chunk(self.groups)])
+        parts = []
+        for number, part in enumerate(x.chunk(self.groups), start=1):
+            # One group after another, each with the momentum that leaves all with equal weights.
+            momentum = self.momentum / (self.groups - (self.groups - number) * self.momentum)
+            parts.append(
+                F.batch_norm(
+                    part, self.running_mean, self.running_var, self.weight, self.bias,
+                    training=True, momentum=momentum, eps=self.eps,
+                )
+            )  # fmt: skip
+        self.num_batches_tracked.add_(1)
+        return torch.cat(parts)
 
 
 def group_batchnorm(module: nn.Module, groups: int) -> nn.Module:

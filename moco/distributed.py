@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.files import InputError
 
@@ -67,6 +67,16 @@ def all_mean(x: Tensor) -> Tensor:
     x = x.clone()
     dist.all_reduce(x)
     return x / world_size()
+
+
+def average_running_statistics(module: nn.Module) -> None:
+    """Give every process the mean of all processes' running statistics of BatchNorm.
+
+    While training each follows its own share of the batches, which is all that it needs then.
+    """
+    for name, buffer in module.named_buffers():
+        if name.endswith(("running_mean", "running_var")):
+            buffer.copy_(all_mean(buffer))
 
 
 def pick_device(name: str, gpu: int | None = None) -> torch.device:

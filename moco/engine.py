@@ -20,7 +20,7 @@ from datasets.images import ImageSet, TransformedImages
 from .augment import RandomViews, plain_view, random_view, stream_seed
 from .builder import MoCo
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from .distributed import all_mean, barrier, is_main, rank, world_size
+from .distributed import all_mean, average_running_statistics, barrier, is_main, rank, world_size
 from .evaluate import encode, knn_score
 
 Step = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
@@ -43,7 +43,7 @@ class EpochBatches(Sampler):
         return self.images // self.batch_size
 
     def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(stream_seed(self.seed, self.epoch))
+        generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
         order = torch.randperm(self.images, generator=generator).tolist()
         share = self.batch_size // world_size()
         for start in range(rank() * share, len(self) * self.batch_size, self.batch_size):
@@ -108,6 +108,7 @@ def fit(
     device: torch.device,
     model_path: Path,
     resume: Path | None,
+    goes_on: bool,
     overwrite: bool,
     epochs: int,
     start_epoch: int | None,
@@ -128,45 +129,37 @@ def fit(
 
     `step(model, views, rows, epoch)` computes the statistics of a batch, of which "loss" is
     minimised; its epochs count from 0. `about` goes into every checkpoint. The model is first
-    saved untrained, or taken from the checkpoint `resume`; then saved after each epoch. Every
-    `knn_every` epochs (0: never) the log gets a k-NN score on the classes of `images`.
-    Raises InputError when the loss is no longer a number.
+    saved untrained, or taken from the checkpoint `resume` (`goes_on`: which is the one in
+    `model_path`); then saved after each epoch. Every `knn_every` epochs (0: never) the log gets a
+    k-NN score on the classes of `images`. Raises InputError when the loss is no longer a number.
     """
     model.to(device)
-    optimizer = torch.optim.SGD(
-        [theta for theta in model.parameters() if theta.requires_grad],
-        lr, momentum=momentum, weight_decay=wd,
-    )  # fmt: skip
-    done = 0
-    if resume:
-        checkpoint = load_checkpoint(resume, (about["stage"],))
-        model.load_state_dict(checkpoint["state_dict"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
-        done = checkpoint["epoch"]
+    trained = [theta for theta in model.parameters() if theta.requires_grad]
+    optimizer = torch.optim.SGD(trained, lr, momentum=momentum, weight_decay=wd)
+    done = load_training_state(resume, about["stage"], model, optimizer) if resume else 0
     done = done if start_epoch is None else start_epoch
-    log = RunLog(model_path, {"resumed_from_epoch": done, **about}, overwrite and not resume)
+    log = RunLog(model_path, {"start_epoch": done, **about}, overwrite and not goes_on)
 
-    def save(done: int) -> None:
+    def keep(done: int, values: dict[str, float]) -> None:
+        """Log and save what `done` epochs have come to."""
+        average_running_statistics(model)
         if is_main():
+            if knn_every and (done % knn_every == 0 or done == epochs):
+                views = TransformedImages(images, plain_view(image_size))
+                embeddings = encode(model.query_encoder, views, workers=workers, device=device)
+                values = values | knn_score(embeddings, images.labels)
+            if values:
+                log.epoch(done, values)
             state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
             save_checkpoint(model_path, {**about, "epoch": done, **state})
 
-    def score(done: int) -> dict[str, float]:
-        if not knn_every or not is_main() or (done % knn_every and done != epochs):
-            return {}
-        views = TransformedImages(images, plain_view(image_size))
-        embeddings = encode(model.query_encoder, views, workers=workers, device=device)
-        return knn_score(embeddings, images.labels)
-
-    if not resume:
-        save(done)
-        if values := score(done):
-            log.epoch(done, values)
+    if not goes_on:
+        keep(done, {})
     wrapped = model
     if world_size() > 1:
-        wrapped = DistributedDataParallel(
-            model, device_ids=[device] if device.type == "cuda" else None, broadcast_buffers=False
-        )
+        device_ids = [device] if device.type == "cuda" else None
+        wrapped = DistributedDataParallel(model, device_ids=device_ids)
+        wrapped.broadcast_buffers = False  # each process has its own BatchNorm statistics
     views = RandomViews(images, random_view(image_size, aug_plus), views=2, seed=seed)
     batches = EpochBatches(len(images), batch_size, seed)
     loader = DataLoader(
@@ -192,7 +185,7 @@ def fit(
             batches.epoch = epoch
             # What is random in a step then depends on the epoch it is in, not on where the run
             # was started or resumed.
-            torch.manual_seed(stream_seed(seed, epoch, rank()))
+            torch.manual_seed(stream_seed("steps", seed, epoch, rank()))
             started = time.perf_counter()
             values = train_one_epoch(
                 wrapped, step, loader, optimizer, device, epoch, bar, print_freq
@@ -203,13 +196,22 @@ def fit(
                     f"the loss is {values['loss']} in epoch {epoch + 1}; {model_path} keeps the "
                     "checkpoint of the epoch before; a lower --lr may help"
                 )
-            values |= {"lr": optimizer.param_groups[0]["lr"], "seconds": seconds}
-            values |= {"images_per_second": size / seconds}
-            log.epoch(epoch + 1, values | score(epoch + 1))
-            save(epoch + 1)
+            speed = {"seconds": seconds, "images_per_second": size / seconds}
+            keep(epoch + 1, values | {"lr": optimizer.param_groups[0]["lr"]} | speed)
     barrier()  # nobody leaves before the last checkpoint is written
     if is_main():
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
+
+
+def load_training_state(
+    path: Path, stage: str, model: nn.Module, optimizer: torch.optim.Optimizer
+) -> int:
+    """Put `model` and `optimizer` where the checkpoint at `path` left them. Returns the number of
+    epochs done. Raises InputError as `load_checkpoint` does."""
+    checkpoint = load_checkpoint(path, (stage,))
+    model.load_state_dict(checkpoint["state_dict"])
+    optimizer.load_state_dict(checkpoint["optimizer"])
+    return checkpoint["epoch"]
 
 
 def train_one_epoch(

@@ -74,7 +74,8 @@ class _Copies(Dataset):
     """Row i: one augmented view of image i // `copies`; its random stream is the copy's number."""
 
     def __init__(self, images: ImageSet, image_size: int, aug_plus: bool, copies: int, seed: int):
-        self.views = RandomViews(images, random_view(image_size, aug_plus), views=1, seed=seed)
+        view = random_view(image_size, aug_plus)
+        self.views = RandomViews(images, view, views=1, seed=seed, purpose="support copies")
         self.copies = copies
 
     def __len__(self) -> int:

@@ -93,15 +93,19 @@ def add_distributed(parser: ArgumentParser) -> None:
                        help="auto: nccl between GPUs, gloo otherwise")
 
 
-def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
-    """The encoder pair's settings; `from_teacher` leaves them to the file of the stage before."""
-    group = parser.add_argument_group("encoder and contrast")
+def _adder(group, from_teacher: bool) -> Callable:
+    """`group.add_argument`; `from_teacher` leaves the default to the file of the stage before."""
 
     def add(*names: str, default, help: str, **how) -> None:
         if from_teacher:
             default, help = None, help + " (default: the teacher's)"
         group.add_argument(*names, default=default, help=help, **how)
 
+    return add
+
+
+def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
+    add = _adder(parser.add_argument_group("encoder and contrast"), from_teacher)
     add("-a", "--arch", choices=list(BACKBONES), default="resnet12", help="backbone")
     add("--image-size", type=number(int, MIN_IMAGE_SIZE), default=224, metavar="PIXELS",
         help="images are resized to this width and height")
@@ -113,28 +117,29 @@ def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
     add("--mlp", action=argparse.BooleanOptionalAction, default=False, help="MoCo v2's hidden layer")
     add("--aug-plus", action=argparse.BooleanOptionalAction, default=False,
         help="MoCo v2's augmentation: hue and greyscale too")
-    group.add_argument("--bn-groups", type=positive, default=4, metavar="N",
-                       help="parts of the total batch that BatchNorm treats apart, as that many GPUs "
-                       "would; with more processes than this, each is a part")
+    add("--bn-groups", type=positive, default=4, metavar="N",
+        help="parts of the total batch that BatchNorm treats apart, as that many GPUs would; with "
+        "more processes than this, each is a part")
 
 
-def add_training(parser: ArgumentParser) -> None:
+def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
     group = parser.add_argument_group("training")
-    group.add_argument("--epochs", type=natural, default=200, metavar="N",
-                       help="epochs to train; 0 writes the untrained encoder")
+    add = _adder(group, from_teacher)
+    add("--epochs", type=natural, default=200, metavar="N",
+        help="epochs to train; 0 writes the untrained encoder")
+    add("-b", "--batch-size", type=positive, default=16, metavar="N",
+        help="images a step, over all processes")
+    add("--lr", "--learning-rate", type=number(float, 0), default=0.03, metavar="LR",
+        help="learning rate at the start")
+    add("--schedule", type=natural, nargs="*", default=[120, 160], metavar="EPOCH",
+        help="epochs at which the learning rate is divided by 10")
+    add("--cos", action=argparse.BooleanOptionalAction, default=False, help="cosine schedule instead")
+    add("--momentum", type=number(float, 0, 1, open_end=True), default=0.9, metavar="M",
+        help="momentum of SGD")
+    add("--wd", "--weight-decay", type=number(float, 0), default=1e-4, metavar="W", dest="wd",
+        help="weight decay")
     group.add_argument("--start-epoch", type=natural, metavar="N",
                        help="number of the first epoch (default: the checkpoint's with --resume, else 0)")
-    group.add_argument("-b", "--batch-size", type=positive, default=16, metavar="N",
-                       help="images a step, over all processes")
-    group.add_argument("--lr", "--learning-rate", type=number(float, 0), default=0.03, metavar="LR",
-                       help="learning rate at the start")
-    group.add_argument("--schedule", type=natural, nargs="*", default=[120, 160], metavar="EPOCH",
-                       help="epochs at which the learning rate is divided by 10")
-    group.add_argument("--cos", action="store_true", help="cosine schedule instead")
-    group.add_argument("--momentum", type=number(float, 0, 1, open_end=True), default=0.9,
-                       metavar="M", help="momentum of SGD")
-    group.add_argument("--wd", "--weight-decay", type=number(float, 0), default=1e-4, metavar="W",
-                       dest="wd", help="weight decay")
     group.add_argument("--seed", type=natural, default=0, help="of everything random in the run")
     group = parser.add_argument_group("what it writes")
     group.add_argument("--model_path", type=Path, required=True, metavar="DIR",
@@ -202,7 +207,7 @@ def distillation_parser() -> ArgumentParser:
                        help="rare classes; an error if the task's number is another")
     group.add_argument("--k_shot", type=positive, metavar="K",
                        help="support images a class; an error if the task's number is another")
-    add_training(parser)
+    add_training(parser, from_teacher=True)
     add_encoder(parser, from_teacher=True)
     add_device(parser)
     add_distributed(parser)

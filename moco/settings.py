@@ -4,7 +4,7 @@ import argparse
 import functools
 from pathlib import Path
 
-from datasets.files import InputError
+from datasets.files import InputError, listed, require_writable
 from datasets.images import describe
 from models import build_encoder
 
@@ -16,9 +16,12 @@ FIXED = (
     "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
     "batch_size", "lr", "schedule", "cos", "momentum", "wd", "seed", "p_label", "alpha",
 )  # fmt: skip
-# What a student's encoder is born with; the rest of `ENCODER` it may be given anew.
+# What a student takes over from its teacher where it is not told otherwise; the first few it must.
 BORN_WITH = ("arch", "image_size", "moco_dim", "mlp")
-ENCODER = (*BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus")
+INHERITED = (
+    *BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus", "bn_groups",
+    "epochs", "batch_size", "lr", "schedule", "cos", "momentum", "wd",
+)  # fmt: skip
 
 
 def batchnorm_groups(args: argparse.Namespace, base_images: int, processes: int) -> int:
@@ -45,6 +48,12 @@ def batchnorm_groups(args: argparse.Namespace, base_images: int, processes: int)
     return groups // processes
 
 
+def goes_on(args: argparse.Namespace) -> bool:
+    """Is --resume the very run that --model_path holds?"""
+    there = args.model_path.resolve()
+    return bool(args.resume) and args.resume.resolve() in (there, there / CHECKPOINT)
+
+
 def check_run(args: argparse.Namespace, stage: str, base: dict, task: dict | None = None) -> None:
     """Is a run of this stage, with these arguments, free to start at --model_path, or to go on
     from --resume? `base`: the base set's fingerprint.
@@ -52,17 +61,13 @@ def check_run(args: argparse.Namespace, stage: str, base: dict, task: dict | Non
     Raises InputError if --model_path holds a run that would be overwritten, or if --resume is
     not there, or is of another stage, other arguments, data or task.
     """
-    if args.model_path.exists() and not args.model_path.is_dir():
-        raise InputError(f"--model_path {args.model_path} is not a folder")
-    if args.resume is None or args.resume.resolve() not in (
-        args.model_path.resolve(),
-        (args.model_path / CHECKPOINT).resolve(),
-    ):
-        if (args.model_path / CHECKPOINT).exists() and not args.overwrite:
-            raise InputError(
-                f"{args.model_path} already holds a run: --resume {args.model_path} continues it, "
-                "--overwrite starts anew"
-            )
+    require_writable(args.model_path)
+    there = (args.model_path / CHECKPOINT).exists()
+    if there and not goes_on(args) and not args.overwrite:
+        raise InputError(
+            f"{args.model_path} already holds a run: --resume {args.model_path} continues it, "
+            "--overwrite starts anew"
+        )
     if args.resume is None:
         return
     checkpoint = load_checkpoint(args.resume, (stage,))
@@ -78,12 +83,18 @@ def check_run(args: argparse.Namespace, stage: str, base: dict, task: dict | Non
 
 
 def inherit(args: argparse.Namespace, teacher: dict) -> None:
-    """Fill in the encoder's settings that were not given, from the teacher's.
+    """Fill in the settings that were not given, from the teacher's.
 
-    Raises InputError if what was given would make a student of another shape.
+    Raises InputError if what was given would make a student of another shape, or if `teacher`
+    lacks a setting.
     """
+    if missing := [name for name in INHERITED if name not in teacher]:
+        raise InputError(
+            f"the pseudo labels in {args.savedir} do not say the teacher's {listed(missing)}; "
+            "write them again with generate_pseudo.py"
+        )
     require_match({name: getattr(args, name) for name in BORN_WITH}, teacher, args.savedir)
-    for name in ENCODER:
+    for name in INHERITED:
         if getattr(args, name) is None:
             setattr(args, name, teacher[name])
 
@@ -96,7 +107,8 @@ def training_values(args: argparse.Namespace) -> dict:
         "knn_every",
     )  # fmt: skip
     workers = distributed.readers(args.workers, launch_plan(args).nproc)
-    return {name: getattr(args, name) for name in names} | {"workers": workers}
+    values = {name: getattr(args, name) for name in names}
+    return values | {"workers": workers, "goes_on": goes_on(args)}
 
 
 def encoder_values(args: argparse.Namespace) -> dict:

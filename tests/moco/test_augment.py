@@ -84,6 +84,8 @@ def test_views_leave_the_callers_randomness_alone(data):
 
 
 def test_stream_seed():
-    seeds = {stream_seed(a, b) for a in range(20) for b in range(20)}
-    assert len(seeds) == 400
-    assert stream_seed(1, 2) == stream_seed(1, 2)
+    numbers = [(), (1,), (1, 0), (0, 1), (1, 0, 0), (11,)]
+    numbers += [(a, b) for a in range(2, 20) for b in range(20)]
+    seeds = {stream_seed(purpose, *n) for purpose in ("views", "order") for n in numbers}
+    assert len(seeds) == 2 * len(numbers)
+    assert stream_seed("views", 1, 2) == stream_seed("views", np.int64(1), 2)

@@ -101,13 +101,17 @@ def test_grouped_batchnorm_is_batchnorm_of_each_group():
     torch.testing.assert_close(grouped(x), expected)
 
 
-def test_grouped_running_statistics_keep_the_usual_pace():
-    """After one batch, the old statistics weigh 0.9, as with a single group."""
-    x = torch.randn(8, 2, 16, 16)
-    grouped = GroupedBatchNorm2d(2, groups=4)
-    grouped.running_mean.fill_(100.0)
-    grouped(x)
-    torch.testing.assert_close(grouped.running_mean, torch.full((2,), 90.0), atol=0.5, rtol=0)
+def test_grouped_running_statistics_are_the_mean_over_groups():
+    x = torch.randn(8, 2, 16, 16) * torch.arange(1.0, 9)[:, None, None, None]
+    grouped, alone = GroupedBatchNorm2d(2, groups=4), [nn.BatchNorm2d(2) for _ in range(4)]
+    for batch in (x, x.flip(0)):
+        grouped(batch)
+        for norm, part in zip(alone, batch.chunk(4)):
+            norm(part)
+    for name in ("running_mean", "running_var"):
+        expected = torch.stack([getattr(norm, name) for norm in alone]).mean(dim=0)
+        torch.testing.assert_close(getattr(grouped, name), expected)
+    assert grouped.num_batches_tracked == 2
     grouped.eval()
     torch.testing.assert_close(grouped(x[:3]), grouped(x)[:3])
 
