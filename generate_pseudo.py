@@ -36,8 +36,7 @@ def main(argv: list[str] | None = None) -> None:
             print(
                 f"note: {name} keeps {left} query images: its accuracy moves in steps of 1/{left}"
             )
-    check_readable(support)
-    check_readable(data.base)
+    check_readable(support, data.base)
 
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
     device = pick_device(args.device, args.gpu)

@@ -33,9 +33,11 @@ def main(argv: list[str] | None = None) -> None:
         "args": settings.recorded(args),
         "base": base.fingerprint(),
         "task": task.to_dict(),
+        "pseudo_labels": labels.sha256(),
+        "pseudo_labels_made_by": labels.about["made_by"],
         "made_by": provenance(),
     }
-    settings.check_run(args, "distill", about["base"], about["task"])
+    settings.check_run(args, about)
     check_readable(base)
     launch(plan, worker, args, base, probabilities, groups, about)
 

@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         "task": None,
         "made_by": provenance(),
     }
-    settings.check_run(args, "moco", about["base"])
+    settings.check_run(args, about)
     check_readable(base)
     launch(plan, worker, args, base, groups, about)
 

@@ -43,9 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     here = rare.fingerprint()
     if here != task.rare:
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
-    check_readable(query)
-    if not args.load_cla:
-        check_readable(support)
+    check_readable(query, *([] if args.load_cla else [support]))
 
     device = pick_device(args.device, args.gpu)
     encoder = query_encoder(checkpoint).to(device)

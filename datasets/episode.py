@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import InputError, atomic_write
+from .files import InputError, atomic_write, listed
 from .images import ImageSet
 
 TASK_FILE = "task.json"
@@ -37,10 +37,10 @@ class Task:
         """Q: every image of the task's classes in `rare` that is not in S, labelled 0…N−1.
 
         Raises InputError if `rare` lacks a support image: then it is another set, in which the
-        same image might go by another id.
+        same image might go by another id; and if a class would be without a query image.
         """
         support = set(self.support(rare).ids)
-        return rare.take(
+        query = rare.take(
             [
                 i
                 for i, label in zip(rare.ids, rare.labels)
@@ -48,6 +48,9 @@ class Task:
             ],
             self.classes,
         )
+        if none := [name for name, count in query.counts().items() if not count]:
+            raise InputError(f"no images of {listed(none)} but the support set's")
+        return query
 
     def to_dict(self) -> dict:
         """As plain JSON types; `from_dict` undoes it."""
@@ -84,7 +87,8 @@ def draw_task(rare: ImageSet, n_way: int | None, k_shot: int, seed: int) -> Task
     chosen = sorted(generator.permutation(len(rare.classes))[:n_way])
     most = min(len(order[label]) for label in chosen) - 1
     if not 1 <= k_shot <= most:
-        raise InputError(f"--k_shot {k_shot} is not possible: {have}; 1 to {most} would be")
+        could = f"1 to {most} would be" if most > 0 else "a class in a task needs two images"
+        raise InputError(f"--k_shot {k_shot} is not possible: {have}; {could}")
     support_ids = []
     for label in chosen:
         ids = [i for i, other in zip(rare.ids, rare.labels) if other == label]

@@ -104,17 +104,19 @@ def _unreadable(path: Path) -> Path | None:
     return None
 
 
-def check_readable(images: ImageSet) -> None:
-    """Decode every image once, cheaply. Raises InputError with the path of all that fail."""
+def check_readable(*sets: ImageSet) -> None:
+    """Decode every image of `sets` once, cheaply. Raises InputError with the path of all that
+    fail."""
+    paths = [path for images in sets for path in images.paths]
     with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while decoding
-        found = pool.map(_unreadable, images.paths)
+        found = pool.map(_unreadable, paths)
         progress = tqdm(
-            found, desc="checking images", total=len(images), unit="img", delay=2, leave=False
+            found, desc="checking images", total=len(paths), unit="img", delay=2, leave=False
         )
         bad = [path for path in progress if path]
     if bad:
         raise InputError(
-            f"{len(bad)} of {len(images)} images cannot be decoded; repair or remove: "
+            f"{len(bad)} of {len(paths)} images cannot be decoded; repair or remove: "
             + listed(bad, limit=100)
         )
 

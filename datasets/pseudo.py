@@ -1,5 +1,6 @@
 """The pseudo-label file: what the teacher thinks of every base image, with the image's id."""
 
+import hashlib
 import json
 import zipfile
 import zlib
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from .episode import TASK_FILE, Task, load_task
-from .files import InputError, atomic_write
+from .files import InputError, atomic_write, listed
 from .images import ImageSet, describe
 
 PSEUDO_FILE = "pseudo_labels.npz"
@@ -30,6 +31,11 @@ class PseudoLabels:
     def hard(self) -> np.ndarray:
         """argmax p, as class indices."""
         return self.probabilities.argmax(axis=1)
+
+    def sha256(self) -> str:
+        """What tells these labels from others: a hash of ids and probabilities."""
+        content = "\n".join(self.ids).encode() + self.probabilities.tobytes()
+        return hashlib.sha256(content).hexdigest()
 
     def for_images(self, base: ImageSet) -> np.ndarray:
         """The probabilities in the order of `base`, matched by id.
@@ -91,6 +97,8 @@ def load_pseudo_labels(folder: Path) -> tuple[Task, PseudoLabels]:
 
 
 def _check(labels: PseudoLabels, n_way: int) -> None:
+    if lacking := {"teacher", "made_by"} - labels.about.keys():
+        raise ValueError(f"it lacks {listed(lacking)}")
     shape = (sum(labels.about["base"]["counts"].values()), n_way)
     if labels.probabilities.shape != shape or len(set(labels.ids)) != shape[0]:
         raise ValueError(f"expected {shape[0]} images with {shape[1]} probabilities each")

@@ -135,10 +135,13 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="of the pictures (default 0)")
     parser.add_argument("--overwrite", action="store_true", help="write over what is there")
     args = parser.parse_args()
+    for name, least in (("base", 8), ("rare", 8), ("size", 8), ("seed", 0)):
+        if getattr(args, name) < least:
+            parser.error(f"--{name} {getattr(args, name)} is too small; {least} or more would do")
     try:
         refuse_to_overwrite([args.out / GROUND_TRUTH, args.out / IMAGES], args.overwrite)
         make(args.out, args.base, args.rare, args.size, args.seed)
-    except InputError as error:
+    except (InputError, OSError) as error:
         print(f"synthetic: error: {error}", file=sys.stderr)
         sys.exit(2)
 

@@ -12,12 +12,13 @@ import torch
 import torchvision
 from torch import nn
 
-from datasets.files import InputError, atomic_write
+from datasets.files import InputError, atomic_write, listed
 from models import Encoder, LinearClassifier, build_encoder
 
 CHECKPOINT = "checkpoint.pth.tar"
 CLASSIFIER = "checkpointClassifier.pth.tar"
 FORMAT = 1
+CONTENTS = ("stage", "epoch", "args", "base", "task", "made_by", "state_dict", "optimizer")
 STAGES = {"moco": "stage (a), main_moco.py", "distill": "stage (d), main_distill.py"}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -42,9 +43,9 @@ def provenance() -> dict:
 def save_checkpoint(folder: Path, contents: dict) -> None:
     """Write `contents` to `folder`, and the classifier's weights by themselves if it has one.
 
-    `contents`: stage, epoch (epochs done), args, base (fingerprint of the base set), task (or
-    None), made_by, state_dict and optimizer. The classifier's own file is for other code;
-    everything here reads the checkpoint.
+    `contents`, all of CONTENTS: the stage, epochs done, arguments, fingerprint of the base set,
+    task (or None), what made it, and the weights and optimizer's state. The classifier's own file
+    is for other code; everything here reads the checkpoint.
     """
     with atomic_write(folder / CHECKPOINT) as file:
         torch.save({"format": FORMAT, **contents}, file)
@@ -78,10 +79,12 @@ def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in STAGES:
         raise InputError(f"{path} is not a checkpoint of main_moco.py or main_distill.py")
-    if checkpoint["format"] > FORMAT:
+    if checkpoint.get("format", 0) > FORMAT:
         raise InputError(
             f"{path} has format {checkpoint['format']}, newer than this code's {FORMAT}"
         )
+    if lacking := [name for name in CONTENTS if name not in checkpoint]:
+        raise InputError(f"{path} is not a whole checkpoint: it lacks {listed(lacking)}")
     if checkpoint["stage"] not in stages:
         raise InputError(
             f"{path} is a checkpoint of {STAGES[checkpoint['stage']]}; "
@@ -94,9 +97,10 @@ def require_match(given: dict, recorded: dict, where: str | Path) -> None:
     """Raise InputError naming both sides if a value of `given` that is not None differs from
     the one `recorded` in the file `where`."""
     for name, value in given.items():
-        if value is not None and value != recorded[name]:
+        made_with = recorded.get(name)
+        if value is not None and value != made_with:
             raise InputError(
-                f"--{name} {value} was asked for, but {where} was made with {name} {recorded[name]}"
+                f"--{name} {value} was asked for, but {where} was made with {name} {made_with}"
             )
 
 

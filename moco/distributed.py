@@ -3,6 +3,7 @@
 Every collective here is the identity in a world of one process.
 """
 
+import logging
 import os
 import sys
 from collections.abc import Callable
@@ -140,8 +141,20 @@ def plan(
         raise InputError(
             f"--rank {rank} does not exist in --world-size {world_size}; they count from 0"
         )
+    gpus = 0 if device == "cpu" else torch.cuda.device_count()
+    if dist_backend == "nccl" and not gpus:
+        raise InputError("--dist-backend nccl needs GPUs; gloo runs without")
     if multiprocessing_distributed and nproc is None:
-        nproc = 1 if device == "cpu" else max(1, torch.cuda.device_count())
+        nproc = max(1, gpus)
+    if nproc is not None and nproc > 1:
+        if gpu is not None or ":" in device:
+            which = device if gpu is None else f"--gpu {gpu}"
+            raise InputError(
+                f"{which} names one GPU, but {nproc} processes were asked for; "
+                "CUDA_VISIBLE_DEVICES chooses several"
+            )
+        if gpus and nproc > gpus:
+            raise InputError(f"--nproc {nproc} is more than this machine's {gpus} GPUs")
     distributed = multiprocessing_distributed or world_size > 1
     return Plan(device, gpu, distributed, nproc or 1, world_size, rank, dist_url, dist_backend)
 
@@ -161,18 +174,31 @@ def processors() -> int:
 def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
     """Run `worker(device, *arguments)` in each of this machine's processes.
 
-    A worker's failure ends the run: with exit code 2 after an InputError's line, with its
-    traceback otherwise.
+    A worker's failure ends them all, and is raised here: an InputError or OSError as InputError.
     """
     if not plan.distributed:
         worker(pick_device(plan.device, plan.gpu), *arguments)
     elif plan.nproc == 1:
         _join(0, plan, worker, arguments)
     else:
+        complaints = mp.get_context("spawn").SimpleQueue()
+        # Its warning that one process's end ends the others says nothing that the error does not.
+        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         try:
-            mp.spawn(_join, nprocs=plan.nproc, args=(plan, worker, arguments))
-        except mp.ProcessExitedException as error:
-            sys.exit(error.exit_code)
+            mp.spawn(_spawned, nprocs=plan.nproc, args=(plan, worker, arguments, complaints))
+        except (mp.ProcessExitedException, mp.ProcessRaisedException):
+            if complaints.empty():
+                raise
+            raise InputError(complaints.get()) from None
+
+
+def _spawned(local_rank: int, plan: Plan, worker: Callable, arguments: tuple, complaints) -> None:
+    """`_join` as a process of its own, whose errors for people go to `complaints`."""
+    try:
+        _join(local_rank, plan, worker, arguments)
+    except (InputError, OSError) as error:
+        complaints.put(str(error))
+        sys.exit(2)
 
 
 def _join(local_rank: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
@@ -181,22 +207,20 @@ def _join(local_rank: int, plan: Plan, worker: Callable, arguments: tuple) -> No
     if plan.nproc > 1:
         gpu = local_rank if torch.cuda.is_available() else None
         torch.set_num_threads(max(1, processors() // plan.nproc))
+    device = pick_device(plan.device, gpu)
+    if backend == "auto":
+        backend = "nccl" if device.type == "cuda" else "gloo"
     try:
-        device = pick_device(plan.device, gpu)
-        if backend == "auto":
-            backend = "nccl" if device.type == "cuda" else "gloo"
         dist.init_process_group(
             backend,
             init_method=plan.url,
             world_size=plan.processes,
             rank=plan.node_rank * plan.nproc + local_rank,
         )
-        try:
-            worker(device, *arguments)
-        finally:
-            dist.destroy_process_group()
-    except InputError as error:
-        if plan.nproc == 1:
-            raise
-        print(f"error: {error}", file=sys.stderr)  # this process's own end: nobody catches it
-        sys.exit(2)
+    except (RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"the processes cannot meet at --dist-url {plan.url}: {reason}") from error
+    try:
+        worker(device, *arguments)
+    finally:
+        dist.destroy_process_group()

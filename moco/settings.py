@@ -54,12 +54,11 @@ def goes_on(args: argparse.Namespace) -> bool:
     return bool(args.resume) and args.resume.resolve() in (there, there / CHECKPOINT)
 
 
-def check_run(args: argparse.Namespace, stage: str, base: dict, task: dict | None = None) -> None:
-    """Is a run of this stage, with these arguments, free to start at --model_path, or to go on
-    from --resume? `base`: the base set's fingerprint.
+def check_run(args: argparse.Namespace, about: dict) -> None:
+    """Is the run that `about` describes free to start at --model_path, or to go on from --resume?
 
     Raises InputError if --model_path holds a run that would be overwritten, or if --resume is
-    not there, or is of another stage, other arguments, data or task.
+    not there, or is of another stage, other arguments, data, task or pseudo labels.
     """
     require_writable(args.model_path)
     there = (args.model_path / CHECKPOINT).exists()
@@ -70,16 +69,24 @@ def check_run(args: argparse.Namespace, stage: str, base: dict, task: dict | Non
         )
     if args.resume is None:
         return
-    checkpoint = load_checkpoint(args.resume, (stage,))
+    checkpoint = load_checkpoint(args.resume, (about["stage"],))
     given = {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
     require_match(given, checkpoint["args"], args.resume)
-    if checkpoint["base"] != base:
+    if checkpoint["base"] != about["base"]:
         raise InputError(
             f"{args.resume} was trained on {describe(checkpoint['base'])}, "
-            f"but the data folder holds {describe(base)}"
+            f"but the data folder holds {describe(about['base'])}"
         )
-    if checkpoint["task"] != task:
+    if checkpoint["task"] != about["task"]:
         raise InputError(f"{args.resume} was trained for another task than that in {args.savedir}")
+    if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
+        raise InputError(
+            f"{args.resume} was trained on other pseudo labels than those in {args.savedir}"
+        )
+    planned = checkpoint["args"]["epochs"]
+    if args.epochs != planned and (args.cos or about["stage"] == "distill"):
+        what = "α_t of eq. (5)" if about["stage"] == "distill" else "the cosine schedule"
+        print(f"note: --epochs {args.epochs} instead of {planned} moves {what} from here on")
 
 
 def inherit(args: argparse.Namespace, teacher: dict) -> None:

@@ -2,7 +2,7 @@
 # activates it. PYTHON chooses the interpreter (3.10 or later).
 if [ ! -x .venv/bin/python ]; then
     "${PYTHON:-python3}" -c 'import sys; sys.exit("Python 3.10 or later is needed; set PYTHON to one") if sys.version_info < (3, 10) else None'
-    "${PYTHON:-python3}" -m venv .venv
+    "${PYTHON:-python3}" -m venv .venv || { rm -rf .venv; exit 1; }
 fi
 for requirements in "$@"; do
     if ! cmp -s "$requirements" ".venv/installed-$requirements"; then

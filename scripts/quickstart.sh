@@ -20,7 +20,7 @@ run python main_moco.py "$DATA" --model_path "$OUT/pretrained" --arch "${ARCH:-c
 run python generate_pseudo.py --datadir "$DATA" --resume "$OUT/pretrained" \
     --savedir "$OUT/labels" --k_shot "${K_SHOT:-5}" --seed "${SEED:-0}"
 run python main_distill.py "$DATA" --savedir "$OUT/labels" --model_path "$OUT/student" \
-    --epochs "${EPOCHS:-20}" --seed "${SEED:-0}"
+    --seed "${SEED:-0}"
 echo; echo "The baseline: a logistic regression on the encoder of stage (a)"
 run python test.py "$DATA" --resume "$OUT/pretrained" --savedir "$OUT/labels"
 echo; echo "The student of stage (d)"

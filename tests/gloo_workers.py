@@ -32,6 +32,7 @@ def contrast(device, folder: Path, groups: int, steps: int) -> None:
             p.grad = distributed.all_mean(p.grad)
         optimizer.step()
         losses.append(distributed.all_mean(loss.detach()))
+    distributed.average_running_statistics(model)
     contents = {"losses": torch.stack(losses), "state": model.state_dict()}
     torch.save(contents, folder / f"{distributed.world_size()}_{distributed.rank()}.pt")
 

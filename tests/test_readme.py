@@ -26,6 +26,7 @@ def test_all_four_are_shown():
 def test_command(command):
     script, *words = shlex.split(command)
     PARSERS[script]().parse_args(words)
+    assert not {word for word in words if word.isupper()} - {"DATA"}  # the one thing to fill in
 
 
 def test_links_and_flags_exist():

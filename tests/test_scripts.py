@@ -3,11 +3,12 @@
 import csv
 import json
 import shutil
+import socket
 
 import pytest
 import torch
 
-from conftest import TINY, call, refused
+from conftest import TINY, call, free_url, refused, shell
 from datasets import isic2018, open_dataset
 from datasets.episode import Task, load_task
 from datasets.pseudo import load_pseudo_labels
@@ -90,6 +91,8 @@ def test_stage_a_is_scored_on_the_task_of_savedir_or_a_drawn_one(chain, data, tm
     call("test", *common, "--seed", 4, "--k_shot", 1)
     found = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     assert found.keys() == {"test_lr_3way_2shot_seed0", "test_lr_3way_1shot_seed4"}
+    call("test", *common)  # the defaults that its help tells
+    assert (tmp_path / "test_lr_3way_5shot_seed0.json").is_file()
     assert found["test_lr_3way_2shot_seed0"]["task"] == load_task(chain.labels).to_dict()
 
 
@@ -145,6 +148,20 @@ def test_images_that_cannot_be_decoded(no, data, tmp_path):
     said = no(*moco(tmp_path / "data", tmp_path / "out"))
     assert "2 of 35 images" in said and all(str(path) in said for path in base.paths[3:5])
     assert not (tmp_path / "out").exists()
+
+
+def test_images_of_every_set_are_named_at_once(no, chain, data, tmp_path):
+    shutil.copytree(data, tmp_path / "data")
+    found, task = open_dataset(tmp_path / "data"), load_task(chain.labels)
+    bad = [task.support(found.rare).paths[0], task.query(found.rare).paths[0], found.base.paths[0]]
+    for path in bad:
+        path.write_bytes(b"")
+    there = [tmp_path / "data", "--resume", chain.pretrained, "--output", tmp_path]
+    said = no("test", *there, "--savedir", chain.labels)
+    assert "2 of 25 images" in said and str(bad[0]) in said and str(bad[1]) in said
+    labelling = ["--resume", chain.pretrained, "--savedir", tmp_path / "labels", "--k_shot", 2]
+    said = no("generate_pseudo", "--datadir", tmp_path / "data", *labelling)
+    assert "2 of 41 images" in said and str(bad[0]) in said and str(bad[2]) in said
 
 
 def test_batches_that_do_not_fit(no, data, tmp_path):
@@ -214,7 +231,35 @@ def test_overwriting_on_request(data, tmp_path):
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 2
 
 
-def test_a_file_where_a_folder_should_be(no, data, tmp_path):
+def test_a_file_where_a_folder_should_be(no, chain, data, tmp_path):
     (tmp_path / "file").touch()
-    assert "is not a folder" in no(*moco(data, tmp_path / "file"))
+    for folder in (tmp_path / "file", tmp_path / "file" / "below"):
+        assert "is not a folder" in no(*moco(data, folder))
+        labelling = ["--resume", chain.pretrained, "--datadir", data, "--savedir", folder]
+        assert "is not a folder" in no("generate_pseudo", *labelling)
+        assert "is not a folder" in no(
+            "test", data, "--resume", chain.pretrained, "--output", folder
+        )
     assert "does not exist" in no(*moco(tmp_path / "file", tmp_path / "out"))
+
+
+def test_several_processes_complain_once(data, tmp_path):
+    """And as a user sees it: no traceback, exit code 2."""
+    several = ["--multiprocessing-distributed", "--nproc", 2, "--dist-url", free_url()]
+    _, *argv = moco(data, tmp_path, "--lr", 1e30, "--epochs", 3, *several)
+    result = shell("main_moco", *argv)
+    assert result.returncode == 2
+    lines = [line for line in result.stderr.splitlines() if "error" in line or "Error" in line]
+    assert len(lines) == 1 and "main_moco.py: error: the loss is nan in epoch" in lines[0]
+    assert "Traceback" not in result.stderr and "Warning" not in result.stderr
+
+
+def test_processes_that_cannot_meet(no, data, tmp_path):
+    joined = ["--multiprocessing-distributed", "--dist-url"]
+    cannot = "the processes cannot meet at --dist-url"
+    assert cannot in no(*moco(data, tmp_path, *joined, "tcp://localhost"))
+    with socket.socket() as taken:
+        taken.bind(("localhost", 0))
+        taken.listen()
+        url = f"tcp://localhost:{taken.getsockname()[1]}"
+        assert cannot in no(*moco(data, tmp_path, *joined, url))

@@ -3,7 +3,7 @@
 import json
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from datasets.episode import Task, draw_task, load_task, save_task
@@ -19,6 +19,7 @@ def rare_set(counts):
 RARE = rare_set({"A": 9, "B": 20, "C": 12, "D": 7})
 
 
+@settings(deadline=None)
 @given(
     counts=st.lists(st.integers(2, 12), min_size=2, max_size=6),
     draw=st.data(),
@@ -74,6 +75,19 @@ def test_order_of_the_data_does_not_matter():
 def test_impossible_tasks(n_way, k_shot, message):
     with pytest.raises(InputError, match=message):
         draw_task(RARE, n_way, k_shot, 0)
+
+
+def test_a_class_of_one_image_is_no_part_of_a_task():
+    with pytest.raises(InputError, match="toy has A 9, B 1; a class in a task needs two images"):
+        draw_task(rare_set({"A": 9, "B": 1}), 2, 1, 0)
+
+
+def test_a_class_without_query_images_is_refused():
+    task = draw_task(RARE, 4, 6, 0)
+    support = task.support(RARE).ids
+    fewer = RARE.take([i for i in RARE.ids if i in support or not i.startswith("D")])
+    with pytest.raises(InputError, match="no images of D but the support set's"):
+        task.query(fewer)
 
 
 def test_saved_and_loaded(tmp_path):

@@ -23,7 +23,7 @@ def labels():
     return PseudoLabels(
         ids=tuple(BASE.ids[row] for row in order),
         probabilities=generator.dirichlet([1, 1, 1], 12).astype(np.float32),
-        about={"task": task.to_dict(), "base": BASE.fingerprint()},
+        about={"task": task.to_dict(), "base": BASE.fingerprint(), "teacher": {}, "made_by": {}},
     )
 
 
@@ -47,6 +47,12 @@ def test_another_data_folder(tmp_path, labels):
     other = BASE.take(BASE.ids[1:])
     with pytest.raises(InputError, match=r"are of toy \(x 6, y 6.*holds toy \(x 5, y 6"):
         labels.for_images(other)
+
+
+def test_hash_tells_labels_apart(labels):
+    other = dataclasses.replace(labels, probabilities=labels.probabilities[::-1].copy())
+    assert labels.sha256() != other.sha256()
+    assert labels.sha256() == dataclasses.replace(labels).sha256()
 
 
 def test_another_task(tmp_path, labels):
@@ -77,7 +83,9 @@ def test_unreadable(tmp_path, labels):
         load_pseudo_labels(tmp_path)
     save(tmp_path, labels)
     whole = (tmp_path / PSEUDO_FILE).read_bytes()
-    for content in (whole[:100], b"", b"hello"):
+    half = len(whole) // 2
+    flipped = whole[:half] + bytes(255 - byte for byte in whole[half : half + 40])
+    for content in (whole[:100], b"", b"hello", flipped + whole[half + 40 :]):
         (tmp_path / PSEUDO_FILE).write_bytes(content)
         with pytest.raises(InputError, match="is not a pseudo-label file"):
             load_pseudo_labels(tmp_path)

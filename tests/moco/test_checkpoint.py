@@ -73,6 +73,14 @@ def test_a_pickle_runs_nothing(tmp_path):
     assert not (tmp_path / "ran").exists()
 
 
+def test_a_part_is_not_a_checkpoint(chain, tmp_path):
+    whole = load_checkpoint(chain.pretrained)
+    del whole["args"], whole["optimizer"]
+    torch.save(whole, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="not a whole checkpoint: it lacks args, optimizer"):
+        load_checkpoint(tmp_path)
+
+
 def test_newer_format(tmp_path):
     torch.save({"stage": "moco", "format": 99}, tmp_path / CHECKPOINT)
     with pytest.raises(InputError, match="format 99, newer"):
