@@ -1,6 +1,9 @@
 """Stages (b) and (c): a teacher from a few rare images, and what it says of every base image.
 
 python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
+
+The encoder may have been trained on another base set than the one it labels (some images fewer, a
+larger collection): a note says so.
 """
 
 import numpy as np
