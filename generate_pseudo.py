@@ -62,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
     labels = PseudoLabels(
         ids=data.base.ids,
         probabilities=f_c.predict_proba(embeddings).astype(np.float32),
+        embeddings=embeddings,
         about={
             "format": 1,
             "task": task.to_dict(),

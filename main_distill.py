@@ -5,17 +5,17 @@ python main_distill.py DATA --savedir LABELS --model_path OUT
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
 from datasets import open_dataset
-from datasets.images import ImageSet, check_readable
-from datasets.pseudo import load_pseudo_labels
+from datasets.images import ImageSet, TransformedImages, check_readable
+from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import losses, options, settings
-from moco.augment import stream_seed
+from moco.augment import plain_view, stream_seed
 from moco.builder import Student
 from moco.checkpoint import provenance, require_match
-from moco.distributed import launch
+from moco.distributed import broadcast, is_main, launch
 from moco.engine import contrast_accuracy, fit
+from moco.evaluate import encode
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     have = {"n_way": task.n_way, "k_shot": task.k_shot}
     require_match({"n_way": args.n_way, "k_shot": args.k_shot}, have, args.savedir)
     base = open_dataset(args.data).base
-    probabilities = torch.from_numpy(labels.for_images(base))
+    labels = labels.for_images(base)
     groups = settings.batchnorm_groups(args, len(base), plan.processes)
     about = {
         "stage": "distill",
@@ -39,35 +39,63 @@ def main(argv: list[str] | None = None) -> None:
     }
     settings.check_run(args, about)
     check_readable(base)
-    launch(plan, worker, args, base, probabilities, groups, about)
+    launch(plan, worker, args, base, labels, groups, about)
 
 
 def worker(
-    device: torch.device, args, base: ImageSet, probabilities: Tensor, groups: int, about: dict
+    device: torch.device, args, base: ImageSet, labels: PseudoLabels, groups: int, about: dict
 ) -> None:
-    """One process of the run. probabilities: rows of p = F(x) in the order of `base`."""
+    """One process of the run. `labels`: the teacher's, in the order of `base`."""
     torch.manual_seed(stream_seed("student weights", args.seed))  # not those of the young teacher
-    n_way = probabilities.shape[1]
-    model = Student(n_way=n_way, **settings.encoder_values(args), batchnorm_groups=groups)
-    hard_labels = F.one_hot(probabilities.argmax(dim=1), n_way).float().to(device)
+    classes = about["task"]["classes"]
+    n_way = len(classes)
+    student = Student(n_way=n_way, **settings.encoder_values(args), batchnorm_groups=groups)
+    hard_labels = torch.from_numpy(labels.hard())
+    soft_labels = torch.from_numpy(labels.probabilities)
+    if args.correction == "ddl":
+        counts = hard_labels.bincount(minlength=n_way).float()
+        student.class_temperatures.copy_(losses.class_temperatures(counts, args.dic_gamma))
+    y = F.one_hot(hard_labels, n_way).float() if "hard" in args.pseudo_label else soft_labels
+    y, of_teacher = y.to(device), torch.from_numpy(labels.embeddings).to(device)
+    training = settings.training_values(args)
 
     def step(model, views, rows, epoch):
-        contrastive_logits, class_logits = model(*views)
-        y = hard_labels[rows]
-        y_adpt = losses.adaptive_labels(y, class_logits, epoch, args.epochs, args.alpha)
-        loss_con = losses.contrastive_loss(contrastive_logits)
-        loss_cls = losses.cross_entropy(y_adpt, class_logits)
-        if not args.p_label:
-            loss_cls = 0 * loss_cls
+        contrastive_logits, embeddings, class_logits = model(*views)
+        loss_cls = losses.classification_loss(
+            y[rows], class_logits, student.class_temperatures, epoch, args.epochs, args.alpha,
+            args.pseudo_label, args.cls_loss,
+        )  # fmt: skip
+        parts = {
+            "con": losses.contrastive_loss(contrastive_logits),
+            "cls": loss_cls,
+            "reg": losses.regression(of_teacher[rows], embeddings),
+        }
+        agreed = class_logits.argmax(dim=1) == y[rows].argmax(dim=1)
         return {
-            "loss": losses.distillation_loss(loss_con, loss_cls),
-            "loss_con": loss_con,
-            "loss_cls": loss_cls,
-            "agreement": (class_logits.argmax(dim=1) == y.argmax(dim=1)).float().mean(),
+            "loss": losses.distillation_loss(parts, args.losses if args.p_label else "con"),
+            **{f"loss_{name}": part for name, part in parts.items()},
+            "agreement": agreed.float().mean(),
             **contrast_accuracy(contrastive_logits),
         }
 
-    fit(model, step, base, about, device=device, **settings.training_values(args))
+    def correct(epoch: int) -> dict[str, float]:
+        """Before an epoch: DIC's temperatures anew where they are due; those in force, to log."""
+        if args.correction == "none":
+            return {}
+        if args.correction == "dic" and epoch and epoch % args.dic_interval == 0:
+            if is_main():
+                views = TransformedImages(base, plain_view(args.image_size))
+                workers = training["workers"]
+                embeddings = encode(student.query_encoder, views, workers=workers, device=device)
+                v = losses.dispersions(
+                    torch.from_numpy(embeddings), hard_labels, n_way, args.dic_dispersion
+                )
+                student.class_temperatures.copy_(losses.class_temperatures(v, args.dic_gamma))
+            broadcast(student.class_temperatures)
+        values = student.class_temperatures.tolist()
+        return {f"temperature_{name}": value for name, value in zip(classes, values)}
+
+    fit(student, step, base, about, device=device, before_epoch=correct, **training)
 
 
 if __name__ == "__main__":

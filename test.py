@@ -30,8 +30,10 @@ def main(argv: list[str] | None = None) -> None:
     args = options.testing_parser().parse_args(argv)
     checkpoint = load_checkpoint(args.resume)
     require_match({"arch": args.arch}, checkpoint["args"], args.resume)
-    if args.load_cla and checkpoint["stage"] == "moco":
-        raise InputError(f"--load_cla: {args.resume} is of stage (a), which has no classifier")
+    if args.load_cla and (without := no_classifier(checkpoint)):
+        raise InputError(
+            f"--load_cla: {args.resume} is of {without}, and has no trained classifier"
+        )
     rare = open_dataset(args.data).rare
     task = find_task(args, checkpoint, rare)
     support, query = task.support(rare), task.query(rare)
@@ -78,6 +80,16 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{task}; classifier: {how}; {len(query)} query images, none of the support set")
     print(score_table(scores))
     print(f"written: {files[0]}, {files[1]}")
+
+
+def no_classifier(checkpoint: dict) -> str | None:
+    """What of a checkpoint says that it has no classifier that was trained; None if it has."""
+    args = checkpoint["args"]
+    if checkpoint["stage"] == "moco":
+        return "stage (a)"
+    if not args["p_label"]:
+        return "a student trained with --no-p_label"
+    return None if "cls" in args["losses"] else f"a student trained with --losses {args['losses']}"
 
 
 def find_task(args, checkpoint: dict, rare: ImageSet) -> Task:

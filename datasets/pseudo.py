@@ -18,14 +18,16 @@ PSEUDO_FILE = "pseudo_labels.npz"
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """`probabilities[i]`, a row of N that sums to 1, is p = F(x) of the base image `ids[i]`.
+    """`probabilities[i]`, a row of N that sums to 1, is p = F(x) of the base image `ids[i]`, and
+    `embeddings[i]`, a row of D, the teacher's f_q(x).
 
     `about` says where they come from: the task, the base set's fingerprint, the teacher's
-    architecture, and the command and commit.
+    settings, and the command and commit.
     """
 
     ids: tuple[str, ...]
     probabilities: np.ndarray
+    embeddings: np.ndarray
     about: dict
 
     def hard(self) -> np.ndarray:
@@ -33,12 +35,15 @@ class PseudoLabels:
         return self.probabilities.argmax(axis=1)
 
     def sha256(self) -> str:
-        """What tells these labels from others: a hash of ids and probabilities."""
-        content = "\n".join(self.ids).encode() + self.probabilities.tobytes()
+        """What tells these labels from others, in whatever order they come: a hash of ids and
+        probabilities."""
+        order = np.argsort(self.ids)
+        ids = "\n".join(self.ids[row] for row in order)
+        content = ids.encode() + self.probabilities[order].astype("<f4").tobytes()
         return hashlib.sha256(content).hexdigest()
 
-    def for_images(self, base: ImageSet) -> np.ndarray:
-        """The probabilities in the order of `base`, matched by id.
+    def for_images(self, base: ImageSet) -> "PseudoLabels":
+        """The same in the order of `base`, matched by id.
 
         Raises InputError if they were made for other images.
         """
@@ -49,7 +54,8 @@ class PseudoLabels:
                 f"but the data folder holds {describe(here)}"
             )
         row_of = {name: row for row, name in enumerate(self.ids)}
-        return self.probabilities[[row_of[name] for name in base.ids]]
+        rows = [row_of[name] for name in base.ids]
+        return PseudoLabels(base.ids, self.probabilities[rows], self.embeddings[rows], self.about)
 
 
 def save_pseudo_labels(folder: Path, labels: PseudoLabels) -> None:
@@ -59,6 +65,7 @@ def save_pseudo_labels(folder: Path, labels: PseudoLabels) -> None:
             file,
             ids=np.array(labels.ids),
             probabilities=labels.probabilities.astype(np.float32),
+            embeddings=labels.embeddings.astype(np.float32),
             about=np.array(json.dumps(labels.about)),
         )
 
@@ -77,6 +84,7 @@ def load_pseudo_labels(folder: Path) -> tuple[Task, PseudoLabels]:
             labels = PseudoLabels(
                 ids=tuple(file["ids"].tolist()),
                 probabilities=file["probabilities"],
+                embeddings=file["embeddings"],
                 about=json.loads(str(file["about"])),
             )
         made_for = Task.from_dict(labels.about["task"])
@@ -102,6 +110,8 @@ def _check(labels: PseudoLabels, n_way: int) -> None:
     shape = (sum(labels.about["base"]["counts"].values()), n_way)
     if labels.probabilities.shape != shape or len(set(labels.ids)) != shape[0]:
         raise ValueError(f"expected {shape[0]} images with {shape[1]} probabilities each")
+    if len(labels.embeddings) != shape[0] or not np.isfinite(labels.embeddings).all():
+        raise ValueError(f"expected {shape[0]} embeddings, all of them finite")
     sums = labels.probabilities.sum(axis=1)
     if (
         not np.isfinite(sums).all()

@@ -124,9 +124,10 @@ class Student(MoCo):
     ):
         super().__init__(make_encoder, embedding_dim, **moco)
         self.classifier = LinearClassifier(embedding_dim, n_way)
+        self.register_buffer("class_temperatures", torch.ones(n_way))  # τ_n, in training alone
 
-    def forward(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor]:
-        """As MoCo's, but the second is the logits of F′ = f_c′(f_q′) on the query view, B×N: one
-        forward pass serves both losses."""
+    def forward(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """As MoCo's, and the logits of F′ = f_c′(f_q′) on the query view, B×N: one forward pass
+        serves all losses."""
         contrastive, embeddings = super().forward(im_q, im_k)
-        return contrastive, self.classifier(embeddings)
+        return contrastive, embeddings, self.classifier(embeddings)

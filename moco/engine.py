@@ -124,6 +124,7 @@ def fit(
     seed: int,
     print_freq: int,
     knn_every: int,
+    before_epoch: Callable[[int], dict[str, float]] = lambda epoch: {},
 ) -> None:
     """Train `model` on two random views of `images` by SGD, and leave checkpoints and a log.
 
@@ -131,7 +132,8 @@ def fit(
     minimised; its epochs count from 0. `about` goes into every checkpoint. The model is first
     saved untrained, or taken from the checkpoint `resume` (`goes_on`: which is the one in
     `model_path`); then saved after each epoch. Every `knn_every` epochs (0: never) the log gets a
-    k-NN score on the classes of `images`. Raises InputError when the loss is no longer a number.
+    k-NN score on the classes of `images`; what `before_epoch(epoch)` returns goes there, too.
+    Raises InputError when the loss is no longer a number.
     """
     model.to(device)
     trained = [theta for theta in model.parameters() if theta.requires_grad]
@@ -183,6 +185,7 @@ def fit(
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(lr, epoch, epochs, schedule, cos)
             batches.epoch = epoch
+            in_force = before_epoch(epoch)
             # What is random in a step then depends on the epoch it is in, not on where the run
             # was started or resumed.
             torch.manual_seed(stream_seed("steps", seed, epoch, rank()))
@@ -196,8 +199,9 @@ def fit(
                     f"the loss is {values['loss']} in epoch {epoch + 1}; {model_path} keeps the "
                     "checkpoint of the epoch before; a lower --lr may help"
                 )
+            in_force["lr"] = optimizer.param_groups[0]["lr"]
             speed = {"seconds": seconds, "images_per_second": size / seconds}
-            keep(epoch + 1, values | {"lr": optimizer.param_groups[0]["lr"]} | speed)
+            keep(epoch + 1, values | in_force | speed)
     barrier()  # nobody leaves before the last checkpoint is written
     if is_main():
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")

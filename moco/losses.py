@@ -27,9 +27,13 @@ def contrastive_loss(logits: Tensor) -> Tensor:
     return F.cross_entropy(logits, torch.zeros(len(logits), dtype=torch.long, device=logits.device))
 
 
-def distillation_loss(loss_con: Tensor, loss_cls: Tensor) -> Tensor:
-    """Eq. (2), L_dis: contrast and classification with equal weights."""
-    return loss_con + loss_cls
+def distillation_loss(parts: dict[str, Tensor], kinds: str) -> Tensor:
+    """Eq. (2), L_dis, for `kinds` "con+cls"; for others, Table 7's rows: the sum, with equal
+    weights, of the `parts` that `kinds` names.
+
+    The rest have weight 0: then no parameter is unused, which parallel training would not bear.
+    """
+    return sum((name in kinds.split("+")) * loss for name, loss in parts.items())
 
 
 def cross_entropy(y: Tensor, logits: Tensor) -> Tensor:
@@ -40,19 +44,106 @@ def cross_entropy(y: Tensor, logits: Tensor) -> Tensor:
     return -(y * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
-def adaptive_labels(y: Tensor, logits: Tensor, epoch: int, epochs: int, alpha: float) -> Tensor:
-    """Eq. (5): y_adpt = (1−α_t) y + α_t p′, α_t = α_T·t/T; no gradient flows through p′.
-
-    y: B×N pseudo labels; logits: B×N of F′; t = `epoch` counts from 0, T = `epochs`,
-    α_T = `alpha`.
-    """
-    alpha_t = alpha * epoch / epochs
-    return (1 - alpha_t) * y + alpha_t * logits.detach().softmax(dim=1)
-
-
 def kl_divergence(y: Tensor, logits: Tensor) -> Tensor:
     """Eq. (4), L_cls for (adaptive) soft labels: KL(y ∥ p′) = Σ_n y_n log(y_n / p′_n).
 
     y: B×N probabilities; logits: B×N of F′.
     """
     return F.kl_div(F.log_softmax(logits, dim=1), y, reduction="batchmean")
+
+
+def adaptive_labels(y: Tensor, p: Tensor, epoch: int, epochs: int, alpha: float) -> Tensor:
+    """Eq. (5): y_adpt = (1−α_t) y + α_t p′, with α_t = α_T·t/T.
+
+    y: B×N pseudo labels; p: B×N, the student's p′, detached if no gradient is to flow through the
+    labels; t = `epoch` counts from 0, T = `epochs`, α_T = `alpha`.
+    """
+    alpha_t = alpha * epoch / epochs
+    return (1 - alpha_t) * y + alpha_t * p
+
+
+def corrected_logits(logits: Tensor, temperatures: Tensor) -> Tensor:
+    """Each class's logit over its temperature τ_n, eqs. (6)–(9): their softmax is p_DIC.
+
+    logits: B×N of F′; temperatures: N.
+    """
+    return logits / temperatures
+
+
+def class_temperatures(v: Tensor, gamma: float) -> Tensor:
+    """τ_n = β_n + 1 − max_j β_j, with β_n = γ v_n / Σ_i v_i + (1−γ), of eqs. (6)–(9).
+
+    v: N weights, not negative: the classes' dispersions (DIC), or how many images each has (DDL,
+    as Wang et al. 2021 do). The heaviest class gets τ = 1, the others down to 1−γ; all get 1
+    where every v is 0.
+    """
+    beta = gamma * v / v.sum().clamp(min=torch.finfo(v.dtype).tiny) + (1 - gamma)
+    return 1 - (beta.max() - beta)
+
+
+def dispersions(embeddings: Tensor, labels: Tensor, n_way: int, kind: str) -> Tensor:
+    """Eq. (8): v_n, how widely the embeddings of the images labelled n are spread; N values.
+
+    embeddings: M×D, not normalised; labels: M class indices. The papers and their code tell it
+    in three ways. `kind`: "normalized", the variance of the L2-normalised embeddings, "raw", that
+    of the embeddings as they are (both averaged over the D dimensions), "norm", the variance of
+    their lengths. A class without images has 0.
+    """
+    if kind == "normalized":
+        features = F.normalize(embeddings, dim=1)
+    elif kind == "norm":
+        features = embeddings.norm(dim=1, keepdim=True)
+    else:
+        features = embeddings
+    variances = [
+        features[labels == n].var(dim=0, correction=0).mean()
+        if (labels == n).any()
+        else features.new_zeros(())
+        for n in range(n_way)
+    ]
+    return torch.stack(variances)
+
+
+def regression(teacher_embeddings: Tensor, embeddings: Tensor) -> Tensor:
+    """L_reg of Table 7: the mean absolute difference of the student's embeddings from the
+    teacher's; both B×D, not normalised."""
+    return F.l1_loss(embeddings, teacher_embeddings)
+
+
+def released_loss(y: Tensor, logits: Tensor) -> Tensor:
+    """L_cls as in the authors' code (`--cls-loss released`): T²·KL(softmax(y/T) ∥ softmax(p′/T)),
+    T = 2, on probabilities that are softmaxed once more.
+
+    y: B×N probabilities, through which gradient flows as well; logits: B×N of F′.
+    """
+    temperature = 2.0
+    target = (y / temperature).softmax(dim=1)
+    log_p = F.log_softmax(logits.softmax(dim=1) / temperature, dim=1)
+    return temperature**2 * F.kl_div(log_p, target, reduction="batchmean")
+
+
+def classification_loss(
+    y: Tensor,
+    logits: Tensor,
+    temperatures: Tensor,
+    epoch: int,
+    epochs: int,
+    alpha: float,
+    pseudo_label: str,
+    cls_loss: str,
+) -> Tensor:
+    """L_cls(y_adpt, p_DIC): eq. (3) for hard labels, eq. (4) for soft ones, on the corrected
+    logits; the labels adapted by eq. (5) if `pseudo_label` ("adaptive-hard", "soft", …) says so.
+
+    y: B×N, one-hot for hard labels; logits: B×N of F′; temperatures: N. `cls_loss`: "paper", or
+    "released", in which gradient also flows through the labels.
+    """
+    p = logits.softmax(dim=1)
+    if cls_loss == "paper":
+        p = p.detach()
+    if pseudo_label.startswith("adaptive"):
+        y = adaptive_labels(y, p, epoch, epochs, alpha)
+    logits = corrected_logits(logits, temperatures)
+    if cls_loss == "released":
+        return released_loss(y, logits)
+    return cross_entropy(y, logits) if pseudo_label.endswith("hard") else kl_divergence(y, logits)

@@ -201,8 +201,28 @@ def distillation_parser() -> ArgumentParser:
                        help="generate_pseudo.py's folder: the task and the pseudo labels")
     group.add_argument("--p_label", action=argparse.BooleanOptionalAction, default=True,
                        help="learn from the pseudo labels; without, from contrast alone, as a control")
+    group.add_argument("--pseudo-label", default="adaptive-hard",
+                       choices=["adaptive-hard", "adaptive-soft", "hard", "soft"],
+                       help="hard: the teacher's first choice, eq. (3); soft: its probabilities, "
+                       "eq. (4); adaptive: mixed with the student's own view, eq. (5)")
     group.add_argument("--alpha", type=number(float, 0, 1), default=0.7, metavar="A",
                        help="weight of the student's own view in the labels at the end, eq. (5)")
+    group.add_argument("--losses", default="con+cls", choices=["con+cls", "cls", "con+reg"],
+                       help="what is added up: contrast, classification by pseudo labels, regression of "
+                       "the teacher's embeddings")
+    group.add_argument("--cls-loss", default="paper", choices=["paper", "released"],
+                       help="classification loss: the papers', or that of the authors' code")
+    group.add_argument("--correction", default="none", choices=["none", "dic", "ddl"],
+                       help="of class imbalance: by the classes' dispersion, eqs. (6)-(9), or by how many "
+                       "pseudo labels each has")
+    group.add_argument("--dic-gamma", type=number(float, 0, 1), default=0.1, metavar="G",
+                       help="how far the corrected temperatures may be apart")
+    group.add_argument("--dic-interval", type=positive, default=10, metavar="EPOCHS",
+                       help="epochs between measurements of the dispersions; before the first, "
+                       "nothing is corrected")
+    group.add_argument("--dic-dispersion", default="normalized", choices=["normalized", "norm", "raw"],
+                       help="variance of the normalised embeddings, of their lengths, or of the "
+                       "embeddings as they are")
     group.add_argument("--n_way", type=positive, metavar="N",
                        help="rare classes; an error if the task's number is another")
     group.add_argument("--k_shot", type=positive, metavar="K",

@@ -14,7 +14,8 @@ from .checkpoint import CHECKPOINT, load_checkpoint, require_match
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
 FIXED = (
     "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
-    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "seed", "p_label", "alpha",
+    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "seed", "p_label", "pseudo_label",
+    "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval", "dic_dispersion",
 )  # fmt: skip
 # What a student takes over from its teacher where it is not told otherwise; the first few it must.
 BORN_WITH = ("arch", "image_size", "moco_dim", "mlp")

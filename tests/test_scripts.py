@@ -1,6 +1,7 @@
 """The four scripts as a chain, and what they refuse."""
 
 import csv
+import itertools
 import json
 import shutil
 import socket
@@ -63,6 +64,74 @@ def test_without_pseudo_labels_the_classifier_learns_nothing(chain, data, tmp_pa
     name = "classifier.linear.weight"
     assert torch.equal(before[name], after[name])
     assert not torch.equal(before["queue"], after["queue"])
+
+
+VARIANTS = [
+    *(["--pseudo-label", kind] for kind in ("adaptive-soft", "hard", "soft")),
+    *(["--losses", kinds] for kinds in ("cls", "con+reg")),
+    ["--cls-loss", "released"],
+    ["--alpha", 0.4],
+    *(["--correction", "dic", "--dic-interval", 1, "--dic-dispersion", kind, "--dic-gamma", 0.5]
+      for kind in ("normalized", "norm", "raw")),
+    ["--correction", "ddl"],
+    ["--correction", "dic", "--dic-interval", 1, "--dic-gamma", 0.1],
+]  # fmt: skip
+
+
+def test_every_variant_trains_its_own_student(chain, data, tmp_path):
+    """Two epochs of each, from the same start on the same views: no two come out alike."""
+    argv = [data, "--savedir", chain.labels, "-j", 0, "--lr", 0.1, "--epochs", 2]
+
+    def train(number, *variant):
+        call("main_distill", *argv, "--model_path", tmp_path / str(number), *variant)
+        state = load_checkpoint(tmp_path / str(number))["state_dict"]
+        names = ("query_encoder.head.weight", "classifier.linear.weight")
+        return torch.cat([state[name].flatten() for name in names])
+
+    found = {str(v): train(number, *v) for number, v in enumerate([[], *VARIANTS])}
+    for (one, a), (other, b) in itertools.combinations(found.items(), 2):
+        assert a.isfinite().all() and not torch.equal(a, b), (one, other)
+    # Adaptive labels that never adapt are plain ones.
+    assert torch.equal(train("plain", "--alpha", 0), found[str(["--pseudo-label", "hard"])])
+
+
+def test_dic_measures_when_due_and_logs_what_is_in_force(chain, data, tmp_path):
+    call(
+        "main_distill", data, "--savedir", chain.labels, "-j", 0, "--epochs", 5, "--model_path",
+        tmp_path, "--correction", "dic", "--dic-interval", 2, "--dic-gamma", 0.4,
+    )  # fmt: skip
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()[1:]]
+    names = [f"temperature_{name}" for name in load_task(chain.labels).classes]
+    taus = [[line[name] for name in names] for line in lines]
+    assert taus[0] == taus[1] == [1, 1, 1]  # before the first measurement
+    assert taus[2] == taus[3] and taus[2] != taus[0]
+    assert taus[4] not in (taus[0], taus[2])
+    for tau in taus[2:]:
+        assert max(tau) == 1 and min(tau) >= 0.6
+    saved = load_checkpoint(tmp_path)["state_dict"]["class_temperatures"]
+    assert saved.tolist() == taus[4]
+
+
+def test_ddl_goes_by_the_counts_of_hard_labels(chain, data, tmp_path):
+    argv = [data, "--savedir", chain.labels, "--model_path", tmp_path, "-j", 0, "--epochs", 1]
+    call("main_distill", *argv, "--correction", "ddl")
+    _, labels = load_pseudo_labels(chain.labels)
+    counts = [int((labels.hard() == n).sum()) for n in range(3)]
+    found = load_checkpoint(tmp_path)["state_dict"]["class_temperatures"].tolist()
+    expected = [1 + 0.1 * (count - max(counts)) / sum(counts) for count in counts]
+    assert found == pytest.approx(expected)
+
+
+def test_a_student_without_a_trained_classifier(no, chain, data, tmp_path):
+    for number, variant in enumerate((["--losses", "con+reg"], ["--no-p_label"])):
+        folder = tmp_path / str(number)
+        call(
+            "main_distill", data, "--savedir", chain.labels, "--model_path", folder, "--epochs", 0,
+            *variant,
+        )  # fmt: skip
+        said = no("test", data, "--resume", folder, "--load_cla")
+        assert " ".join(variant) in said and "no trained classifier" in said
+        call("test", data, "--resume", folder, "-j", 0)
 
 
 def test_scores_are_of_the_whole_remaining_rare_set(chain, data):

@@ -23,6 +23,7 @@ def labels():
     return PseudoLabels(
         ids=tuple(BASE.ids[row] for row in order),
         probabilities=generator.dirichlet([1, 1, 1], 12).astype(np.float32),
+        embeddings=generator.normal(size=(12, 5)).astype(np.float32),
         about={"task": task.to_dict(), "base": BASE.fingerprint(), "teacher": {}, "made_by": {}},
     )
 
@@ -39,7 +40,9 @@ def test_matched_by_id(tmp_path, labels):
     matched = found.for_images(BASE)
     for row, name in enumerate(BASE.ids):
         there = labels.ids.index(name)
-        assert np.array_equal(matched[row], labels.probabilities[there])
+        assert np.array_equal(matched.probabilities[row], labels.probabilities[there])
+        assert np.array_equal(matched.embeddings[row], labels.embeddings[there])
+    assert matched.ids == BASE.ids and matched.sha256() == found.sha256()
     assert np.array_equal(found.hard(), labels.probabilities.argmax(axis=1))
 
 
@@ -98,6 +101,7 @@ def test_no_pickles(tmp_path, labels):
             file,
             ids=np.array([{"a": 1}], dtype=object),
             probabilities=labels.probabilities,
+            embeddings=labels.embeddings,
             about=np.array(json.dumps(labels.about)),
         )
     with pytest.raises(InputError, match="is not a pseudo-label file"):

@@ -128,8 +128,9 @@ def test_student_classifies_the_same_forward(views):
     model = make(Student, n_way=3)
     calls = []
     model.query_encoder.register_forward_hook(lambda *_: calls.append(1))
-    contrastive, logits = model(*views)
+    contrastive, embeddings, logits = model(*views)
     assert contrastive.shape == (4, 13) and logits.shape == (4, 3)
+    assert torch.equal(logits, model.classifier(embeddings))
     assert len(calls) == 1
     (contrastive_loss(contrastive) + logits.logsumexp(dim=1).mean()).backward()
     assert model.classifier.linear.weight.grad.abs().sum() > 0

@@ -127,6 +127,15 @@ def test_a_resumed_student_is_as_never_stopped(chain, data, tmp_path, capsys):
     assert "note: --epochs 3 instead of 2 moves α_t" in capsys.readouterr().out
 
 
+def test_a_corrected_student_resumes_exactly(chain, data, tmp_path):
+    """Stopped between two measurements, it goes on with the temperatures of the last."""
+    how = ["--correction", "dic", "--dic-interval", 2, "--dic-gamma", 0.5, "--pseudo-label", "hard"]
+    whole = distill(data, chain.labels, tmp_path / "whole", 4, *how)
+    distill(data, chain.labels, tmp_path / "half", 3, *how)
+    resumed = distill(data, chain.labels, tmp_path / "half", 4, *how, "--resume", tmp_path / "half")
+    assert states_equal(resumed["state_dict"], whole["state_dict"])
+
+
 def test_a_student_is_not_resumed_on_other_labels(chain, data, tmp_path):
     distill(data, chain.labels, tmp_path / "d", 0)
     call(

@@ -132,7 +132,7 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
         options.ArgumentParser, "parse_args", lambda *how: Recording(**vars(parse(*how)))
     )
 
-    small = ["--epochs", 1, "-b", 8, "-j", 0]
+    small = ["--epochs", 2, "-j", 0, "--correction", "dic", "--dic-interval", 1]
     argv = {
         "main_moco": [data, "--model_path", tmp_path, *TINY, "--epochs", 1],
         "generate_pseudo": ["--datadir", data, "--resume", chain.pretrained, "--savedir", tmp_path],
