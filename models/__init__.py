@@ -5,11 +5,12 @@ from torch import Tensor, nn
 from .classifier import LinearClassifier
 from .conv4 import Conv4
 from .resnet12 import ResNet12
+from .se_resnet50 import SEResNet50
 
 __all__ = ["BACKBONES", "MIN_IMAGE_SIZE", "Encoder", "LinearClassifier", "build_encoder"]
 
-BACKBONES = {"resnet12": ResNet12, "conv4": Conv4}
-MIN_IMAGE_SIZE = 32  # four halvings must leave at least two pixels for the last feature map
+BACKBONES = {"resnet12": ResNet12, "conv4": Conv4, "se_resnet50": SEResNet50}
+MIN_IMAGE_SIZE = 32  # resnet12 and conv4 halve it four times, se_resnet50 five times
 
 
 class Encoder(nn.Module):

@@ -252,7 +252,7 @@ def test_other_backbones_and_stages(no, chain, data, tmp_path):
     assert "is a checkpoint of stage (d)" in no(*labelling, "--resume", d)
     assert "is a checkpoint of stage (d)" in no(*moco(data, tmp_path, "--resume", d))
     assert "is a checkpoint of stage (a)" in no(*distill(data, labels, tmp_path, "--resume", a))
-    assert "has no classifier" in no("test", data, "--resume", a, "--load_cla")
+    assert "has no trained classifier" in no("test", data, "--resume", a, "--load_cla")
 
 
 def test_other_arguments_than_the_files(no, chain, data, tmp_path):

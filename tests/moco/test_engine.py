@@ -184,10 +184,12 @@ def test_two_processes_train_as_one(chain, data, tmp_path, stage):
         how = ["--moco-m", 0.5, *how]  # so that the key encoder moves, too
         if stage == "moco":
             return pretrain(data, tmp_path / folder, epochs, *how)["state_dict"]
+        how += ["--correction", "dic", "--dic-interval", 1]
         return distill(data, chain.labels, tmp_path / folder, epochs, *how)["state_dict"]
 
     two_processes = ["--multiprocessing-distributed", "--nproc", 2, "--dist-url", free_url()]
-    start, one, two = train("0", 0), train("1", 1), train("2", 1, *two_processes)
+    epochs = 1 if stage == "moco" else 2  # the correction comes after the first
+    start, one, two = train("0", 0), train("1", epochs), train("2", epochs, *two_processes)
     logs = [(tmp_path / n / "log.jsonl").read_text().splitlines()[-1] for n in "12"]
     losses = [json.loads(line)["loss"] for line in logs]
     assert losses[1] == pytest.approx(losses[0], rel=1e-3)

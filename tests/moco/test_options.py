@@ -78,7 +78,9 @@ def test_hyphen_and_underscore(script):
             elif action.choices:
                 value = [action.choices[0]]
             else:
-                value = ["0.5" if action.dest in ("momentum", "moco_m", "alpha") else "64"]
+                value = [
+                    "0.5" if action.dest in ("momentum", "moco_m", "alpha", "dic_gamma") else "64"
+                ]
             parsed = [
                 make().parse_args([*minimal, "--" + flag[2:].replace(*swap), *value])
                 for swap in (("_", "-"), ("-", "_"))

@@ -1,0 +1,30 @@
+"""SE-ResNet-50 (Hu et al. 2018), the backbone of Table 10, built from torchvision's parts."""
+
+from torch import Tensor, nn
+from torchvision.models.resnet import Bottleneck, ResNet
+from torchvision.ops import SqueezeExcitation
+
+REDUCTION = 16
+
+
+class SEBottleneck(Bottleneck):
+    """ResNet's bottleneck, whose channels are reweighted before the shortcut is added."""
+
+    def __init__(self, *how, **more):
+        super().__init__(*how, **more)
+        channels = self.bn3.num_features
+        self.bn3 = nn.Sequential(self.bn3, SqueezeExcitation(channels, channels // REDUCTION))
+
+
+class SEResNet50(nn.Module):
+    """Images N×3×S×S to globally averaged features, N×2048, for any S from 32 up."""
+
+    out_features = 2048
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = ResNet(SEBottleneck, [3, 4, 6, 3])
+        self.net.fc = nn.Identity()
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.net(images)
