@@ -2,6 +2,7 @@
 
 python test.py DATA --resume STUDENT --load_cla
 python test.py DATA --resume STAGE_A
+python test.py --resume STUDENT --load_cla --predict FOLDER
 """
 
 import json
@@ -12,7 +13,7 @@ import torch
 from datasets import open_dataset
 from datasets.episode import Task, draw_task, load_task
 from datasets.files import InputError, atomic_write, refuse_to_overwrite
-from datasets.images import ImageSet, TransformedImages, check_readable, describe
+from datasets.images import ImageSet, TransformedImages, check_readable, describe, unlabelled
 from moco import options, settings
 from moco.augment import plain_view
 from moco.checkpoint import (
@@ -34,52 +35,64 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"--load_cla: {args.resume} is of {without}, and has no trained classifier"
         )
-    rare = open_dataset(args.data).rare
+    if args.data is None and not (args.predict and args.load_cla):
+        raise InputError("the data folder is needed; only --predict with --load_cla does without")
+    rare = open_dataset(args.data).rare if args.data else None
     task = find_task(args, checkpoint, rare)
-    support, query = task.support(rare), task.query(rare)
+    support = None if args.load_cla else task.support(rare)
+    images = unlabelled(args.predict) if args.predict else task.query(rare)
     how = "direct" if args.load_cla else "lr"
     folder = args.output or (args.resume if args.resume.is_dir() else args.resume.parent)
-    name = f"test_{how}_{task.n_way}way_{task.k_shot}shot_seed{task.seed}"
+    name = f"{how}_{task.n_way}way_{task.k_shot}shot_seed{task.seed}"
+    name = f"predict_{images.name}_{name}" if args.predict else f"test_{name}"
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
     refuse_to_overwrite(files, args.overwrite)
-    here = rare.fingerprint()
-    if here != task.rare:
+    if rare and (here := rare.fingerprint()) != task.rare:
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
-    check_readable(query, *([] if args.load_cla else [support]))
+    check_readable(*([images, support] if support else [images]))
 
-    device = pick_device(args.device, args.gpu)
-    encoder = query_encoder(checkpoint).to(device)
-    made_with = checkpoint["args"]
-    views = TransformedImages(query, plain_view(made_with["image_size"]))
-    embeddings = encode(
-        encoder, views, args.batch_size, readers(args.workers), device, progress="testing"
-    )
-    if args.load_cla:
-        logits = student_classifier(checkpoint)(torch.from_numpy(embeddings))
-        probabilities = logits.softmax(dim=1).numpy()
-    else:
-        f_c = fit_on_support(
-            encoder,
-            support,
-            image_size=made_with["image_size"],
-            aug_plus=made_with["aug_plus"],
-            augnum=args.augnum,
-            seed=task.seed,
-            device=device,
-        )
-        probabilities = f_c.predict_proba(embeddings)
-    scores = score(np.array(query.labels), probabilities.argmax(axis=1), task.classes)
-
+    probabilities = predict(args, checkpoint, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
              "args": settings.recorded(args), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"]}  # fmt: skip
-    with atomic_write(files[0]) as file:
-        file.write(json.dumps({**scores, **about}, indent=1).encode())
-    with atomic_write(files[1]) as file:
-        file.write(predictions_csv(query, probabilities).encode())
-    print(f"{task}; classifier: {how}; {len(query)} query images, none of the support set")
-    print(score_table(scores))
+    if args.predict:
+        scores = {}
+        print(f"{task}; classifier: {how}; {len(images)} images of {args.predict}")
+    else:
+        scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
+        print(f"{task}; classifier: {how}; {len(images)} query images, none of the support set")
+        print(score_table(scores))
+    table = predictions_csv(images, probabilities, task.classes, truth=not args.predict)
+    for file, content in zip(files, (json.dumps({**scores, **about}, indent=1), table)):
+        with atomic_write(file) as out:
+            out.write(content.encode())
     print(f"written: {files[0]}, {files[1]}")
+
+
+def predict(
+    args, checkpoint: dict, images: ImageSet, support: ImageSet | None, seed: int
+) -> np.ndarray:
+    """Each image's probability of each of the task's classes, by the student's own classifier or,
+    with a support set, by one fitted on that."""
+    device = pick_device(args.device, args.gpu)
+    encoder = query_encoder(checkpoint).to(device)
+    made_with = checkpoint["args"]
+    views = TransformedImages(images, plain_view(made_with["image_size"]))
+    embeddings = encode(
+        encoder, views, args.batch_size, readers(args.workers), device, progress="testing"
+    )
+    if support is None:
+        return student_classifier(checkpoint)(torch.from_numpy(embeddings)).softmax(dim=1).numpy()
+    f_c = fit_on_support(
+        encoder,
+        support,
+        image_size=made_with["image_size"],
+        aug_plus=made_with["aug_plus"],
+        augnum=args.augnum,
+        seed=seed,
+        device=device,
+    )
+    return f_c.predict_proba(embeddings)
 
 
 def no_classifier(checkpoint: dict) -> str | None:
@@ -92,7 +105,7 @@ def no_classifier(checkpoint: dict) -> str | None:
     return None if "cls" in args["losses"] else f"a student trained with --losses {args['losses']}"
 
 
-def find_task(args, checkpoint: dict, rare: ImageSet) -> Task:
+def find_task(args, checkpoint: dict, rare: ImageSet | None) -> Task:
     """The student's own task; for stage (a)'s encoder that in --savedir, or one drawn by --seed.
 
     Raises InputError where what was asked for is not what there is.

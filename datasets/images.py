@@ -12,6 +12,8 @@ from tqdm import tqdm
 
 from .files import InputError, listed
 
+EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+
 
 @dataclass(frozen=True)
 class ImageSet:
@@ -76,6 +78,22 @@ def image_set(
         paths=tuple(path for _, _, path in rows),
         labels=tuple(label for label, _, _ in rows),
     )
+
+
+def image_files(paths: Iterable[Path]) -> list[Path]:
+    """Those of `paths` that are images by their names' ends, sorted; hidden files are none."""
+    return sorted(p for p in paths if p.suffix.lower() in EXTENSIONS and p.name[0] != ".")
+
+
+def unlabelled(folder: Path) -> ImageSet:
+    """All images in `folder` and the folders in it, of a single class that means nothing; an
+    image's id is its path in `folder`. Raises InputError if there are none."""
+    if not folder.is_dir():
+        raise InputError(f"the folder does not exist: {folder}")
+    rows = [(str(p.relative_to(folder)), p, "?") for p in image_files(folder.rglob("*"))]
+    if not rows:
+        raise InputError(f"no images in {folder}; looked for {' '.join(sorted(EXTENSIONS))}")
+    return image_set(folder.resolve().name, ("?",), rows)
 
 
 def describe(fingerprint: dict) -> str:

@@ -3,6 +3,7 @@
 from pathlib import Path
 
 from .files import InputError, listed
+from .images import image_files
 
 NAME = "papsmear"
 BASE_CLASSES = (
@@ -15,7 +16,6 @@ BASE_CLASSES = (
 RARE_CLASSES = ("normal_columnar", "normal_superficiel", "normal_intermediate")
 CLASSES = BASE_CLASSES + RARE_CLASSES
 LAYOUT = "the class folders " + " ".join(CLASSES)
-EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 
 def recognises(root: Path) -> bool:
@@ -33,11 +33,7 @@ def rows(root: Path) -> list[tuple[str, Path, str]]:
         raise InputError(f"class folders missing: {listed(missing)}")
     found = []
     for name in CLASSES:
-        files = sorted(
-            path
-            for path in (root / name).iterdir()
-            if path.suffix.lower() in EXTENSIONS and not path.name.startswith(".")
-        )
+        files = image_files((root / name).iterdir())
         stems = {path.stem for path in files}
         images = [f for f in files if not (f.stem.endswith("-d") and f.stem[:-2] in stems)]
         if not images:

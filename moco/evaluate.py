@@ -2,6 +2,7 @@
 
 import csv
 import io
+from collections.abc import Sequence
 
 import numpy as np
 import torch
@@ -138,12 +139,15 @@ def score_table(scores: dict) -> str:
     return "\n".join(lines)
 
 
-def predictions_csv(images: ImageSet, probabilities: np.ndarray) -> str:
-    """A line an image: id, truth, prediction, and the probability of each class."""
+def predictions_csv(
+    images: ImageSet, probabilities: np.ndarray, classes: Sequence[str], truth: bool = True
+) -> str:
+    """A line an image: id, truth (unless unknown), prediction, each class's probability."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["image", "truth", "prediction", *(f"p_{name}" for name in images.classes)])
+    told = ["truth"] if truth else []
+    writer.writerow(["image", *told, "prediction", *(f"p_{name}" for name in classes)])
     for name, label, row in zip(images.ids, images.labels, probabilities):
-        prediction = images.classes[row.argmax()]
-        writer.writerow([name, images.classes[label], prediction, *(f"{p:.6f}" for p in row)])
+        told = [images.classes[label]] if truth else []
+        writer.writerow([name, *told, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
     return text.getvalue()

@@ -237,7 +237,8 @@ def distillation_parser() -> ArgumentParser:
 def testing_parser() -> ArgumentParser:
     """test.py"""
     parser = ArgumentParser("Score an encoder or a student on all rare images but the support set.")
-    parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
+    parser.add_argument("data", type=Path, metavar="DATA", nargs="?",
+                        help="data folder; not needed for --predict with --load_cla")
     parser.add_argument("--resume", type=Path, required=True, metavar="PATH",
                         help="checkpoint of stage (a) or (d), or its folder")
     parser.add_argument("-a", "--arch", choices=list(BACKBONES),
@@ -245,6 +246,9 @@ def testing_parser() -> ArgumentParser:
     parser.add_argument("--load_cla", action="store_true",
                         help="use the student's own classifier; without, a logistic regression is "
                         "fitted on the support set")
+    parser.add_argument("--predict", type=Path, metavar="FOLDER",
+                        help="say what the images in this folder are, instead of scoring; they need "
+                        "no labels")
     parser.add_argument("--savedir", type=Path, metavar="DIR",
                         help="take the task from generate_pseudo.py's folder (a student knows its own)")
     parser.add_argument("--n_way", type=positive, metavar="N",

@@ -171,6 +171,38 @@ def test_the_student_by_logistic_regression(chain, data, tmp_path):
     assert scores["classifier"] == "lr" and scores["task"] == load_task(chain.labels).to_dict()
 
 
+def test_predicting_images_without_labels(no, chain, data, tmp_path):
+    """Copies of the query images under other names get the probabilities that scoring gave."""
+    with open(chain.student / "test_direct_3way_2shot_seed0.csv") as file:
+        scored = list(csv.DictReader(file))[:5]
+    rare = open_dataset(data).rare
+    path_of = dict(zip(rare.ids, rare.paths))
+    new = tmp_path / "new patients"
+    (new / "ward").mkdir(parents=True)
+    (new / "notes.txt").write_text("not an image")
+    for number, row in enumerate(scored):
+        shutil.copy(path_of[row["image"]], new / ("ward" if number else ".") / f"{number}.JPG")
+    out = ["--output", tmp_path / "out", "-j", 0]
+    student = ["--resume", chain.student, "--load_cla", "--predict", new]
+    call("test", *student, *out)
+    with open(tmp_path / "out" / "predict_new patients_direct_3way_2shot_seed0.csv") as file:
+        found = {row["image"]: row for row in csv.DictReader(file)}
+    assert found.keys() == {"0.JPG", *(f"ward/{n}.JPG" for n in range(1, 5))}
+    for number, row in enumerate(scored):
+        mine = found[f"ward/{number}.JPG" if number else "0.JPG"]
+        assert "truth" not in mine and mine["prediction"] == row["prediction"]
+        for name in rare.classes:
+            assert float(mine[f"p_{name}"]) == pytest.approx(float(row[f"p_{name}"]), abs=1e-5)
+    # By a classifier fitted on the support set, the data folder is needed, too.
+    assert "data folder is needed" in no("test", *student[:2], *student[3:])
+    assert "data folder is needed" in no("test", *student[:3])
+    call("test", data, *student[:2], *student[3:], *out)
+    assert (tmp_path / "out" / "predict_new patients_lr_3way_2shot_seed0.csv").is_file()
+    (tmp_path / "empty").mkdir()
+    assert "no images in" in no("test", *student[:-1], tmp_path / "empty")
+    assert "would be overwritten" in no("test", *student, *out)
+
+
 def test_labelling_again_gives_the_same(chain, data, tmp_path):
     call(
         "generate_pseudo", "--resume", chain.pretrained / CHECKPOINT, "--datadir", data,

@@ -93,7 +93,7 @@ def test_knn_score_tells_good_embeddings_from_bad():
 
 def test_predictions_csv(data):
     rare = open_dataset(data).rare.take(open_dataset(data).rare.ids[:2])
-    text = predictions_csv(rare, np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]))
+    text = predictions_csv(rare, np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]), rare.classes)
     lines = text.splitlines()
     assert lines[0] == "image,truth,prediction,p_DF,p_AKIEC,p_VASC"
     assert lines[1] == f"{rare.ids[0]},DF,AKIEC,0.200000,0.700000,0.100000"
