@@ -162,16 +162,9 @@ def fit(
         device_ids = [device] if device.type == "cuda" else None
         wrapped = DistributedDataParallel(model, device_ids=device_ids)
         wrapped.broadcast_buffers = False  # each process has its own BatchNorm statistics
-    views = RandomViews(images, random_view(image_size, aug_plus), views=2, seed=seed)
     batches = EpochBatches(len(images), batch_size, seed)
-    loader = DataLoader(
-        views,
-        batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        generator=torch.Generator(),  # not the steps' own, which a resumed run must find alike
-        pin_memory=device.type == "cuda",
-    )
+    views = RandomViews(images, random_view(image_size, aug_plus), views=2, seed=seed)
+    loader = training_loader(views, batches, workers, device)
     size = len(batches) * batch_size  # of an epoch, in images
     with tqdm(
         initial=done * size,
@@ -205,6 +198,20 @@ def fit(
     barrier()  # nobody leaves before the last checkpoint is written
     if is_main():
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
+
+
+def training_loader(
+    views: RandomViews, batches: EpochBatches, workers: int, device: torch.device
+) -> DataLoader:
+    """The views of each of `batches` in turn, made by `workers` processes (0: by this one)."""
+    return DataLoader(
+        views,
+        batch_sampler=batches,
+        num_workers=workers,
+        persistent_workers=workers > 0,
+        generator=torch.Generator(),  # not the steps' own, which a resumed run must find alike
+        pin_memory=device.type == "cuda",
+    )
 
 
 def load_training_state(
