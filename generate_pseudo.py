@@ -11,7 +11,7 @@ import numpy as np
 from datasets import open_dataset
 from datasets.episode import TASK_FILE, draw_task, save_task
 from datasets.files import refuse_to_overwrite
-from datasets.images import TransformedImages, check_readable, describe
+from datasets.images import ImageSet, TransformedImages, check_readable, describe
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, save_pseudo_labels
 from moco import options, settings
 from moco.augment import plain_view
@@ -41,27 +41,10 @@ def main(argv: list[str] | None = None) -> None:
             )
     check_readable(support, data.base)
 
-    # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
-    device = pick_device(args.device, args.gpu)
-    encoder = query_encoder(checkpoint).to(device)
-    f_c = fit_on_support(
-        encoder,
-        support,
-        image_size=teacher["image_size"],
-        aug_plus=teacher["aug_plus"],
-        augnum=args.augnum,
-        seed=args.seed,
-        device=device,
-    )
-
-    # (c) p = F(x) for every base image
-    views = TransformedImages(data.base, plain_view(teacher["image_size"]))
-    embeddings = encode(
-        encoder, views, args.batch_size, readers(args.workers), device, progress="labelling"
-    )
+    embeddings, probabilities = teach(args, checkpoint, support, data.base)
     labels = PseudoLabels(
         ids=data.base.ids,
-        probabilities=f_c.predict_proba(embeddings).astype(np.float32),
+        probabilities=probabilities,
         embeddings=embeddings,
         about={
             "format": 1,
@@ -82,6 +65,31 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
     print(f"pseudo labels of {len(data.base)} base images: {said}")
     print(f"written: {files[0]}, {files[1]}")
+
+
+def teach(
+    args, checkpoint: dict, support: ImageSet, base: ImageSet
+) -> tuple[np.ndarray, np.ndarray]:
+    """The embeddings f_q(x), M×D, and the probabilities p = F(x), M×N, of every base image."""
+    made_with = checkpoint["args"]
+    device = pick_device(args.device, args.gpu)
+    # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
+    encoder = query_encoder(checkpoint).to(device)
+    f_c = fit_on_support(
+        encoder,
+        support,
+        image_size=made_with["image_size"],
+        aug_plus=made_with["aug_plus"],
+        augnum=args.augnum,
+        seed=args.seed,
+        device=device,
+    )
+    # (c) p = F(x) for every base image
+    views = TransformedImages(base, plain_view(made_with["image_size"]))
+    embeddings = encode(
+        encoder, views, args.batch_size, readers(args.workers), device, progress="labelling"
+    )
+    return embeddings, f_c.predict_proba(embeddings).astype(np.float32)
 
 
 if __name__ == "__main__":
