@@ -17,6 +17,7 @@ from datasets.images import ImageSet, TransformedImages, check_readable, describ
 from moco import options, settings
 from moco.augment import plain_view
 from moco.checkpoint import (
+    STAGES,
     load_checkpoint,
     provenance,
     query_encoder,
@@ -98,8 +99,10 @@ def predict(
 def no_classifier(checkpoint: dict) -> str | None:
     """What of a checkpoint says that it has no classifier that was trained; None if it has."""
     args = checkpoint["args"]
-    if checkpoint["stage"] == "moco":
-        return "stage (a)"
+    if not checkpoint["task"]:
+        return STAGES[checkpoint["stage"]]
+    if checkpoint["stage"] == "scratch":
+        return None
     if not args["p_label"]:
         return "a student trained with --no-p_label"
     return None if "cls" in args["losses"] else f"a student trained with --losses {args['losses']}"

@@ -19,7 +19,14 @@ CHECKPOINT = "checkpoint.pth.tar"
 CLASSIFIER = "checkpointClassifier.pth.tar"
 FORMAT = 1
 CONTENTS = ("stage", "epoch", "args", "base", "task", "made_by", "state_dict", "optimizer")
-STAGES = {"moco": "stage (a), main_moco.py", "distill": "stage (d), main_distill.py"}
+STAGES = {
+    "moco": "stage (a), main_moco.py",
+    "distill": "stage (d), main_distill.py",
+    "scratch": "training from scratch, baselines/scratch.py",
+    "simclr": "SimCLR, baselines/simclr.py",
+    "srl_simple": "SRL-simple, baselines/srl.py",
+    "srl_distill": "SRL-distill, baselines/srl.py",
+}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -78,7 +85,7 @@ def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -
         reason = str(error).partition("\n")[0]
         raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
     if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in STAGES:
-        raise InputError(f"{path} is not a checkpoint of main_moco.py or main_distill.py")
+        raise InputError(f"{path} is not a checkpoint of this project's scripts")
     if checkpoint.get("format", 0) > FORMAT:
         raise InputError(
             f"{path} has format {checkpoint['format']}, newer than this code's {FORMAT}"
@@ -121,8 +128,7 @@ def query_encoder(checkpoint: dict) -> Encoder:
 
 
 def student_classifier(checkpoint: dict) -> LinearClassifier:
-    """f_c′ of a stage (d) checkpoint, frozen, in evaluation mode."""
-    classifier = LinearClassifier(
-        checkpoint["args"]["moco_dim"], len(checkpoint["task"]["classes"])
-    )
+    """f_c′, or a baseline's classifier, of a checkpoint, frozen, in evaluation mode."""
+    classes, width = checkpoint["state_dict"]["classifier.linear.weight"].shape
+    classifier = LinearClassifier(width, classes)
     return _load(classifier, checkpoint["state_dict"], "classifier.")

@@ -18,7 +18,6 @@ from datasets.files import InputError
 from datasets.images import ImageSet, TransformedImages
 
 from .augment import RandomViews, plain_view, random_view, stream_seed
-from .builder import MoCo
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from .distributed import all_mean, average_running_statistics, barrier, is_main, rank, world_size
 from .evaluate import encode, knn_score
@@ -100,7 +99,7 @@ class RunLog:
 
 
 def fit(
-    model: MoCo,
+    model: nn.Module,
     step: Step,
     images: ImageSet,
     about: dict,
@@ -124,15 +123,17 @@ def fit(
     seed: int,
     print_freq: int,
     knn_every: int,
+    views: int = 2,
     before_epoch: Callable[[int], dict[str, float]] = lambda epoch: {},
 ) -> None:
-    """Train `model` on two random views of `images` by SGD, and leave checkpoints and a log.
+    """Train `model` on random views of `images` by SGD, and leave checkpoints and a log.
 
     `step(model, views, rows, epoch)` computes the statistics of a batch, of which "loss" is
-    minimised; its epochs count from 0. `about` goes into every checkpoint. The model is first
-    saved untrained, or taken from the checkpoint `resume` (`goes_on`: which is the one in
-    `model_path`); then saved after each epoch. Every `knn_every` epochs (0: never) the log gets a
-    k-NN score on the classes of `images`; what `before_epoch(epoch)` returns goes there, too.
+    minimised; its epochs count from 0; `views` is how many views of an image it gets. `about` goes
+    into every checkpoint. The model is first saved untrained, or taken from the checkpoint `resume`
+    (`goes_on`: which is the one in `model_path`); then saved after each epoch. Every `knn_every`
+    epochs (0: never) the log gets a k-NN score of `model.query_encoder` on the classes of `images`;
+    what `before_epoch(epoch)` returns goes there, too.
     Raises InputError when the loss is no longer a number.
     """
     model.to(device, memory_format=torch.channels_last)  # in which convolutions are faster
@@ -163,8 +164,8 @@ def fit(
         wrapped = DistributedDataParallel(model, device_ids=device_ids)
         wrapped.broadcast_buffers = False  # each process has its own BatchNorm statistics
     batches = EpochBatches(len(images), batch_size, seed)
-    views = RandomViews(images, random_view(image_size, aug_plus), views=2, seed=seed)
-    loader = training_loader(views, batches, workers, device)
+    pictures = RandomViews(images, random_view(image_size, aug_plus), views, seed)
+    loader = training_loader(pictures, batches, workers, device)
     size = len(batches) * batch_size  # of an epoch, in images
     with tqdm(
         initial=done * size,

@@ -104,19 +104,23 @@ def _adder(group, from_teacher: bool) -> Callable:
     return add
 
 
-def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
-    add = _adder(parser.add_argument_group("encoder and contrast"), from_teacher)
+def _add_backbone(add: Callable) -> None:
     add("-a", "--arch", choices=list(BACKBONES), default="resnet12", help="backbone")
     add("--image-size", type=number(int, MIN_IMAGE_SIZE), default=224, metavar="PIXELS",
         help="images are resized to this width and height")
+    add("--aug-plus", action=argparse.BooleanOptionalAction, default=False,
+        help="MoCo v2's augmentation: hue and greyscale too")
+
+
+def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
+    add = _adder(parser.add_argument_group("encoder and contrast"), from_teacher)
+    _add_backbone(add)
     add("--moco-dim", type=positive, default=128, metavar="D", help="width of the embedding")
     add("--moco-k", type=positive, default=1280, metavar="L", help="queue size: number of negative keys")
     add("--moco-m", type=number(float, 0, 1), default=0.999, metavar="M",
         help="momentum of the key encoder")
     add("--moco-t", type=number(float, 1e-6), default=0.07, metavar="T", help="softmax temperature")
     add("--mlp", action=argparse.BooleanOptionalAction, default=False, help="MoCo v2's hidden layer")
-    add("--aug-plus", action=argparse.BooleanOptionalAction, default=False,
-        help="MoCo v2's augmentation: hue and greyscale too")
     add("--bn-groups", type=positive, default=4, metavar="N",
         help="parts of the total batch that BatchNorm treats apart, as that many GPUs would; with "
         "more processes than this, each is a part")
@@ -272,3 +276,42 @@ def add_encoding(parser: ArgumentParser) -> None:
                         help="images encoded at a time")
     parser.add_argument("--overwrite", action="store_true", help="write over what is there")
     add_device(parser)
+
+
+def _baseline_parser(description: str) -> tuple[ArgumentParser, Callable]:
+    """What the baselines' parsers share, and what adds to the group of the encoder."""
+    parser = ArgumentParser(description)
+    parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
+    add_training(parser)
+    add = _adder(parser.add_argument_group("method"), from_teacher=False)
+    _add_backbone(add)
+    add_device(parser)
+    return parser, add
+
+
+def scratch_parser() -> ArgumentParser:
+    """baselines/scratch.py"""
+    parser, add = _baseline_parser("Training from scratch on a task's support set.")
+    add("--n_way", type=positive, default=None, metavar="N", help="rare classes of the task (default: all)")
+    add("--k_shot", type=positive, default=5, metavar="K", help="support images a class")
+    return parser
+
+
+def simclr_parser() -> ArgumentParser:
+    """baselines/simclr.py"""
+    parser, add = _baseline_parser("SimCLR on the base images, without labels.")
+    parser.set_defaults(aug_plus=True)
+    add("--simclr-t", type=number(float, 1e-6), default=0.5, metavar="T", help="temperature of the loss")
+    return parser
+
+
+def srl_parser() -> ArgumentParser:
+    """baselines/srl.py"""
+    parser, add = _baseline_parser("Supervised representation learning on the base images' labels.")
+    add("--teacher", type=Path, default=None, metavar="PATH",
+        help="checkpoint of a run without this flag: distil it into a fresh model (SRL-distill)")
+    add("--distill-t", type=number(float, 1e-6), default=4.0, metavar="T",
+        help="temperature of the distillation")
+    add("--distill-weight", type=number(float, 0, 1), default=0.5, metavar="W",
+        help="weight of the distillation; the labels have the rest")
+    return parser

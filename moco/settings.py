@@ -16,6 +16,7 @@ FIXED = (
     "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
     "batch_size", "lr", "schedule", "cos", "momentum", "wd", "seed", "p_label", "pseudo_label",
     "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval", "dic_dispersion",
+    "simclr_t", "distill_t", "distill_weight",
 )  # fmt: skip
 # What a student takes over from its teacher where it is not told otherwise; the first few it must.
 BORN_WITH = ("arch", "image_size", "moco_dim", "mlp")
@@ -114,7 +115,8 @@ def training_values(args: argparse.Namespace) -> dict:
         "aug_plus", "lr", "schedule", "cos", "momentum", "wd", "seed", "print_freq",
         "knn_every",
     )  # fmt: skip
-    workers = distributed.readers(args.workers, launch_plan(args).nproc)
+    nproc = launch_plan(args).nproc if hasattr(args, "nproc") else 1  # baselines have one process
+    workers = distributed.readers(args.workers, nproc)
     values = {name: getattr(args, name) for name in names}
     return values | {"workers": workers, "goes_on": goes_on(args)}
 

@@ -14,28 +14,32 @@ MIN_IMAGE_SIZE = 32  # resnet12 and conv4 halve it four times, se_resnet50 five 
 
 
 class Encoder(nn.Module):
-    """f_q: images (N×3×S×S, values 0–1) to embeddings (N×`embedding_dim`, not normalised)."""
+    """f_q: images (N×3×S×S, values 0–1) to embeddings (N×`out_features`, not normalised)."""
 
-    def __init__(self, backbone: nn.Module, head: nn.Module):
+    def __init__(self, backbone: nn.Module, head: nn.Module, out_features: int):
         super().__init__()
         self.backbone = backbone
         self.head = head
+        self.out_features = out_features
 
     def forward(self, images: Tensor) -> Tensor:
         return self.head(self.backbone(images))
 
 
-def build_encoder(arch: str, embedding_dim: int = 128, mlp: bool = False) -> Encoder:
+def build_encoder(arch: str, embedding_dim: int | None = 128, mlp: bool = False) -> Encoder:
     """A freshly initialised encoder, for images of any size from `MIN_IMAGE_SIZE` up.
 
-    `arch` is one of `BACKBONES`; `mlp` puts MoCo v2's hidden layer before the embedding.
+    `arch` is one of `BACKBONES`; `mlp` puts MoCo v2's hidden layer before the embedding. Without
+    an `embedding_dim` the backbone's features are the embedding.
     Raises ValueError for an unknown `arch`.
     """
     if arch not in BACKBONES:
         raise ValueError(f"no backbone called {arch!r}; there are {', '.join(BACKBONES)}")
     backbone = BACKBONES[arch]()
     width = backbone.out_features
+    if embedding_dim is None:
+        return Encoder(backbone, nn.Identity(), width)
     head = nn.Linear(width, embedding_dim)
     if mlp:
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), head)
-    return Encoder(backbone, head)
+    return Encoder(backbone, head, embedding_dim)

@@ -40,7 +40,7 @@ def test_parts_are_frozen_and_what_was_saved(chain):
 
 def test_bare_weights_are_not_taken_for_a_checkpoint(tmp_path):
     torch.save({"weight": torch.zeros(1)}, tmp_path / CHECKPOINT)
-    with pytest.raises(InputError, match="is not a checkpoint of main_moco.py"):
+    with pytest.raises(InputError, match="is not a checkpoint of this project"):
         load_checkpoint(tmp_path)
 
 

@@ -1,0 +1,1 @@
+"""What the papers compare with, a file a method: each trains, test.py scores."""

@@ -1,0 +1,68 @@
+"""Supervised representation learning (Tian et al. 2020, arXiv 2003.11539): SRL-simple classifies
+the base images by their labels; SRL-distill, born again, also matches SRL-simple's predictions.
+
+python -m baselines.srl DATA --model_path SIMPLE
+python -m baselines.srl DATA --model_path OUT --teacher SIMPLE
+python test.py DATA --resume OUT --k_shot 5 --seed 0
+
+What is kept is the backbone. Tian et al. normalise its features before the logistic regression;
+here all methods are scored alike, on features as they are.
+"""
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from datasets import open_dataset
+from datasets.files import InputError
+from datasets.images import describe
+from moco import options
+from moco.augment import stream_seed
+from moco.checkpoint import load_checkpoint, query_encoder, require_match, student_classifier
+from moco.distributed import pick_device
+
+from .common import Supervised, train
+
+
+def distillation(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """T²·KL(softmax(teacher/T) ∥ softmax(student/T)), Hinton et al. 2015; logits B×C."""
+    log_p = F.log_softmax(logits / temperature, dim=1)
+    target = (teacher_logits / temperature).softmax(dim=1)
+    return temperature**2 * F.kl_div(log_p, target, reduction="batchmean")
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = options.srl_parser().parse_args(argv)
+    base = open_dataset(args.data).base
+    device = pick_device(args.device, args.gpu)
+    truth = torch.tensor(base.labels, device=device)
+    stage = "srl_distill" if args.teacher else "srl_simple"
+    teacher = None
+    if args.teacher:
+        checkpoint = load_checkpoint(args.teacher, ("srl_simple", "srl_distill"))
+        shape = {"arch": args.arch, "image_size": args.image_size}
+        require_match(shape, checkpoint["args"], args.teacher)
+        if checkpoint["base"] != base.fingerprint():
+            raise InputError(
+                f"{args.teacher} was trained on {describe(checkpoint['base'])}, "
+                f"but the data folder holds {describe(base.fingerprint())}"
+            )
+        parts = query_encoder(checkpoint), student_classifier(checkpoint)
+        teacher = torch.nn.Sequential(*parts).to(device)
+    torch.manual_seed(stream_seed(f"{stage} weights", args.seed))
+    model = Supervised(args.arch, len(base.classes))
+
+    def step(model, views, rows, epoch):
+        logits = model(views[0])
+        loss = F.cross_entropy(logits, truth[rows])
+        if teacher:
+            kl = distillation(teacher(views[0]), logits, args.distill_t)
+            loss = (1 - args.distill_weight) * loss + args.distill_weight * kl
+        right = logits.argmax(dim=1) == truth[rows]
+        return {"loss": loss, "accuracy": right.float().mean()}
+
+    train(stage, args, base, model, step, device, views=1)
+
+
+if __name__ == "__main__":
+    options.run(main)

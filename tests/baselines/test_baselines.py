@@ -1,0 +1,129 @@
+"""What the papers compare with: losses against loops, and each method from start to score."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from baselines import scratch, simclr, srl
+from conftest import call
+from datasets import open_dataset
+from datasets.episode import Task
+from moco import options
+from moco.checkpoint import load_checkpoint, query_encoder
+
+SMALL = "--arch conv4 --image-size 32 -b 8 -j 0".split()
+
+
+def train(module, data, folder, *more):
+    module.main([str(word) for word in (data, "--model_path", folder, *SMALL, *more)])
+    return load_checkpoint(folder)
+
+
+def test_nt_xent_against_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    z = torch.nn.functional.normalize(torch.randn(6, 5, generator=generator), dim=1)
+    logits, other_half = simclr.nt_xent_logits(z, 0.5)
+    found = torch.nn.functional.cross_entropy(logits, other_half).item()
+    total = 0.0
+    for i in range(6):
+        j = (i + 3) % 6
+        sims = {k: math.exp(float(z[i] @ z[k]) / 0.5) for k in range(6) if k != i}
+        total -= math.log(sims[j] / sum(sims.values()))
+    assert found == pytest.approx(total / 6, rel=1e-5)
+
+
+def test_distillation_against_a_loop():
+    generator = torch.Generator().manual_seed(0)
+    teacher, student = torch.randn(2, 4, 3, generator=generator)
+    total = 0.0
+    for a, b in zip(teacher.tolist(), student.tolist()):
+        p = [math.exp(x / 4) for x in a]
+        q = [math.exp(x / 4) for x in b]
+        p, q = [x / sum(p) for x in p], [x / sum(q) for x in q]
+        total += 16 * sum(x * math.log(x / y) for x, y in zip(p, q))
+    assert srl.distillation(teacher, student, 4).item() == pytest.approx(total / 4, rel=1e-5)
+    assert srl.distillation(teacher, teacher, 2).item() == pytest.approx(0, abs=1e-6)
+
+
+def test_scratch_learns_the_support_set_and_is_scored_directly(data, tmp_path):
+    checkpoint = train(
+        scratch, data, tmp_path, "--k_shot", 2, "--epochs", 30, "--seed", 3, "--n_way", 3
+    )
+    task = Task.from_dict(checkpoint["task"])
+    assert (task.k_shot, task.seed) == (2, 3)
+    assert checkpoint["args"]["batch_size"] == 6  # the whole support set
+    lines = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()[1:]]
+    assert sum(line["loss"] for line in lines[-10:]) < 0.8 * sum(
+        line["loss"] for line in lines[:10]
+    )
+    call("test", data, "--resume", tmp_path, "--load_cla", "-j", 0)
+    scores = json.loads((tmp_path / "test_direct_3way_2shot_seed3.json").read_text())
+    assert sum(map(sum, scores["confusion"])) == len(open_dataset(data).rare) - 6
+
+
+def test_simclr(data, tmp_path):
+    checkpoint = train(simclr, data, tmp_path, "--epochs", 2, "--knn-every", 1)
+    assert checkpoint["args"]["aug_plus"] and checkpoint["stage"] == "simclr"
+    encoder = query_encoder(checkpoint)
+    assert encoder(torch.rand(2, 3, 32, 32)).shape == (2, 64)  # the backbone's features
+    call("test", data, "--resume", tmp_path, "--k_shot", 2, "-j", 0)
+    assert (tmp_path / "test_lr_3way_2shot_seed0.json").is_file()
+    other = train(simclr, data, tmp_path / "t", "--epochs", 1, "--simclr-t", 5, "--no-aug-plus")
+    first = train(simclr, data, tmp_path / "u", "--epochs", 1, "--no-aug-plus")
+    name = "projection.0.weight"
+    assert not torch.equal(other["state_dict"][name], first["state_dict"][name])
+
+
+def test_srl_simple_and_distill(data, tmp_path):
+    simple = train(srl, data, tmp_path / "s", "--epochs", 2)
+    assert simple["state_dict"]["classifier.linear.weight"].shape == (4, 64)
+    found = {}
+    for name, more in {"d": [], "t": ["--distill-t", 1], "w": ["--distill-weight", 1]}.items():
+        flags = ["--teacher", tmp_path / "s", "--epochs", 1, *more]
+        found[name] = train(srl, data, tmp_path / name, *flags)
+    assert found["d"]["stage"] == "srl_distill"
+    weights = [c["state_dict"]["classifier.linear.weight"] for c in (simple, *found.values())]
+    for number, weight in enumerate(weights):
+        assert not any(torch.equal(weight, other) for other in weights[:number])
+    call("test", data, "--resume", tmp_path / "d", "--k_shot", 2, "-j", 0)
+    assert (tmp_path / "d" / "test_lr_3way_2shot_seed0.json").is_file()
+
+
+def test_srl_resumes(data, tmp_path):
+    whole = train(srl, data, tmp_path / "whole", "--epochs", 2)
+    train(srl, data, tmp_path / "parts", "--epochs", 1)
+    parts = train(srl, data, tmp_path / "parts", "--epochs", 2, "--resume", tmp_path / "parts")
+    for name, value in whole["state_dict"].items():
+        assert torch.equal(value, parts["state_dict"][name]), name
+
+
+@pytest.mark.parametrize(
+    ("module", "flags", "says"),
+    [
+        (srl, ["--teacher", "CHAIN"], "is a checkpoint of stage (a)"),
+        (simclr, ["-b", 64], "--batch-size 64 is more than the 35 images"),
+        (scratch, ["--k_shot", 50], "--k_shot 50 is not possible"),
+    ],
+)
+def test_refusals(module, flags, says, chain, data, tmp_path, capsys, monkeypatch):
+    flags = [chain.pretrained if word == "CHAIN" else word for word in flags]
+    argv = [data, "--model_path", tmp_path / "x", *SMALL, *flags]
+    monkeypatch.setattr("sys.argv", ["x.py", *map(str, argv)])
+    with pytest.raises(SystemExit) as stop:
+        options.run(module.main)
+    said = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and says in said and len(said.splitlines()) == 1
+
+
+def test_a_teacher_of_another_shape_or_set(data, tmp_path):
+    train(srl, data, tmp_path / "s", "--epochs", 0)
+    with pytest.raises(ValueError, match="image_size"):
+        train(srl, data, tmp_path / "d", "--teacher", tmp_path / "s", "--image-size", 48)
+
+
+def test_encoders_have_no_classifier_to_load(data, tmp_path):
+    train(srl, data, tmp_path, "--epochs", 0)
+    with pytest.raises(ValueError, match="SRL-simple.*no trained classifier"):
+        call("test", data, "--resume", tmp_path, "--load_cla")
