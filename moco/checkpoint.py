@@ -15,6 +15,8 @@ from torch import nn
 from datasets.files import InputError, atomic_write, listed
 from models import Encoder, LinearClassifier, build_encoder
 
+from .distributed import processors
+
 CHECKPOINT = "checkpoint.pth.tar"
 CLASSIFIER = "checkpointClassifier.pth.tar"
 FORMAT = 1
@@ -43,6 +45,10 @@ def provenance() -> dict:
         "python": sys.version.split()[0],
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
+        "machine": ", ".join(
+            [f"{processors()} processor cores"]
+            + [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
+        ),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 

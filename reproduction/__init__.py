@@ -1,0 +1,1 @@
+"""The papers' tables: what a table needs (plan), getting it done (run), and the table (table)."""

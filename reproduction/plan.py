@@ -1,0 +1,254 @@
+"""What a table of the papers needs: a command for each encoder, task, student and score."""
+
+import csv
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+from datasets.pseudo import PSEUDO_FILE
+from moco.checkpoint import CHECKPOINT, load_checkpoint
+
+PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
+EPOCHS, IMAGE_SIZE, SEEDS = 200, 224, (0, 1, 2)  # the papers'
+
+# What is learned once, from the base images.
+ENCODERS = {
+    "moco_v1": ("main_moco.py",),
+    "moco_v2": ("main_moco.py", "--mlp", "--aug-plus", "--cos", "--moco-t", "0.2"),
+    "simclr": ("-m", "baselines.simclr"),
+    "srl_simple": ("-m", "baselines.srl"),
+    "srl_distill": ("-m", "baselines.srl"),  # with srl_simple for a teacher
+}
+# What is distilled for each task, from moco_v1's pseudo labels; Table 9 is about DIC's.
+STUDENTS = {
+    "hybrid": (),
+    "hybrid_ddl": ("--correction", "ddl"),
+    "hybrid_dic": ("--correction", "dic"),
+    "cls_only": ("--losses", "cls"),
+    "con_reg": ("--losses", "con+reg"),
+    "dic_adaptive_soft": ("--correction", "dic", "--pseudo-label", "adaptive-soft"),
+    "dic_hard": ("--correction", "dic", "--pseudo-label", "hard"),
+    "dic_soft": ("--correction", "dic", "--pseudo-label", "soft"),
+}
+# What is trained on each task's support set alone.
+ON_SUPPORT = {
+    "scratch": ("-m", "baselines.scratch"),
+    "oracle": ("-m", "baselines.scratch", "--oracle"),
+}
+# The tables' rows: which of the above, and scored by which classifier.
+METHODS = {
+    **{name: (name, "direct") for name in ON_SUPPORT},
+    **{name: (name, "lr") for name in ENCODERS},
+    **{name: (name, "direct") for name in ("hybrid", "hybrid_ddl", "hybrid_dic", "cls_only")},
+    "no_distillation": ("moco_v1", "lr"),
+    "con_reg": ("con_reg", "lr"),
+    "con_cls": ("hybrid", "direct"),
+    "con_cls_dic": ("hybrid_dic", "direct"),
+    "hybrid+direct": ("hybrid", "direct"),
+    "hybrid+lr": ("hybrid", "lr"),
+    "hybrid_dic+direct": ("hybrid_dic", "direct"),
+    "hybrid_dic+lr": ("hybrid_dic", "lr"),
+    "adaptive_hard": ("hybrid_dic", "direct"),
+    "adaptive_soft": ("dic_adaptive_soft", "direct"),
+    "hard": ("dic_hard", "direct"),
+    "soft": ("dic_soft", "direct"),
+}
+
+
+@dataclass(frozen=True)
+class Table:
+    """A table of the papers; `paper[method, shot][metric]` is (mean, std), in percent."""
+
+    number: int
+    dataset: str
+    arch: str
+    n_way: int
+    paper: dict[tuple[str, str], dict[str, tuple[float, float | None]]]
+
+    @property
+    def methods(self) -> list[str]:
+        return list(dict.fromkeys(method for method, _ in self.paper))
+
+    @property
+    def shots(self) -> list[str]:
+        return sorted({shot for _, shot in self.paper}, key=lambda k: (k == "all", k.zfill(3)))
+
+    @property
+    def metrics(self) -> list[str]:
+        return ["accuracy", *(f"A{n}" for n in range(1, self.n_way + 1)), "avg"]
+
+
+def read_tables(path: Path = PAPER) -> dict[int, Table]:
+    """The papers' tables, by number."""
+    tables: dict[int, Table] = {}
+    with open(path, newline="") as file:
+        for row in csv.DictReader(file):
+            number = int(row["table"])
+            about = (number, row["dataset"], row["backbone"], int(row["n_way"]))
+            table = tables.setdefault(number, Table(*about, paper={}))
+            cell = table.paper.setdefault((row["method"], row["k_shot"]), {})
+            cell[row["metric"]] = (float(row["mean"]), float(row["std"]) if row["std"] else None)
+    return dict(sorted(tables.items()))
+
+
+@dataclass(frozen=True)
+class Study:
+    """How a table is reproduced: what narrows it, and where it goes. `machine`: flags that every
+    command takes (--device, --workers)."""
+
+    table: Table
+    data: Path
+    out: Path
+    arch: str
+    image_size: int
+    epochs: int
+    seeds: tuple[int, ...]
+    shots: tuple[str, ...]
+    methods: tuple[str, ...]
+    lesion_disjoint: bool = False
+    machine: tuple[str, ...] = ()
+
+    @property
+    def root(self) -> Path:
+        """Studies that share encoders share a folder."""
+        name = f"{self.table.dataset}-{self.arch}-{self.image_size}px-{self.epochs}epochs"
+        return self.out / name
+
+    @property
+    def rare_split(self) -> bool:
+        return "oracle" in self.table.methods  # Table 11: all its rows are scored on that split
+
+    def cells(self) -> Iterator[tuple[str, str, int]]:
+        """Each (method, shot, seed) to be run."""
+        for method, shot in self.table.paper:
+            if method in self.methods and shot in self.shots:
+                yield from ((method, shot, seed) for seed in self.seeds)
+
+    def schedule(self) -> list[str]:
+        """The papers' drops of the learning rate, at 60 % and 80 % of the epochs."""
+        return ["--schedule", str(self.epochs * 120 // EPOCHS), str(self.epochs * 160 // EPOCHS)]
+
+
+@dataclass(frozen=True)
+class Job:
+    """One command; done when `makes` is in `folder`, trained for `epochs` if that is not None."""
+
+    name: str
+    command: tuple[str, ...]
+    folder: Path
+    makes: str
+    needs: tuple[str, ...] = ()
+    epochs: int | None = None
+
+    def done(self) -> bool:
+        made = any(self.folder.glob(self.makes))
+        if made and self.epochs is not None:
+            return load_checkpoint(self.folder)["epoch"] >= self.epochs
+        return made
+
+    def argv(self) -> tuple[str, ...]:
+        """The command, which goes on with what was begun."""
+        begun = self.epochs is not None and (self.folder / CHECKPOINT).exists()
+        return (*self.command, "--resume", str(self.folder)) if begun else self.command
+
+
+def jobs_of(study: Study) -> list[Job]:
+    """The jobs of all cells, each once, in an order in which they can be run."""
+    jobs: dict[str, Job] = {}
+    for method, shot, seed in study.cells():
+        _score(jobs, study, method, shot, seed)
+    return list(jobs.values())
+
+
+def score_folder(study: Study, method: str, shot: str, seed: int) -> Path:
+    """Where `test.py` leaves a cell's scores."""
+    run, how = METHODS[method]
+    return study.root / "scores" / run / _task_name(study, shot, seed) / how
+
+
+def _task_name(study: Study, shot: str, seed: int) -> str:
+    kind = "_disjoint" * study.lesion_disjoint + "_split" * study.rare_split
+    return f"{shot}shot{kind}_seed{seed}"
+
+
+def _task_flags(study: Study, shot: str, seed: int) -> list[str]:
+    """What draws a task."""
+    kind = ["--lesion-disjoint"] * study.lesion_disjoint + ["--rare-split"] * study.rare_split
+    return ["--n_way", str(study.table.n_way), "--k_shot", shot, "--seed", str(seed), *kind]
+
+
+def _add(jobs: dict[str, Job], study: Study, name: str, command: Iterable[object], **how) -> str:
+    """Put a job among the others; returns its name."""
+    words = (*map(str, command), *study.machine)
+    return jobs.setdefault(name, Job(name=name, command=words, **how)).name
+
+
+def _training_flags(study: Study, command: Iterable[str]) -> list[str]:
+    flags = ["--arch", study.arch, "--image-size", str(study.image_size)]
+    flags += ["--epochs", str(study.epochs)]
+    return flags if "--cos" in command else flags + study.schedule()
+
+
+def _encoder(jobs: dict[str, Job], study: Study, name: str) -> str:
+    script, folder, needs = ENCODERS[name], study.root / "encoders" / name, ()
+    if name == "srl_distill":
+        needs = (_encoder(jobs, study, "srl_simple"),)
+        script = (*script, "--teacher", str(study.root / "encoders" / "srl_simple"))
+    command = _script(script, study.data, "--model_path", folder)
+    command += [*_training_flags(study, script), "--seed", "0"]
+    how = {"folder": folder, "makes": CHECKPOINT, "needs": needs, "epochs": study.epochs}
+    return _add(jobs, study, f"encoder {name}", command, **how)
+
+
+def _script(script: tuple[str, ...], *rest: object) -> list[object]:
+    """`script`, its flags after the data folder and what else comes first."""
+    first = 2 if script[0] == "-m" else 1
+    return [*script[:first], *rest, *script[first:]]
+
+
+def _on_support(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int) -> str:
+    task = _task_name(study, shot, seed)
+    folder = study.root / "on_support" / name / task
+    command = _script(ON_SUPPORT[name], study.data, "--model_path", folder)
+    flags = _task_flags(study, shot, seed)
+    if name == "oracle":  # has no shots: it gets all of the split's training images
+        flags = ["--n_way", str(study.table.n_way), "--seed", str(seed)]
+    command += [*_training_flags(study, command), *flags]
+    how = {"folder": folder, "makes": CHECKPOINT, "epochs": study.epochs}
+    return _add(jobs, study, f"{name} {task}", command, **how)
+
+
+def _labels(jobs: dict[str, Job], study: Study, shot: str, seed: int) -> str:
+    task = _task_name(study, shot, seed)
+    folder = study.root / "labels" / task
+    teacher = study.root / "encoders" / "moco_v1"
+    command = ["generate_pseudo.py", "--datadir", study.data, "--resume", teacher]
+    command += ["--savedir", folder, *_task_flags(study, shot, seed), "--overwrite"]
+    how = {"folder": folder, "makes": PSEUDO_FILE, "needs": (_encoder(jobs, study, "moco_v1"),)}
+    return _add(jobs, study, f"labels {task}", command, **how)
+
+
+def _student(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int) -> str:
+    task = _task_name(study, shot, seed)
+    folder = study.root / "students" / name / task
+    command = ["main_distill.py", study.data, "--savedir", study.root / "labels" / task]
+    command += ["--model_path", folder, *STUDENTS[name], "--seed", seed]
+    needs = (_labels(jobs, study, shot, seed),)
+    how = {"folder": folder, "makes": CHECKPOINT, "needs": needs, "epochs": study.epochs}
+    return _add(jobs, study, f"student {name} {task}", command, **how)
+
+
+def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int) -> str:
+    run, how = METHODS[method]
+    if run in ENCODERS:
+        needs, task_flags = _encoder(jobs, study, run), _task_flags(study, shot, seed)
+    elif run in STUDENTS:
+        needs, task_flags = _student(jobs, study, run, shot, seed), []
+    else:
+        needs, task_flags = _on_support(jobs, study, run, shot, seed), []
+    folder = score_folder(study, method, shot, seed)
+    command = ["test.py", study.data, "--resume", jobs[needs].folder, *task_flags]
+    command += ["--load_cla"] * (how == "direct") + ["--output", folder, "--overwrite"]
+    name = f"score {run} {_task_name(study, shot, seed)} {how}"
+    how = {"folder": folder, "makes": "test_*.json", "needs": (needs,)}
+    return _add(jobs, study, name, command, **how)

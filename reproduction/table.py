@@ -1,0 +1,211 @@
+"""A table as Markdown and CSV: ours beside the paper's."""
+
+import csv
+import io
+import json
+from collections.abc import Iterable
+from pathlib import Path
+
+import numpy as np
+from scipy.stats import wilcoxon
+
+from datasets.files import atomic_write
+from moco.checkpoint import CHECKPOINT, load_checkpoint
+
+from .plan import EPOCHS, IMAGE_SIZE, METHODS, SEEDS, Study, jobs_of, score_folder
+
+BEST = "hybrid_dic"  # the papers' method, which the others are tested against
+
+
+def read_scores(study: Study) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
+    """What has been run: for each (method, shot) and seed the value of each metric, in percent."""
+    found: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    for method, shot, seed in study.cells():
+        for file in score_folder(study, method, shot, seed).glob("test_*.json"):
+            scores = json.loads(file.read_text())
+            values = [scores["accuracy"], *scores["per_class"].values(), scores["average"]]
+            percent = dict(zip(study.table.metrics, (100 * value for value in values)))
+            found.setdefault((method, shot), {})[seed] = percent
+    return found
+
+
+def mean_std(values: Iterable[float]) -> tuple[float, float | None]:
+    """Mean, and standard deviation of a sample (None for a single value)."""
+    values = list(values)
+    return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
+
+
+def cell(mean: float, std: float | None, runs: int | None = None, of: int | None = None) -> str:
+    """`mean (std)`, and how many runs there are if not all; `runs` is None for the paper."""
+    inside = ["" if std is None else f"{std:.1f}"]
+    if runs != of:
+        inside.append(f"{runs} of {of} runs")
+    told = "; ".join(filter(None, inside))
+    return f"{mean:.1f} ({told})" if told else f"{mean:.1f}"
+
+
+def heading(study: Study) -> str:
+    """Which table, and how ours is narrower than the papers', if it is."""
+    table = study.table
+    runnable = [method for method in table.methods if method in METHODS]
+    narrower = []
+    if study.arch != table.arch:
+        narrower.append(f"{study.arch} instead of {table.arch}")
+    if study.image_size != IMAGE_SIZE:
+        narrower.append(f"{study.image_size} pixels instead of {IMAGE_SIZE}")
+    if study.epochs != EPOCHS:
+        narrower.append(f"{study.epochs} epochs instead of {EPOCHS}")
+    if study.seeds != SEEDS:
+        narrower.append(f"seeds {', '.join(map(str, study.seeds))}")
+    if list(study.shots) != table.shots:
+        narrower.append(f"shots {', '.join(study.shots)} of {', '.join(table.shots)}")
+    if list(study.methods) != runnable:
+        narrower.append("methods " + ", ".join(study.methods))
+    if study.lesion_disjoint:
+        narrower.append("lesion-disjoint tasks")
+    title = f"Table {table.number}: {table.dataset}, {table.arch}, {table.n_way}-way"
+    return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")
+
+
+def comparison(study: Study) -> list[list[str]]:
+    """Total accuracy: a row a method; of each shot ours, the paper's, and the difference in the
+    paper's standard deviations."""
+    table, scores = study.table, read_scores(study)
+    head = [f"{shot}-shot {what}" for shot in table.shots for what in ("ours", "paper", "Δ/std")]
+    rows = [["method", *head]]
+    for method in table.methods:
+        row = [method]
+        for shot in table.shots:
+            row += _compared(study, scores, method, shot, "accuracy")
+        rows.append(row)
+    return rows
+
+
+def _compared(study: Study, scores: dict, method: str, shot: str, metric: str) -> list[str]:
+    if (method, shot) not in study.table.paper:
+        return ["", "", ""]
+    paper_mean, paper_std = study.table.paper[method, shot][metric]
+    paper = cell(paper_mean, paper_std)
+    runs = scores.get((method, shot))
+    if not runs:
+        return ["not run" if method in METHODS else "not built", paper, ""]
+    mean, std = mean_std(run[metric] for run in runs.values())
+    apart = f"{(mean - paper_mean) / paper_std:+.1f}" if paper_std else ""
+    return [cell(mean, std, len(runs), len(study.seeds)), paper, apart]
+
+
+def per_class(study: Study) -> list[list[str]]:
+    """Each class's accuracy and their mean, `ours / paper's`, of the methods that were run."""
+    metrics, scores = study.table.metrics[1:], read_scores(study)
+    rows = [["method", "shots", *metrics]]
+    for (method, shot), runs in scores.items():
+        paper = study.table.paper[method, shot]
+        row = [method, shot]
+        for metric in metrics:
+            mean, std = mean_std(run[metric] for run in runs.values())
+            told = f"{paper[metric][0]:.1f}" if metric in paper else "–"
+            row.append(f"{cell(mean, std)} / {told}")
+        rows.append(row)
+    return rows
+
+
+def significance(study: Study) -> list[list[str]]:
+    """Wilcoxon's signed-rank test, two-sided, of the papers' method against each other one on the
+    total accuracies of the same tasks, over all shots and seeds."""
+    scores = read_scores(study)
+
+    def of(method: str) -> dict[tuple[str, int], float]:
+        return {
+            (shot, seed): run["accuracy"]
+            for (name, shot), runs in scores.items()
+            if name == method
+            for seed, run in runs.items()
+        }
+
+    rows = [[f"{BEST} against", "tasks", "mean difference", "p"]]
+    best = of(BEST)
+    for method in study.methods:
+        other = of(method)
+        tasks = sorted(best.keys() & other.keys())
+        apart = np.array([best[task] - other[task] for task in tasks])
+        if method != BEST and apart.any():
+            p = wilcoxon(apart).pvalue
+            rows.append([method, str(len(tasks)), f"{apart.mean():+.1f}", f"{p:.3f}"])
+    return rows
+
+
+def behind_it(study: Study) -> list[str]:
+    """The commits, versions, machines and hours of training behind the numbers."""
+    made_by, hours = [], 0.0
+    for job in jobs_of(study):
+        if job.epochs is not None and (job.folder / CHECKPOINT).exists():
+            made_by.append(load_checkpoint(job.folder)["made_by"])
+            hours += training_hours(job.folder)
+    told = []
+    for what in ("commit", "torch", "machine"):
+        values = dict.fromkeys(str(made.get(what, "not recorded")) for made in made_by)
+        told.append(f"{what}: {', '.join(values) or 'none yet'}")
+    return [*told, f"{len(made_by)} trainings, {hours:.1f} hours in all"]
+
+
+def training_hours(folder: Path) -> float:
+    """The time of all epochs of a run, in hours; an epoch that was repeated counts once."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    seconds = {line["epoch"]: line.get("seconds", 0) for line in lines if "epoch" in line}
+    return sum(seconds.values()) / 3600
+
+
+def _markdown(rows: list[list[str]]) -> str:
+    lines = ["| " + " | ".join(row) + " |" for row in rows]
+    lines.insert(1, "|---" * len(rows[0]) + "|")
+    return "\n".join(lines)
+
+
+def _csv(study: Study) -> str:
+    """A line a cell and metric, long form: ours, how many runs, and the paper's; in percent."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(
+        "table dataset arch method n_way k_shot metric ours_mean ours_std runs paper_mean "
+        "paper_std difference_in_std".split()
+    )
+    scores, table = read_scores(study), study.table
+    for (method, shot), paper in table.paper.items():
+        runs = scores.get((method, shot), {})
+        for metric, (paper_mean, paper_std) in paper.items():
+            mean, std = mean_std(run[metric] for run in runs.values()) if runs else (None, None)
+            apart = (mean - paper_mean) / paper_std if runs and paper_std else None
+            numbers = ["" if x is None else f"{x:.2f}" for x in (mean, std)]
+            writer.writerow(
+                [table.number, table.dataset, study.arch, method, table.n_way, shot, metric,
+                 *numbers, len(runs), paper_mean, paper_std,
+                 "" if apart is None else f"{apart:.2f}"]
+            )  # fmt: skip
+    return text.getvalue()
+
+
+def write_table(study: Study, command: str) -> str:
+    """Write tableN.md and tableN.csv to the study's folder; returns the Markdown."""
+    parts = [
+        f"# {heading(study)}",
+        "Total accuracy on the query set in percent: mean (standard deviation) over the tasks of "
+        f"seeds {', '.join(map(str, study.seeds))}; ours is a sample's standard deviation. Δ/std: "
+        "ours minus the paper's, in the paper's standard deviations.",
+        _markdown(comparison(study)),
+        "## Accuracy of each class",
+        "In percent, ours / paper's; A1, A2, … in the papers' order, avg their mean.",
+        _markdown(per_class(study)),
+    ]
+    if len(tests := significance(study)) > 1:
+        parts += [
+            "## Wilcoxon signed-rank test",
+            "Total accuracy on the same tasks, all shots together, two-sided.",
+            _markdown(tests),
+        ]
+    parts += ["## Behind it", f"    {command}", "\n".join(f"- {x}" for x in behind_it(study))]
+    markdown = "\n\n".join(parts) + "\n"
+    name = f"table{study.table.number}" + "_disjoint" * study.lesion_disjoint
+    for suffix, content in ((".md", markdown), (".csv", _csv(study))):
+        with atomic_write(study.root / f"{name}{suffix}") as file:
+            file.write(content.encode())
+    return markdown

@@ -1,0 +1,161 @@
+"""Reproduce a table of the papers, or a narrower form of it.
+
+python scripts/reproduce.py --list
+python scripts/reproduce.py --table 5 --dry-run
+python scripts/reproduce.py --table 5 --data DATA --out runs/tables
+"""
+
+import argparse
+import functools
+import shlex
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
+
+from datasets import open_dataset  # noqa: E402
+from datasets.files import InputError, listed, require_writable  # noqa: E402
+from moco import options  # noqa: E402
+from models import BACKBONES, MIN_IMAGE_SIZE  # noqa: E402
+from reproduction.plan import (  # noqa: E402
+    EPOCHS,
+    IMAGE_SIZE,
+    METHODS,
+    SEEDS,
+    Study,
+    Table,
+    jobs_of,
+    read_tables,
+)
+from reproduction.run import run_here, submit_to_slurm  # noqa: E402
+from reproduction.table import heading, write_table  # noqa: E402
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = options.ArgumentParser("Reproduce a table of the papers, or a narrower form of it.")
+    add = parser.add_argument_group("what").add_argument
+    add("--list", action="store_true", help="name the tables and what they cost")
+    add("--table", type=int, choices=sorted(read_tables()), help="number in the journal paper")
+    add("--data", type=Path, metavar="DATA", help="data folder")
+    add(
+        "--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="folder for everything"
+    )
+    add("--dry-run", action="store_true", help="print the commands instead of running them")
+    add = parser.add_argument_group("narrower than the papers (the heading says so)").add_argument
+    add("--epochs", type=options.positive, default=EPOCHS, metavar="N",
+        help="of each training; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
+    size = options.number(int, MIN_IMAGE_SIZE)
+    add("--image-size", type=size, default=IMAGE_SIZE, metavar="PIXELS", help="width and height")
+    add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
+    add("--seeds", type=options.natural, nargs="+", default=list(SEEDS), metavar="SEED",
+        help="of the tasks, and of what is trained on them")  # fmt: skip
+    add("--shots", nargs="+", metavar="K", help="support images a class (default: the table's)")
+    add("--methods", nargs="+", metavar="NAME", help="rows (default: all that are built)")
+    add("--lesion-disjoint", action="store_true",
+        help="stricter: no query image shows a lesion of the support set (ISIC)")  # fmt: skip
+    group = parser.add_argument_group("where it runs")
+    add = group.add_argument
+    add("--executor", choices=["local", "slurm"], default="local", help="here, or as Slurm jobs")
+    add("--jobs", type=options.positive, default=1, metavar="N",
+        help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
+    add("--slurm", nargs="+", default=[], metavar="KEY=VALUE",
+        help="sbatch's own options for each job: partition=gpu gres=gpu:1 time=1440")  # fmt: skip
+    add("--device", metavar="DEVICE", help="passed on to every command")
+    add("-j", "--workers", type=options.natural, metavar="N", help="passed on to every command")
+    args = parser.parse_args(argv)
+    if not args.list and args.table is None:
+        parser.error("--table N or --list is needed")
+    if not (args.list or args.dry_run or args.data):
+        parser.error("--data DATA is needed, but for --list and --dry-run")
+    if wrong := [word for word in args.slurm if "=" not in word]:
+        parser.error(f"--slurm {wrong[0]}: expected KEY=VALUE")
+    return args
+
+
+def study_of(table: Table, args: argparse.Namespace) -> Study:
+    """Raises InputError for rows or shots that the table does not have, or that are not built."""
+    built = [method for method in table.methods if method in METHODS]
+    methods, shots = args.methods or built, args.shots or table.shots
+    for flag, given, known in (("methods", methods, built), ("shots", shots, table.shots)):
+        if unknown := [value for value in given if value not in known]:
+            raise InputError(
+                f"--{flag} {listed(unknown)}: table {table.number} has {', '.join(known)}"
+            )
+    machine = []
+    for flag, value in (("--device", args.device), ("--workers", args.workers)):
+        machine += [flag, str(value)] if value is not None else []
+    data, out = args.data or Path("DATA"), args.out
+    if not args.dry_run:  # commands run in the repository
+        data, out = data.resolve(), out.resolve()
+    return Study(
+        table=table,
+        data=data,
+        out=out,
+        arch=args.arch or table.arch,
+        image_size=args.image_size,
+        epochs=args.epochs,
+        seeds=tuple(dict.fromkeys(args.seeds)),
+        shots=tuple(shot for shot in table.shots if shot in shots),
+        methods=tuple(method for method in built if method in methods),
+        lesion_disjoint=args.lesion_disjoint,
+        machine=tuple(machine),
+    )  # fmt: skip
+
+
+def show_tables(args: argparse.Namespace) -> None:
+    """A line a table: number, data, backbone, shots, rows, what it costs in encoder-epochs
+    (passes of training over the base images; training on support sets costs next to nothing)."""
+    print(f"{'table':6}{'data':10}{'backbone':13}{'encoder-epochs':>15}  shots; methods")
+    for table in read_tables().values():
+        args.methods = args.shots = None
+        jobs = jobs_of(study_of(table, args))
+        cost = sum(
+            job.epochs for job in jobs if job.epochs and job.name.startswith(("encoder", "student"))
+        )
+        print(
+            f"{table.number:<6}{table.dataset:10}{args.arch or table.arch:13}{cost:>15,}  "
+            f"{', '.join(table.shots)}; {', '.join(m for m in table.methods if m in METHODS)}"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    if args.list:
+        return show_tables(args)
+    study = study_of(read_tables()[args.table], args)
+    jobs = jobs_of(study)
+    if args.dry_run:
+        for job in jobs:
+            print(shlex.join(["python", *job.command]))
+        return None
+    require_writable(study.root)
+    if (name := open_dataset(study.data).name) != study.table.dataset:
+        raise InputError(
+            f"table {args.table} is of {study.table.dataset}, but {args.data} is {name}"
+        )
+    words = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "scripts/reproduce.py", *_without_paths(words)])
+    print(heading(study))
+    if args.executor == "slurm":
+        parameters = dict(word.split("=", 1) for word in args.slurm)
+        finish = functools.partial(write_table, study, command)
+        numbers = submit_to_slurm(jobs, study.root / "slurm", parameters, finish)
+        for name, number in numbers.items():
+            print(f"{number}  {name}")
+        print(f"submitted; the table will be in {study.root}")
+        return None
+    try:
+        run_here(jobs, study.root / "logs", args.jobs)
+    finally:
+        print(write_table(study, command))
+        print(f"written: {study.root}")
+
+
+def _without_paths(words: list[str]) -> list[str]:
+    """The command as the table quotes it: the folders are nobody else's."""
+    names = {"--data": "DATA", "--out": "OUT"}
+    return [names.get(before, word) for before, word in zip(["", *words], words)]
+
+
+if __name__ == "__main__":
+    options.run(main)

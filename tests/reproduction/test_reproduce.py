@@ -1,0 +1,330 @@
+"""The papers' tables: what is to be run, running it, and the table beside the paper's."""
+
+import csv
+import importlib.util
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conftest import REPOSITORY
+from datasets import papsmear, synthetic
+from datasets.files import InputError
+from moco import options
+from reproduction import run, table
+from reproduction.plan import ENCODERS, METHODS, STUDENTS, Job, jobs_of, read_tables
+
+spec = importlib.util.spec_from_file_location("reproduce", REPOSITORY / "scripts" / "reproduce.py")
+reproduce = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(reproduce)
+
+PARSERS = {
+    "main_moco.py": options.pretraining_parser,
+    "generate_pseudo.py": options.labelling_parser,
+    "main_distill.py": options.distillation_parser,
+    "test.py": options.testing_parser,
+    "baselines.scratch": options.scratch_parser,
+    "baselines.simclr": options.simclr_parser,
+    "baselines.srl": options.srl_parser,
+}
+
+
+def commands(capsys, *argv: object) -> list[list[str]]:
+    """What --dry-run prints, as words after `python`."""
+    reproduce.main(["--dry-run", *map(str, argv)])
+    lines = [shlex.split(line) for line in capsys.readouterr().out.splitlines()]
+    assert {words[0] for words in lines} == {"python"}
+    return [words[2:] if words[1] == "-m" else words[1:] for words in lines]
+
+
+def study(*argv: object):
+    args = reproduce.parse([str(word) for word in argv])
+    return reproduce.study_of(read_tables()[args.table], args)
+
+
+@pytest.mark.parametrize("number", [n for n in read_tables() if n != 11])  # --rare-split: to come
+def test_every_table_is_made_of_commands_that_parse(number, capsys):
+    """Each stage reads what an earlier command wrote, and no two write to the same place."""
+    written: set[str] = set()
+    for script, *words in commands(capsys, "--table", number):
+        args = PARSERS[script]().parse_args(words)
+        for flag in ("resume", "teacher", "savedir"):
+            read = getattr(args, flag, None)
+            if read and not (script == "generate_pseudo.py" and flag == "savedir"):
+                assert str(read) in written, (script, flag, read)
+        makes = {"generate_pseudo.py": "savedir", "test.py": "output"}.get(script, "model_path")
+        made = str(getattr(args, makes))
+        assert made not in written
+        written.add(made)
+
+
+def test_table_5_runs_what_the_paper_did(capsys):
+    found = commands(capsys, "--table", 5)
+    of = {script: [c for c in found if c[0] == script] for script in PARSERS}
+    assert len(of["main_moco.py"]) == 1
+    assert len(of["generate_pseudo.py"]) == 9  # three shots, three seeds
+    assert len(of["main_distill.py"]) == 27  # Hbr.Dst., -DDL and -DIC on each of these tasks
+    assert len(of["baselines.srl"]) == 2 and len(of["baselines.scratch"]) == 9
+    assert len(of["test.py"]) == 9 * 7
+    args = PARSERS["main_moco.py"]().parse_args(of["main_moco.py"][0][1:])
+    assert (args.arch, args.image_size, args.epochs, args.schedule) == (
+        "conv4",
+        224,
+        200,
+        [120, 160],
+    )
+    corrections = [
+        c[c.index("--correction") + 1] for c in of["main_distill.py"] if "--correction" in c
+    ]
+    assert sorted(corrections) == ["ddl"] * 9 + ["dic"] * 9
+
+
+def test_table_1_has_moco_v2_and_simclr(capsys):
+    found = commands(capsys, "--table", 1)
+    encoders = [c for c in found if c[0] in ("main_moco.py", "baselines.simclr", "baselines.srl")]
+    assert len(encoders) == 5
+    (v2,) = [c for c in encoders if "--mlp" in c]
+    assert {"--cos", "--aug-plus"} <= set(v2) and v2[v2.index("--moco-t") + 1] == "0.2"
+    assert "--schedule" not in v2
+    assert all("resnet12" in c for c in encoders)
+
+
+def test_table_11_scores_all_rows_on_the_split_and_has_the_oracle(capsys):
+    found = commands(capsys, "--table", 11)
+    oracles = [c for c in found if "--oracle" in c]
+    assert len(oracles) == 3
+    drawn = [c for c in found if "--k_shot" in c]
+    assert drawn and all("--rare-split" in c for c in drawn)
+
+
+def test_tables_of_one_data_set_share_their_runs(capsys):
+    of = {n: {" ".join(c) for c in commands(capsys, "--table", n)} for n in (1, 7, 8, 9)}
+    assert len(of[8] - of[1]) == 18 and all("scores" in c for c in of[8] - of[1])  # LR's alone
+    trained = {c for c in of[9] - of[1] if "main_distill" in c}
+    assert len(trained) == 27 and all("--pseudo-label" in c for c in trained)
+
+
+def test_narrowing(capsys):
+    narrow = ["--table", 5, "--epochs", 100, "--image-size", 84, "--shots", 5, 1, "--seeds", 1]
+    narrow += [
+        "--methods",
+        "moco_v1",
+        "hybrid_dic",
+        "--arch",
+        "resnet12",
+        "--device",
+        "cpu",
+        "-j",
+        0,
+    ]
+    found = commands(capsys, *narrow)
+    assert len(found) == 1 + 2 * (1 + 1 + 1 + 1)
+    assert all(c[-4:] == ["--device", "cpu", "--workers", "0"] for c in found)
+    args = PARSERS["main_moco.py"]().parse_args(found[0][1:])
+    assert (args.arch, args.image_size, args.epochs, args.schedule) == (
+        "resnet12",
+        84,
+        100,
+        [60, 80],
+    )
+    told = table.heading(study(*narrow, "--dry-run", "--lesion-disjoint"))
+    parts = ["Table 5", "resnet12 instead of conv4", "84 pixels instead of 224", "seeds 1"]
+    parts += ["100 epochs instead of 200", "shots 1, 5 of 1, 3, 5", "moco_v1, hybrid_dic"]
+    assert all(part in told for part in [*parts, "lesion-disjoint"])
+    assert "narrowed" not in table.heading(study("--table", 5, "--dry-run"))
+
+
+@pytest.mark.parametrize(
+    ("argv", "says"),
+    [
+        (["--table", 5, "--dry-run", "--methods", "maml"], "--methods maml: table 5 has scratch"),
+        (["--table", 5, "--dry-run", "--shots", "2"], "--shots 2: table 5 has 1, 3, 5"),
+        (["--table", 12, "--dry-run"], "invalid choice"),
+        (["--table", 5], "--data DATA is needed"),
+        (["--dry-run"], "--table N or --list"),
+        (["--table", 5, "--dry-run", "--slurm", "gpu"], "--slurm gpu: expected KEY=VALUE"),
+        (["--table", 5, "--data", "nowhere", "--out", "OUT"], "does not exist"),
+        (["--table", 5, "--data", "DATA", "--out", "OUT"], "is of papsmear"),
+    ],
+)
+def test_refusals(argv, says, data, tmp_path, capsys, monkeypatch):
+    places = {"DATA": data, "OUT": tmp_path}
+    argv = [str(places.get(word, word)) for word in argv]
+    monkeypatch.setattr(sys, "argv", ["reproduce.py", *argv])
+    with pytest.raises(SystemExit) as stop:
+        options.run(reproduce.main)
+    said = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and says in said and len(said.splitlines()) == 1, said
+
+
+def test_list(capsys):
+    reproduce.main(["--list"])
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + 11
+    assert lines[1].split()[:4] == ["1", "isic2018", "resnet12", "6,400"]  # (5 + 27) · 200
+
+
+@pytest.fixture(scope="module")
+def smears(tmp_path_factory) -> Path:
+    """A data folder in Pap-smear's layout: 32 base and 18 rare pictures of 40×40."""
+    root = tmp_path_factory.mktemp("smears")
+    generator = np.random.default_rng(0)
+    for name, look in zip(papsmear.CLASSES, synthetic.LOOKS.values()):
+        (root / name).mkdir()
+        for number in range(8 if name in papsmear.BASE_CLASSES else 6):
+            synthetic.draw_lesion(look, generator, 40).save(root / name / f"{number}.png")
+    return root
+
+
+NARROW = (
+    "--table 5 --epochs 1 --image-size 32 --shots 1 --seeds 0 --methods moco_v1 hybrid hybrid_ddl"
+)
+NARROW = [*NARROW.split(), "hybrid_dic", "-j", "0", "--jobs", "2"]
+
+
+def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    argv = [*NARROW, "--data", str(smears), "--out", str(tmp_path)]
+    reproduce.main(argv)
+    said = capsys.readouterr().out
+    root = tmp_path / "papsmear-conv4-32px-1epochs"
+    text = (root / "table5.md").read_text()
+    assert text in said and "narrowed: 32 pixels instead of 224" in text
+    assert "not run" in text and "not built" in text and "| 55.2 (6.4) |" in text  # the paper's
+    assert "--data DATA --out OUT" in text and str(tmp_path) not in text
+    with open(root / "table5.csv") as file:
+        rows = list(csv.DictReader(file))
+    mine = {(r["method"], r["metric"]): r for r in rows if r["runs"] == "1"}
+    assert {method for method, _ in mine} == {"moco_v1", "hybrid", "hybrid_ddl", "hybrid_dic"}
+    (scores,) = (root / "scores" / "hybrid_dic" / "1shot_seed0" / "direct").glob("*.json")
+    scores = json.loads(scores.read_text())
+    row = mine["hybrid_dic", "accuracy"]
+    assert float(row["ours_mean"]) == pytest.approx(100 * scores["accuracy"], abs=0.005)
+    apart = (100 * scores["accuracy"] - float(row["paper_mean"])) / float(row["paper_std"])
+    assert float(row["difference_in_std"]) == pytest.approx(apart, abs=0.01)
+    classes = list(scores["per_class"].values())
+    assert float(mine["hybrid_dic", "A2"]["ours_mean"]) == pytest.approx(
+        100 * classes[1], abs=0.005
+    )
+
+    before = {p: p.stat().st_mtime_ns for p in root.rglob("*.pth.tar")}
+    reproduce.main(argv)  # all is done
+    assert "9 jobs, 9 of them done" in capsys.readouterr().out
+    assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*.pth.tar")}
+    # Fewer rows of what is there: another heading, nothing to run.
+    reproduce.main([*argv, "--methods", "moco_v1"])
+    assert "methods moco_v1" in (root / "table5.md").read_text()
+
+
+def job(name: str, folder: Path, code: str, *needs: str) -> Job:
+    script = f"from pathlib import Path; p = Path({str(folder)!r}); {code}"
+    return Job(name, ("-c", script), folder, name, needs)
+
+
+def test_a_failure_stops_only_what_needs_it(tmp_path, capsys):
+    make = "(p / {!r}).write_text('')"
+    jobs = [
+        job("good", tmp_path, make.format("good")),
+        job("bad", tmp_path, "raise SystemExit('no space')"),
+        job("after good", tmp_path, "(p / 'good').stat(); " + make.format("after good"), "good"),
+        job("after bad", tmp_path, make.format("after bad"), "bad", "good"),
+    ]
+    with pytest.raises(InputError, match="failed: bad; 1 that need them"):
+        run.run_here(jobs, tmp_path / "logs", at_once=2)
+    assert jobs[2].done() and not jobs[3].done()
+    assert "no space" in (tmp_path / "logs" / "bad.log").read_text()
+    jobs[1] = job("bad", tmp_path, make.format("bad"))  # the reason has gone
+    run.run_here(jobs, tmp_path / "logs")
+    assert all(one.done() for one in jobs)
+
+
+def test_a_training_that_was_stopped_goes_on(smears, tmp_path, chain):
+    (encoder,) = (
+        j for j in jobs_of(study(*NARROW, "--data", smears, "--out", tmp_path)) if "enc" in j.name
+    )
+    assert not encoder.done() and "--resume" not in encoder.argv()
+    begun = replace(encoder, folder=chain.pretrained, epochs=3)  # the chain has two
+    assert not begun.done() and begun.argv()[-2:] == ("--resume", str(chain.pretrained))
+    assert replace(begun, epochs=2).done()
+
+
+SBATCH = """#!/bin/sh
+n=$(ls "$FAKE" | wc -l); cp "$1" "$FAKE/$n"; echo "Submitted batch job $((100 + n))"
+"""
+
+
+def test_slurm_gets_the_same_work_with_its_order(smears, tmp_path, capsys, monkeypatch):
+    pytest.importorskip("submitit")
+    (tmp_path / "bin").mkdir()
+    (tmp_path / "sent").mkdir()
+    for name, text in (("sbatch", SBATCH), ("srun", "#!/bin/sh\n")):
+        (tmp_path / "bin" / name).write_text(text)
+        (tmp_path / "bin" / name).chmod(0o755)
+    monkeypatch.setenv("FAKE", str(tmp_path / "sent"))
+    monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    argv = [*NARROW, "--data", str(smears), "--out", str(tmp_path / "out")]
+    reproduce.main(
+        [*argv, "--executor", "slurm", "--slurm", "partition=gpu", "gres=gpu:1", "time=90"]
+    )
+    said = dict(
+        line.split("  ", 1)[::-1] for line in capsys.readouterr().out.splitlines() if line[0] == "1"
+    )
+    jobs = jobs_of(study(*argv))
+    assert list(said) == [*(j.name for j in jobs), "table"]
+    for j in jobs:
+        sent = (tmp_path / "sent" / str(int(said[j.name]) - 100)).read_text()
+        assert "--partition=gpu" in sent and "--gres=gpu:1" in sent and "--time=90" in sent
+        assert ("--dependency" in sent) == bool(j.needs)
+        if j.needs:
+            assert "--dependency=afterok:" + ":".join(said[n] for n in j.needs) in sent
+    last = (tmp_path / "sent" / str(len(jobs))).read_text()
+    assert "--dependency=afterany:" + ":".join(said[j.name] for j in jobs) in last
+
+
+def test_slurm_task_runs_the_job_and_comes_back_after_a_stop(tmp_path):
+    pytest.importorskip("submitit")
+    task = run.SlurmTask(job("x", tmp_path, "(p / 'x').write_text('')"))
+    task()
+    assert task.job.done()
+    assert task.checkpoint().function.job is task.job
+    with pytest.raises(RuntimeError, match="y ended with exit code 3"):
+        run.SlurmTask(job("y", tmp_path, "raise SystemExit(3)"))()
+
+
+def test_without_slurm_it_says_so(smears, tmp_path, monkeypatch):
+    pytest.importorskip("submitit")
+    monkeypatch.setenv("PATH", str(tmp_path))
+    with pytest.raises(InputError, match="Slurm takes no jobs"):
+        run.submit_to_slurm([], tmp_path / "logs", {}, print)
+
+
+def test_mean_std_and_cells():
+    assert table.mean_std([1, 2, 3]) == (2, 1) and table.mean_std([4]) == (4, None)
+    assert table.cell(58.12, 6.78) == "58.1 (6.8)"
+    assert table.cell(58.12, 6.78, 2, 3) == "58.1 (6.8; 2 of 3 runs)"
+    assert table.cell(58.12, None, 1, 3) == "58.1 (1 of 3 runs)"
+
+
+def test_wilcoxon_on_the_same_tasks(tmp_path):
+    """Nine tasks, on each of which one is better: p = 2 / 2⁹; and no difference, no test."""
+    s = study("--table", 5, "--data", tmp_path, "--out", tmp_path)
+    gain = {"hybrid_dic": 0.01, "hybrid": 0.0, "moco_v1": 0.01}
+    for number, (method, shot, seed) in enumerate(s.cells()):
+        if method in gain:
+            folder = table.score_folder(s, method, shot, seed)
+            folder.mkdir(parents=True)
+            accuracy = 0.5 + gain[method] * (1 + int(shot) + 0.1 * seed)
+            scores = {"accuracy": accuracy, "per_class": {"a": 1, "b": 0, "c": 0}, "average": 0.3}
+            (folder / f"test_{number}.json").write_text(json.dumps(scores))
+    rows = table.significance(s)
+    assert [row[0] for row in rows[1:]] == ["hybrid"]
+    assert rows[1][1] == "9" and float(rows[1][3]) == pytest.approx(2 / 2**9, abs=5e-4)
+
+
+def test_every_method_names_a_run():
+    runs = {run_name for run_name, _ in METHODS.values()}
+    assert ENCODERS.keys() | STUDENTS.keys() | {"scratch", "oracle"} == runs
