@@ -8,8 +8,7 @@ larger collection): a note says so.
 
 import numpy as np
 
-from datasets import open_dataset
-from datasets.episode import TASK_FILE, draw_task, save_task
+from datasets.episode import TASK_FILE, save_task
 from datasets.files import refuse_to_overwrite
 from datasets.images import ImageSet, TransformedImages, check_readable, describe
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, save_pseudo_labels
@@ -27,8 +26,8 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = load_checkpoint(args.resume, ("moco",))
     teacher = checkpoint["args"]
     require_match({"arch": args.arch}, teacher, args.resume)
-    data = open_dataset(args.datadir)
-    task = draw_task(data.rare, args.n_way, args.k_shot, args.seed)
+    data = settings.open_data(args.datadir, args, teacher, args.resume)
+    task = settings.draw(args.datadir, args, data.rare, args.k_shot)
     support, query = task.support(data.rare), task.query(data.rare)
     base = data.base.fingerprint()
     if base != checkpoint["base"]:
@@ -50,7 +49,7 @@ def main(argv: list[str] | None = None) -> None:
             "format": 1,
             "task": task.to_dict(),
             "base": base,
-            "teacher": {name: teacher[name] for name in settings.INHERITED},
+            "teacher": {name: teacher.get(name) for name in settings.INHERITED},
             "teacher_epoch": checkpoint["epoch"],
             "args": settings.recorded(args),
             "made_by": provenance(),

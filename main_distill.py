@@ -6,7 +6,6 @@ python main_distill.py DATA --savedir LABELS --model_path OUT
 import torch
 import torch.nn.functional as F
 
-from datasets import open_dataset
 from datasets.images import ImageSet, TransformedImages, check_readable
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import losses, options, settings
@@ -25,7 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     settings.inherit(args, labels.about["teacher"])
     have = {"n_way": task.n_way, "k_shot": task.k_shot}
     require_match({"n_way": args.n_way, "k_shot": args.k_shot}, have, args.savedir)
-    base = open_dataset(args.data).base
+    base = settings.open_data(args.data, args).base
     labels = labels.for_images(base)
     groups = settings.batchnorm_groups(args, len(base), plan.processes)
     about = {

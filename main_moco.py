@@ -5,7 +5,6 @@ python main_moco.py DATA --model_path OUT
 
 import torch
 
-from datasets import open_dataset
 from datasets.images import ImageSet, check_readable
 from moco import losses, options, settings
 from moco.augment import stream_seed
@@ -18,7 +17,7 @@ from moco.engine import contrast_accuracy, fit
 def main(argv: list[str] | None = None) -> None:
     args = options.pretraining_parser().parse_args(argv)
     plan = settings.launch_plan(args)
-    base = open_dataset(args.data).base
+    base = settings.open_data(args.data, args).base
     groups = settings.batchnorm_groups(args, len(base), plan.processes)
     about = {
         "stage": "moco",

@@ -10,8 +10,7 @@ import json
 import numpy as np
 import torch
 
-from datasets import open_dataset
-from datasets.episode import Task, draw_task, load_task
+from datasets.episode import Task, load_task
 from datasets.files import InputError, atomic_write, refuse_to_overwrite
 from datasets.images import ImageSet, TransformedImages, check_readable, describe, unlabelled
 from moco import options, settings
@@ -38,13 +37,15 @@ def main(argv: list[str] | None = None) -> None:
         )
     if args.data is None and not (args.predict and args.load_cla):
         raise InputError("the data folder is needed; only --predict with --load_cla does without")
-    rare = open_dataset(args.data).rare if args.data else None
+    rare = None
+    if args.data:
+        rare = settings.open_data(args.data, args, checkpoint["args"], args.resume).rare
     task = find_task(args, checkpoint, rare)
     support = None if args.load_cla else task.support(rare)
     images = unlabelled(args.predict) if args.predict else task.query(rare)
     how = "direct" if args.load_cla else "lr"
     folder = args.output or (args.resume if args.resume.is_dir() else args.resume.parent)
-    name = f"{how}_{task.n_way}way_{task.k_shot}shot_seed{task.seed}"
+    name = f"{how}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
     name = f"predict_{images.name}_{name}" if args.predict else f"test_{name}"
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
     refuse_to_overwrite(files, args.overwrite)
@@ -122,7 +123,12 @@ def find_task(args, checkpoint: dict, rare: ImageSet | None) -> Task:
     elif args.savedir:
         task, where = load_task(args.savedir), args.savedir
     else:
-        return draw_task(rare, args.n_way, args.k_shot or 5, args.seed or 0)
+        return settings.draw(args.data, args, rare, args.k_shot or 5)
+    if args.lesion_disjoint or args.rare_split:
+        raise InputError(
+            f"--lesion-disjoint and --rare-split draw a task, but {where} has one; they are for "
+            "generate_pseudo.py then"
+        )
     given = {"n_way": args.n_way, "k_shot": args.k_shot, "seed": args.seed}
     require_match(given, {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}, where)
     return task

@@ -8,9 +8,7 @@ python test.py DATA --resume OUT --load_cla
 import torch
 import torch.nn.functional as F
 
-from datasets import open_dataset
-from datasets.episode import draw_task
-from moco import options
+from moco import options, settings
 from moco.augment import stream_seed
 from moco.distributed import pick_device
 
@@ -19,8 +17,10 @@ from .common import Supervised, train
 
 def main(argv: list[str] | None = None) -> None:
     args = options.scratch_parser().parse_args(argv)
-    rare = open_dataset(args.data).rare
-    task = draw_task(rare, args.n_way, args.k_shot, args.seed)
+    rare = settings.open_data(args.data, args).rare
+    if args.oracle:
+        args.k_shot, args.rare_split = None, True
+    task = settings.draw(args.data, args, rare, args.k_shot)
     support = task.support(rare)
     args.batch_size = min(args.batch_size, len(support))
     device = pick_device(args.device, args.gpu)

@@ -11,8 +11,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from datasets import open_dataset
-from moco import options
+from moco import options, settings
 from moco.augment import stream_seed
 from moco.distributed import pick_device
 from models import build_encoder
@@ -49,7 +48,7 @@ class SimCLR(nn.Module):
 
 def main(argv: list[str] | None = None) -> None:
     args = options.simclr_parser().parse_args(argv)
-    base = open_dataset(args.data).base
+    base = settings.open_data(args.data, args).base
     device = pick_device(args.device, args.gpu)
     torch.manual_seed(stream_seed("simclr weights", args.seed))
     model = SimCLR(args.arch)

@@ -13,10 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from datasets import open_dataset
 from datasets.files import InputError
 from datasets.images import describe
-from moco import options
+from moco import options, settings
 from moco.augment import stream_seed
 from moco.checkpoint import load_checkpoint, query_encoder, require_match, student_classifier
 from moco.distributed import pick_device
@@ -33,7 +32,7 @@ def distillation(teacher_logits: Tensor, logits: Tensor, temperature: float) -> 
 
 def main(argv: list[str] | None = None) -> None:
     args = options.srl_parser().parse_args(argv)
-    base = open_dataset(args.data).base
+    base = settings.open_data(args.data, args).base
     device = pick_device(args.device, args.gpu)
     truth = torch.tensor(base.labels, device=device)
     stage = "srl_distill" if args.teacher else "srl_simple"

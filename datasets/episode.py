@@ -1,6 +1,7 @@
 """Tasks T = (S, Q): K support images of each of N rare classes; the query set is all the rest."""
 
 import json
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -10,41 +11,48 @@ from .files import InputError, atomic_write, listed
 from .images import ImageSet
 
 TASK_FILE = "task.json"
+# Table 11's split of the rare images: training (where the support comes from), validation, test.
+SHARES = (0.7, 0.1)  # and the rest
+SPLIT_SEED = 712
 
 
 @dataclass(frozen=True)
 class Task:
-    """Which images are the support set; `support_ids[n]` are the K of `classes[n]`."""
+    """Which images are the support set; `support_ids[n]` are the K of `classes[n]`, or all that a
+    split has for training where `k_shot` is None."""
 
     classes: tuple[str, ...]
-    k_shot: int
+    k_shot: int | None
     seed: int
     support_ids: tuple[tuple[str, ...], ...]
     rare: dict  # the fingerprint of the rare set that the task was drawn from
+    excluded_ids: tuple[str, ...] = ()  # in neither support nor query set
 
     @property
     def n_way(self) -> int:
         return len(self.classes)
 
     def __str__(self) -> str:
-        return f"{self.n_way}-way {self.k_shot}-shot, seed {self.seed}"
+        left_out = f", {len(self.excluded_ids)} images left out" if self.excluded_ids else ""
+        return f"{self.n_way}-way {self.k_shot or 'all'}-shot, seed {self.seed}{left_out}"
 
     def support(self, rare: ImageSet) -> ImageSet:
         """S: N·K images labelled 0…N−1. Raises InputError if `rare` lacks one of them."""
         return rare.take([i for ids in self.support_ids for i in ids], self.classes)
 
     def query(self, rare: ImageSet) -> ImageSet:
-        """Q: every image of the task's classes in `rare` that is not in S, labelled 0…N−1.
+        """Q: every image of the task's classes in `rare` that is not in S, nor left out, labelled
+        0…N−1.
 
         Raises InputError if `rare` lacks a support image: then it is another set, in which the
         same image might go by another id; and if a class would be without a query image.
         """
-        support = set(self.support(rare).ids)
+        apart = {*self.support(rare).ids, *self.excluded_ids}
         query = rare.take(
             [
                 i
                 for i, label in zip(rare.ids, rare.labels)
-                if rare.classes[label] in self.classes and i not in support
+                if rare.classes[label] in self.classes and i not in apart
             ],
             self.classes,
         )
@@ -61,21 +69,36 @@ class Task:
         """Raises KeyError, TypeError or ValueError if `values` do not describe a task."""
         task = Task(
             classes=tuple(values["classes"]),
-            k_shot=int(values["k_shot"]),
+            k_shot=None if values["k_shot"] is None else int(values["k_shot"]),
             seed=int(values["seed"]),
             support_ids=tuple(tuple(ids) for ids in values["support_ids"]),
             rare=dict(values["rare"]),
+            excluded_ids=tuple(values.get("excluded_ids", ())),
         )
-        if [len(ids) for ids in task.support_ids] != [task.k_shot] * task.n_way:
+        if (
+            task.k_shot is not None
+            and [len(ids) for ids in task.support_ids] != [task.k_shot] * task.n_way
+        ):
             raise ValueError(f"not {task.k_shot} support images for each of {task.n_way} classes")
         return task
 
 
-def draw_task(rare: ImageSet, n_way: int | None, k_shot: int, seed: int) -> Task:
+def draw_task(
+    rare: ImageSet,
+    n_way: int | None,
+    k_shot: int | None,
+    seed: int,
+    lesions: Mapping[str, str] | None = None,
+    rare_split: bool = False,
+) -> Task:
     """A random task; the same `seed` gives the same task, and its 3 shots are among its 5.
 
-    `n_way` None takes every rare class. Raises InputError, with what the data could serve, when
-    there are fewer classes, or a class would keep no query image.
+    `n_way` None takes every rare class. `lesions` says which lesion an image shows: images of the
+    support set's lesions are left out of the query set. `rare_split` draws the support from 70 %
+    of each class, all of it if `k_shot` is None, and has the query set be another 20 %, the same
+    for every seed (Table 11).
+    Raises InputError, with what the data could serve, when there are fewer classes, or a class
+    would keep no query image; and where `lesions` lacks an image.
     """
     counts = rare.counts()
     have = f"{rare.name} has " + ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -85,21 +108,50 @@ def draw_task(rare: ImageSet, n_way: int | None, k_shot: int, seed: int) -> Task
     generator = np.random.default_rng(seed)
     order = [generator.permutation(count) for count in counts.values()]
     chosen = sorted(generator.permutation(len(rare.classes))[:n_way])
-    most = min(len(order[label]) for label in chosen) - 1
-    if not 1 <= k_shot <= most:
+    every = [set(range(count)) for count in counts.values()]
+    training, test = _split(counts.values()) if rare_split else (every, every)
+    most = min(min(len(training[n]), len(every[n]) - 1) for n in chosen)
+    if not 1 <= (most if k_shot is None else k_shot) <= most:
         could = f"1 to {most} would be" if most > 0 else "a class in a task needs two images"
-        raise InputError(f"--k_shot {k_shot} is not possible: {have}; {could}")
-    support_ids = []
+        raise InputError(
+            f"--k_shot {'all' if k_shot is None else k_shot} is not possible: {have}; {could}"
+        )
+    support_ids, excluded_ids = [], []
     for label in chosen:
         ids = [i for i, other in zip(rare.ids, rare.labels) if other == label]
-        support_ids.append(tuple(ids[row] for row in order[label][:k_shot]))
+        drawn = [row for row in order[label].tolist() if row in training[label]][:k_shot]
+        support_ids.append(tuple(ids[row] for row in drawn))
+        excluded_ids += [ids[row] for row in every[label] - test[label] - set(drawn)]
+    if lesions is not None:
+        if missing := [i for i in rare.ids if i not in lesions]:
+            raise InputError(f"no lesion is told for {listed(missing)}")
+        support = {i for ids in support_ids for i in ids}
+        shown = {lesions[i] for i in support}
+        excluded_ids += [
+            i
+            for i, label in zip(rare.ids, rare.labels)
+            if label in chosen and lesions[i] in shown and i not in support
+        ]
     return Task(
         classes=tuple(rare.classes[label] for label in chosen),
         k_shot=k_shot,
         seed=seed,
         support_ids=tuple(support_ids),
         rare=rare.fingerprint(),
+        excluded_ids=tuple(sorted(set(excluded_ids))),
     )
+
+
+def _split(counts: Iterable[int]) -> tuple[list[set[int]], list[set[int]]]:
+    """Each class's rows for training and for testing; what is in neither is for validation."""
+    generator = np.random.default_rng(SPLIT_SEED)
+    training, test = [], []
+    for count in counts:
+        order = generator.permutation(count).tolist()
+        first, last = round(SHARES[0] * count), round(sum(SHARES[:2]) * count)
+        training.append(set(order[:first]))
+        test.append(set(order[last:]))
+    return training, test
 
 
 def save_task(folder: Path, task: Task, made_by: dict) -> None:

@@ -1,11 +1,16 @@
 """A set of labelled images on disk: ids, paths, classes; reading, checking and identifying it."""
 
+import functools
 import hashlib
+import zipfile
+import zlib
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
+import numpy as np
 from PIL import Image
 from torch.utils.data import Dataset
 from tqdm import tqdm
@@ -15,6 +20,17 @@ from .files import InputError, listed
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 
+class ArrayImage(NamedTuple):
+    """Where an image is that has no file of its own: a row of an array in an .npz file."""
+
+    file: Path
+    array: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.array}[{self.row}] of {self.file}"
+
+
 @dataclass(frozen=True)
 class ImageSet:
     """Images of `classes`; `labels[i]`, an index into `classes`, is the truth of `ids[i]`."""
@@ -22,7 +38,7 @@ class ImageSet:
     name: str
     classes: tuple[str, ...]
     ids: tuple[str, ...]
-    paths: tuple[Path, ...]
+    paths: tuple[Path | ArrayImage, ...]
     labels: tuple[int, ...]
 
     def __len__(self) -> int:
@@ -61,7 +77,7 @@ class ImageSet:
 
 
 def image_set(
-    name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path, str]]
+    name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path | ArrayImage, str]]
 ) -> ImageSet:
     """The ImageSet of those `rows` (id, path, class name) whose class is one of `classes`.
 
@@ -102,22 +118,40 @@ def describe(fingerprint: dict) -> str:
     return f"{fingerprint['dataset']} ({counts}; ids {fingerprint['sha256'][:8]})"
 
 
-def read_image(path: Path) -> Image.Image:
+@functools.lru_cache(maxsize=3)  # training, validation and test part of a file
+def _array(file: Path, array: str) -> np.ndarray:
+    with np.load(file, allow_pickle=False) as arrays:
+        return arrays[array]
+
+
+def _open(path: Path | ArrayImage) -> Image.Image:
+    if isinstance(path, ArrayImage):
+        return Image.fromarray(_array(path.file, path.array)[path.row])
+    return Image.open(path)
+
+
+UNREADABLE = (
+    OSError, EOFError, IndexError, SyntaxError, TypeError, ValueError,
+    Image.DecompressionBombError, zipfile.BadZipFile, zlib.error,
+)  # fmt: skip
+
+
+def read_image(path: Path | ArrayImage) -> Image.Image:
     """The image as RGB. Raises InputError naming the file if it cannot be decoded."""
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             return image.convert("RGB")
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError) as error:
+    except UNREADABLE as error:
         raise InputError(f"cannot read the image {path}: {error}") from error
 
 
-def _unreadable(path: Path) -> Path | None:
+def _unreadable(path: Path | ArrayImage) -> Path | ArrayImage | None:
     try:
-        with Image.open(path) as image:
+        with _open(path) as image:
             # Every byte of a JPEG is still read, but an eighth of the size is much less work.
             image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
             image.load()
-    except (OSError, ValueError, SyntaxError, Image.DecompressionBombError):
+    except UNREADABLE:
         return path
     return None
 

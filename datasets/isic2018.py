@@ -12,6 +12,7 @@ RARE_CLASSES = ("DF", "AKIEC", "VASC")  # A_1, A_2, A_3 of the papers' tables
 COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 IMAGES = "ISIC2018_Task3_Training_Input"
 GROUND_TRUTH = "ISIC2018_Task3_Training_GroundTruth"
+GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
 LAYOUT = f"{IMAGES}/ISIC_*.jpg and {GROUND_TRUTH}/{GROUND_TRUTH}.csv"
 
 
@@ -64,3 +65,20 @@ def _parse(reader: csv.DictReader, table: Path, folder: Path):
                 f"{table}, line {reader.line_num}: expected an image id, a single 1 and zeros"
             )
         yield row["image"], folder / f"{row['image']}.jpg", chosen[0]
+
+
+def lesions(root: Path) -> dict[str, str]:
+    """The lesion that each image shows, by image id, from the official lesion groupings.
+
+    Raises InputError if their file is missing, or has other columns.
+    """
+    table = next(
+        (p for p in (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS) if p.is_file()), None
+    )
+    if table is None:
+        raise InputError(f"the lesion groupings are missing: {root / GROUPINGS}")
+    try:
+        with open(table, newline="", encoding="utf-8-sig") as file:
+            return {row["image"]: row["lesion_id"] for row in csv.DictReader(file)}
+    except (KeyError, UnicodeDecodeError, csv.Error) as error:
+        raise InputError(f"{table} has not the columns image and lesion_id: {error}") from error

@@ -16,9 +16,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from .files import InputError, refuse_to_overwrite
-from .isic2018 import COLUMNS, GROUND_TRUTH, IMAGES
-
-GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
+from .isic2018 import COLUMNS, GROUND_TRUTH, GROUPINGS, IMAGES
 
 
 @dataclass(frozen=True)

@@ -70,6 +70,23 @@ positive = number(int, 1)
 
 
 # fmt: off
+def add_classes(parser: ArgumentParser, recorded_by: str = "") -> None:
+    group = parser.add_argument_group("your own images")
+    default = f" (default: as {recorded_by} was given)" if recorded_by else ""
+    group.add_argument("--base-classes", nargs="+", metavar="CLASS",
+                       help="common diseases and normal controls" + default)
+    group.add_argument("--rare-classes", nargs="+", metavar="CLASS", help="rare diseases" + default)
+
+
+def add_drawing(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("stricter tasks, where one is drawn")
+    group.add_argument("--lesion-disjoint", action="store_true",
+                       help="leave images of the support set's lesions out of the query set (ISIC 2018)")
+    group.add_argument("--rare-split", action="store_true",
+                       help="draw the support set from 70 %% of the rare images, and score on another "
+                       "20 %%, the same for every seed (the papers' comparison with an oracle)")
+
+
 def add_device(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("where it runs")
     group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
@@ -162,6 +179,7 @@ def pretraining_parser() -> ArgumentParser:
     """main_moco.py"""
     parser = ArgumentParser("Stage (a): learn an encoder from the base images, without labels.")
     parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
+    add_classes(parser)
     add_training(parser)
     add_encoder(parser)
     add_device(parser)
@@ -192,6 +210,8 @@ def labelling_parser() -> ArgumentParser:
     parser.add_argument("--augnum", type=natural, default=5, metavar="N",
                         help="augmented copies of each support image to fit on; 0: the image itself")
     parser.add_argument("--seed", type=natural, default=0, help="of the task and the augmented copies")
+    add_classes(parser, "stage (a)")
+    add_drawing(parser)
     add_encoding(parser)
     return parser
 
@@ -231,6 +251,7 @@ def distillation_parser() -> ArgumentParser:
                        help="rare classes; an error if the task's number is another")
     group.add_argument("--k_shot", type=positive, metavar="K",
                        help="support images a class; an error if the task's number is another")
+    add_classes(parser, "stage (a)")
     add_training(parser, from_teacher=True)
     add_encoder(parser, from_teacher=True)
     add_device(parser)
@@ -267,6 +288,8 @@ def testing_parser() -> ArgumentParser:
                         help="augmented copies of each support image to fit on; 0: the image itself")
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="folder for the scores (default: the checkpoint's)")
+    add_classes(parser, "the training")
+    add_drawing(parser)
     add_encoding(parser)
     return parser
 
@@ -282,6 +305,7 @@ def _baseline_parser(description: str) -> tuple[ArgumentParser, Callable]:
     """What the baselines' parsers share, and what adds to the group of the encoder."""
     parser = ArgumentParser(description)
     parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
+    add_classes(parser)
     add_training(parser)
     add = _adder(parser.add_argument_group("method"), from_teacher=False)
     _add_backbone(add)
@@ -294,6 +318,9 @@ def scratch_parser() -> ArgumentParser:
     parser, add = _baseline_parser("Training from scratch on a task's support set.")
     add("--n_way", type=positive, default=None, metavar="N", help="rare classes of the task (default: all)")
     add("--k_shot", type=positive, default=5, metavar="K", help="support images a class")
+    add("--oracle", action="store_true", default=False,
+        help="instead: all that --rare-split, implied, has for training")
+    add_drawing(parser)
     return parser
 
 

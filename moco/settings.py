@@ -4,8 +4,10 @@ import argparse
 import functools
 from pathlib import Path
 
+from datasets import Collection, lesion_groups, open_dataset
+from datasets.episode import Task, draw_task
 from datasets.files import InputError, listed, require_writable
-from datasets.images import describe
+from datasets.images import ImageSet, describe
 from models import build_encoder
 
 from . import distributed
@@ -18,12 +20,35 @@ FIXED = (
     "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval", "dic_dispersion",
     "simclr_t", "distill_t", "distill_weight",
 )  # fmt: skip
+CLASSES = ("base_classes", "rare_classes")  # of a user's own images
 # What a student takes over from its teacher where it is not told otherwise; the first few it must.
-BORN_WITH = ("arch", "image_size", "moco_dim", "mlp")
+BORN_WITH = ("arch", "image_size", "moco_dim", "mlp", *CLASSES)
 INHERITED = (
     *BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus", "bn_groups",
     "epochs", "batch_size", "lr", "schedule", "cos", "momentum", "wd",
 )  # fmt: skip
+
+
+def open_data(
+    folder: Path, args: argparse.Namespace, made: dict | None = None, where: Path | None = None
+) -> Collection:
+    """The dataset in `folder`, of the classes that `args` names or that the stage before, whose
+    arguments `made` are in the file `where`, was given; `args` then has them, too.
+
+    Raises InputError as `open_dataset` does, or if both name classes and differ.
+    """
+    made = made or {}
+    if any(made.get(name) for name in CLASSES):
+        given = {name: getattr(args, name) for name in CLASSES}
+        require_match(given, made, where)
+        vars(args).update({name: made[name] for name in CLASSES})
+    return open_dataset(folder, args.base_classes, args.rare_classes)
+
+
+def draw(folder: Path, args: argparse.Namespace, rare: ImageSet, k_shot: int | None) -> Task:
+    """A task as the command line asks for it. Raises InputError as `draw_task` does."""
+    lesions = lesion_groups(folder) if args.lesion_disjoint else None
+    return draw_task(rare, args.n_way, k_shot, args.seed or 0, lesions, args.rare_split)
 
 
 def batchnorm_groups(args: argparse.Namespace, base_images: int, processes: int) -> int:

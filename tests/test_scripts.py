@@ -341,7 +341,7 @@ def test_a_file_where_a_folder_should_be(no, chain, data, tmp_path):
         assert "is not a folder" in no(
             "test", data, "--resume", chain.pretrained, "--output", folder
         )
-    assert "does not exist" in no(*moco(tmp_path / "file", tmp_path / "out"))
+    assert "no dataset recognised" in no(*moco(tmp_path / "file", tmp_path / "out"))
 
 
 def test_several_processes_complain_once(data, tmp_path):

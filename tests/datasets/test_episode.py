@@ -114,3 +114,48 @@ def test_a_set_without_a_support_image_is_refused():
     fewer = RARE.take([i for i in RARE.ids if i != lost])
     with pytest.raises(InputError, match=f"not among the toy images given: {lost}"):
         task.query(fewer)
+
+
+LESIONS = {i: f"lesion {number // 3}" for number, i in enumerate(RARE.ids)}  # three images each
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_lesion_disjoint(seed):
+    plain, strict = (draw_task(RARE, 3, 2, seed, lesions) for lesions in (None, LESIONS))
+    assert strict.support_ids == plain.support_ids and plain.excluded_ids == ()
+    support = {LESIONS[i] for i in strict.support(RARE).ids}
+    query = strict.query(RARE)
+    assert not support & {LESIONS[i] for i in query.ids}
+    assert {*query.ids, *strict.excluded_ids} == set(plain.query(RARE).ids)
+    assert all(LESIONS[i] in support for i in strict.excluded_ids)
+    assert f"{len(strict.excluded_ids)} images left out" in str(strict)
+    assert Task.from_dict(strict.to_dict()) == strict
+
+
+def test_an_image_without_a_lesion():
+    with pytest.raises(InputError, match=f"no lesion is told for {RARE.ids[0]}"):
+        draw_task(RARE, 3, 2, 0, {i: "x" for i in RARE.ids[1:]})
+
+
+def test_rare_split_is_7_1_2_and_the_same_for_every_seed():
+    tasks = [draw_task(RARE, None, k, seed, None, True) for k, seed in ((1, 0), (3, 1), (None, 2))]
+    queries = [set(task.query(RARE).ids) for task in tasks]
+    assert queries[0] == queries[1] == queries[2]
+    whole = tasks[2]
+    assert whole.k_shot is None and Task.from_dict(whole.to_dict()) == whole
+    for name, ids, count in zip(whole.classes, whole.support_ids, RARE.counts().values()):
+        asked = whole.query(RARE).counts()[name]
+        assert abs(len(ids) - 0.7 * count) <= 0.5 and abs(asked - 0.2 * count) <= 1
+    for task in tasks:
+        support = set(task.support(RARE).ids)
+        assert support <= set(whole.support(RARE).ids) and not support & queries[0]
+        assert {*support, *queries[0], *task.excluded_ids} == set(RARE.ids)
+    assert "all-shot" in str(whole)
+    with pytest.raises(InputError, match="--k_shot 6 is not possible.*1 to 5 would be"):
+        draw_task(RARE, None, 6, 0, None, True)  # the smallest class has 7
+
+
+def test_task_files_from_before_anything_was_left_out():
+    values = draw_task(RARE, 3, 2, 0).to_dict()
+    del values["excluded_ids"]
+    assert Task.from_dict(values).excluded_ids == ()

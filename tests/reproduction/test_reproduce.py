@@ -46,7 +46,7 @@ def study(*argv: object):
     return reproduce.study_of(read_tables()[args.table], args)
 
 
-@pytest.mark.parametrize("number", [n for n in read_tables() if n != 11])  # --rare-split: to come
+@pytest.mark.parametrize("number", read_tables())
 def test_every_table_is_made_of_commands_that_parse(number, capsys):
     """Each stage reads what an earlier command wrote, and no two write to the same place."""
     written: set[str] = set()

@@ -1,0 +1,52 @@
+"""MedMNIST's .npz files (Yang et al. 2023), of any of their sizes."""
+
+import zipfile
+import zlib
+from pathlib import Path
+
+import numpy as np
+
+from .files import InputError, listed
+from .images import ArrayImage
+
+NAME = None  # the file's
+PARTS = ("train", "val", "test")  # all are used
+ARRAYS = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
+DERMA = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")  # DermaMNIST's labels 0 … 6
+# DermaMNIST's split is that of ISIC 2018, from which it was made; other files have none.
+BASE_CLASSES = ("NV", "MEL", "BKL", "BCC")
+RARE_CLASSES = ("DF", "AKIEC", "VASC")
+LAYOUT = "a MedMNIST .npz file"
+
+
+def recognises(root: Path) -> bool:
+    return root.suffix == ".npz"
+
+
+def rows(root: Path) -> list[tuple[str, ArrayImage, str]]:
+    """(id, where in the file, class) of every image; ids are like train/000123, classes the
+    labels' numbers, or DermaMNIST's names.
+
+    Raises InputError if the file cannot be read, or does not hold what MedMNIST's do.
+    """
+    try:
+        with np.load(root, allow_pickle=False) as file:
+            if missing := [name for name in ARRAYS if name not in file]:
+                raise InputError(f"{root} is not a MedMNIST file: it lacks {listed(missing)}")
+            labels = {part: file[f"{part}_labels"] for part in PARTS}
+    except (OSError, EOFError, ValueError, zipfile.BadZipFile, zlib.error) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{root} cannot be read as a MedMNIST file: {error}") from error
+    names = DERMA if root.name.startswith("dermamnist") else None
+    found = []
+    for part, numbers in labels.items():
+        if numbers.ndim != 2 or numbers.shape[1] != 1 or numbers.dtype.kind not in "iu":
+            raise InputError(f"{root}: {part}_labels is not a column of class numbers")
+        for row, number in enumerate(numbers[:, 0].tolist()):
+            if names and not 0 <= number < len(names):
+                raise InputError(f"{root}: {part}_labels, row {row}: {number} is no class")
+            label = names[number] if names else str(number)
+            image = ArrayImage(root, f"{part}_images", row)
+            found.append((f"{part}/{row:06d}", image, label))
+    return found

@@ -1,0 +1,76 @@
+import numpy as np
+import pytest
+
+from datasets import isic2018, open_dataset
+from datasets.files import InputError
+from datasets.images import TransformedImages, check_readable, read_image
+from moco.augment import plain_view
+from moco.evaluate import encode
+from models import build_encoder
+
+
+def make(path, shape=(28, 28, 3), classes=7, **changes):
+    generator = np.random.default_rng(0)
+    arrays = {}
+    for part, count in (("train", 21), ("val", 7), ("test", 7)):
+        arrays[f"{part}_images"] = generator.integers(0, 256, (count, *shape), dtype=np.uint8)
+        arrays[f"{part}_labels"] = (np.arange(count) % classes).astype(np.uint8)[:, None]
+    np.savez_compressed(path, **{k: v for k, v in (arrays | changes).items() if v is not None})
+    return path
+
+
+def test_dermamnist_has_the_split_of_isic(tmp_path):
+    path = make(tmp_path / "dermamnist_64.npz", (64, 64, 3))
+    data = open_dataset(path)
+    assert data.name == "dermamnist_64"
+    assert data.base.classes == isic2018.BASE_CLASSES and data.rare.classes == isic2018.RARE_CLASSES
+    assert data.base.counts() == dict.fromkeys(isic2018.BASE_CLASSES, 5)
+    with np.load(path) as file:
+        for images in (data.base, data.rare):
+            for image_id, place, label in zip(images.ids, images.paths, images.labels):
+                part, row = image_id.split("/")
+                number = file[f"{part}_labels"][int(row), 0]
+                names = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")
+                assert names[number] == images.classes[label]
+                assert (np.asarray(read_image(place)) == file[f"{part}_images"][int(row)]).all()
+    check_readable(data.base, data.rare)
+
+
+def test_images_reach_worker_processes(tmp_path):
+    """And these are small: a row's address travels, not the array."""
+    base = open_dataset(make(tmp_path / "dermamnist.npz")).base
+    views = TransformedImages(base, plain_view(32))
+    found = [encode(build_encoder("conv4").eval(), views, workers=n).shape for n in (0, 2)]
+    assert found == [(20, 128)] * 2
+
+
+def test_others_by_number_and_in_grey(tmp_path):
+    path = make(tmp_path / "octmnist.npz", (28, 28), classes=4)
+    with pytest.raises(InputError, match="has the classes 0, 1, 2, 3; say with --base-classes"):
+        open_dataset(path)
+    data = open_dataset(path, ["3", "0"], ["1", "2"])
+    assert data.base.classes == ("3", "0") and data.base.labels[0] == 0
+    assert read_image(data.base.paths[0]).size == (28, 28)
+
+
+@pytest.mark.parametrize(
+    ("changes", "says"),
+    [
+        ({"val_labels": None}, "lacks val_labels"),
+        ({"train_labels": np.full((21, 1), 9)}, "9 is no class"),
+        ({"train_labels": np.zeros((21, 14), int)}, "not a column"),
+        ({"train_labels": np.array([[{}]] * 21)}, "cannot be read"),  # needs a pickle
+        ({"test_images": np.zeros((6, 28, 28, 3), np.uint8)}, "test_images"),
+        ({"test_images": np.zeros((7, 28, 28, 3))}, "test_images"),
+    ],
+)
+def test_other_contents(tmp_path, changes, says):
+    with pytest.raises(InputError, match=says):
+        data = open_dataset(make(tmp_path / "dermamnist.npz", **changes))
+        check_readable(data.base, data.rare)
+
+
+def test_not_an_npz(tmp_path):
+    (tmp_path / "x.npz").write_text("not one")
+    with pytest.raises(InputError, match="cannot be read as a MedMNIST file"):
+        open_dataset(tmp_path / "x.npz")

@@ -1,0 +1,106 @@
+"""A user's own images: class folders, a CSV file, and which classes are rare."""
+
+import pytest
+from PIL import Image
+
+from datasets import open_dataset
+from datasets.files import InputError
+
+COUNTS = {"common": 5, "healthy": 4, "rare one": 3, "rare two": 2}
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "clinic"
+    for name, count in COUNTS.items():
+        for number in range(count):
+            place = root / name / ("ward" if number else ".")
+            place.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (8, 8)).save(place / f"{number}.png")
+    (root / ".cache").mkdir()
+    (root / "notes").mkdir()
+    (root / "notes" / "read me.txt").write_text("no image")
+    return root
+
+
+def csv_of(folder, columns="path,label", end="\r\n", bom="\ufeff"):
+    lines = [columns]
+    for path in sorted(folder.rglob("*.png")):
+        name = path.relative_to(folder)
+        values = {"path": str(name), "label": name.parts[0], "age": "40"}
+        lines.append(",".join(values[column] for column in columns.split(",")))
+    table = folder / "images.csv"
+    table.write_bytes((bom + end.join(lines) + end).encode())
+    return table
+
+
+CHOICE = ["healthy", "common"], ["rare two", "rare one"]
+
+
+def test_class_folders(folder):
+    data = open_dataset(folder, *CHOICE)
+    assert data.name == "clinic"
+    assert data.base.counts() == {"healthy": 4, "common": 5}  # in the order given
+    assert data.rare.counts() == {"rare two": 2, "rare one": 3}
+    assert "rare one/ward/1.png" in data.rare.ids
+
+
+@pytest.mark.parametrize("columns", ["path,label", "age,label,path"])
+def test_a_csv_says_the_same(folder, columns):
+    from_csv = open_dataset(csv_of(folder, columns), *CHOICE)
+    assert from_csv.name == "images"
+    assert from_csv.base.ids == open_dataset(folder, *CHOICE).base.ids
+    assert all(path.is_file() for path in from_csv.base.paths)
+
+
+def test_absolute_paths(folder, tmp_path):
+    table = tmp_path / "t.csv"
+    lines = [f"{path},{path.relative_to(folder).parts[0]}" for path in folder.rglob("*.png")]
+    table.write_text("path,label\n" + "\n".join(lines))
+    assert len(open_dataset(table, *CHOICE).rare) == 5
+
+
+@pytest.mark.parametrize(
+    ("base", "rare", "says"),
+    [
+        (None, None, "has the classes common, healthy, rare one, rare two; say with"),
+        (["common"], None, "say with --base-classes and --rare-classes"),
+        (["common"], ["unheard of"], "has the classes common, healthy"),
+        (["common", "healthy"], ["rare one", "common"], "name common more than once"),
+    ],
+)
+def test_which_classes(folder, base, rare, says):
+    with pytest.raises(InputError, match=says):
+        open_dataset(folder, base, rare)
+
+
+@pytest.mark.parametrize(
+    ("text", "says"),
+    [
+        ("image,label\na.png,x\n", "lacks the column path"),
+        ("path,label\n", "lists no images"),
+        ("path,label\na.png,\n", "line 2: a path or label is empty"),
+        ("path,label\na.png\n", "line 2: a path or label is empty"),
+        ("path,label\nhealthy/0.png,x\n./healthy/0.png,y\n", "more than once"),
+        ("path,label\nhealthy/0.png,x\ngone.png,y\n", "1 of the 2 images in t.csv are missing"),
+        ("", "lacks the column path, label"),
+        ("path,label\n\xff", "not a CSV file"),
+    ],
+)
+def test_bad_csv(folder, text, says):
+    (folder / "t.csv").write_bytes(text.encode("latin-1"))
+    with pytest.raises(InputError, match=says):
+        open_dataset(folder / "t.csv", *CHOICE)
+
+
+def test_another_split_of_a_known_set(data):
+    """The papers' sets can be split otherwise."""
+    found = open_dataset(data, ["NV", "DF"], ["MEL", "BCC"])
+    assert found.base.classes == ("NV", "DF") and found.rare.classes == ("MEL", "BCC")
+    assert found.base.fingerprint() != open_dataset(data).base.fingerprint()
+
+
+def test_a_folder_without_class_folders(tmp_path):
+    Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
+    with pytest.raises(InputError, match="no dataset recognised.*one folder a class"):
+        open_dataset(tmp_path)

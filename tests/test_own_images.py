@@ -1,0 +1,141 @@
+"""From a folder of a hospital's own images to predictions for new ones, and stricter tasks."""
+
+import csv
+import json
+import shutil
+
+import pytest
+
+from baselines import scratch
+from conftest import TINY, call, refused
+from datasets import isic2018, lesion_groups, open_dataset
+from datasets.episode import Task, load_task
+from datasets.files import InputError
+from moco.checkpoint import load_checkpoint
+
+BASE, RARE = ["nevus", "melanoma", "keratosis"], ["scar", "vessel"]
+
+
+@pytest.fixture(scope="module")
+def folder(data, tmp_path_factory):
+    """The made-up lesions as class folders, with other names and without some of the classes."""
+    names = dict(zip(("NV", "MEL", "BKL", "DF", "VASC"), [*BASE, *RARE]))
+    root = tmp_path_factory.mktemp("clinic")
+    for image_id, path, label in isic2018.rows(data):
+        if label in names:
+            (root / names[label]).mkdir(exist_ok=True)
+            shutil.copy(path, root / names[label] / f"{image_id}.jpg")
+    return root
+
+
+@pytest.mark.parametrize("kind", ["folders", "csv"])
+def test_from_own_images_to_predictions(kind, folder, tmp_path):
+    place = folder
+    if kind == "csv":
+        place = tmp_path / "images.csv"
+        with open(place, "w", newline="") as file:
+            csv.writer(file).writerows(
+                [("path", "label"), *((path, path.parent.name) for path in folder.rglob("*.jpg"))]
+            )
+    a, labels, d = tmp_path / "a", tmp_path / "labels", tmp_path / "d"
+    classes = ["--base-classes", *BASE, "--rare-classes", *RARE]
+    call("main_moco", place, *classes, "--model_path", a, *TINY, "--epochs", 1)
+    # The classes are typed once: the later stages know them.
+    call("generate_pseudo", "--datadir", place, "--resume", a, "--savedir", labels,
+         "--k_shot", 2, "-j", 0)  # fmt: skip
+    call("main_distill", place, "--savedir", labels, "--model_path", d, "-j", 0)
+    call("test", place, "--resume", d, "--load_cla", "-j", 0)
+    call("test", place, "--resume", a, "--k_shot", 2, "-j", 0)
+    scores = json.loads((d / "test_direct_2way_2shot_seed0.json").read_text())
+    assert list(scores["per_class"]) == RARE == scores["args"]["rare_classes"]
+    assert load_checkpoint(d)["args"]["base_classes"] == BASE
+    assert set(load_checkpoint(d)["base"]["counts"]) == set(BASE)
+    out = tmp_path / "out"
+    call(
+        "test", "--resume", d, "--load_cla", "--predict", folder / "scar", "--output", out, "-j", 0
+    )
+    with open(out / "predict_scar_direct_2way_2shot_seed0.csv") as file:
+        rows = list(csv.DictReader(file))
+    assert len(rows) == len(list((folder / "scar").iterdir()))
+    assert set(rows[0]) == {"image", "prediction", *(f"p_{name}" for name in RARE)}
+
+
+def test_other_classes_later_are_refused(folder, tmp_path, capsys, monkeypatch):
+    a = tmp_path / "a"
+    classes = ["--base-classes", *BASE, "--rare-classes", *RARE]
+    call("main_moco", folder, *classes, "--model_path", a, *TINY, "--epochs", 0)
+    for argv in (
+        ["generate_pseudo", "--datadir", folder, "--resume", a, "--savedir", tmp_path / "l"],
+        ["test", folder, "--resume", a],
+    ):
+        said = refused(capsys, monkeypatch, *argv, "--rare-classes", *RARE[::-1])
+        assert str(RARE[::-1]) in said and str(RARE) in said and str(a) in said
+    said = refused(capsys, monkeypatch, "main_moco", folder, "--model_path", tmp_path / "b", *TINY)
+    assert all(name in said for name in [*BASE, *RARE, "--base-classes"])
+
+
+@pytest.fixture(scope="module")
+def pairs(data, tmp_path_factory):
+    """The made-up data, each lesion twice."""
+    root = tmp_path_factory.mktemp("pairs") / "data"
+    shutil.copytree(data, root)
+    lines = [f"{i},LESION_{n // 2},x" for n, (i, _, _) in enumerate(isic2018.rows(root))]
+    (root / isic2018.GROUPINGS).write_text(
+        "\n".join(["image,lesion_id,diagnosis_confirm_type", *lines])
+    )
+    return root
+
+
+def test_lesion_disjoint_scores(pairs, chain, tmp_path):
+    lesions = lesion_groups(pairs)
+    flags = ["--k_shot", 3, "--lesion-disjoint", "-j", 0]
+    call("test", pairs, "--resume", chain.pretrained, *flags, "--output", tmp_path)
+    call("generate_pseudo", "--datadir", pairs, "--resume", chain.pretrained,
+         "--savedir", tmp_path / "labels", *flags)  # fmt: skip
+    scores = json.loads((tmp_path / "test_lr_3way_3shot_seed0.json").read_text())
+    task = Task.from_dict(scores["task"])
+    assert task == load_task(tmp_path / "labels") and task.excluded_ids
+    with open(tmp_path / "test_lr_3way_3shot_seed0.csv") as file:
+        query = [row["image"] for row in csv.DictReader(file)]
+    support = {i for ids in task.support_ids for i in ids}
+    assert not {lesions[i] for i in query} & {lesions[i] for i in support}
+    assert len(query) + len(task.excluded_ids) + 9 == len(open_dataset(pairs).rare)
+
+
+def test_rare_split_and_the_oracle(data, chain, tmp_path):
+    flags = [data, "-j", 0, "--output", tmp_path]
+    call("test", *flags, "--resume", chain.pretrained, "--k_shot", 2, "--rare-split")
+    argv = [data, "--model_path", tmp_path / "o", "--oracle", "--arch", "conv4"]
+    argv += ["--image-size", 32, "--epochs", 1, "-j", 0]
+    scratch.main([str(word) for word in argv])
+    call("test", *flags, "--resume", tmp_path / "o", "--load_cla")
+    names = ("test_lr_3way_2shot_seed0", "test_direct_3way_allshot_seed0")
+    few, oracle = (
+        {
+            row["image"]
+            for row in csv.DictReader((tmp_path / f"{name}.csv").read_text().splitlines())
+        }
+        for name in names
+    )
+    assert few == oracle and len(oracle) == pytest.approx(0.2 * len(open_dataset(data).rare), abs=2)
+
+
+def test_what_draws_a_task_is_refused_where_there_is_one(data, chain, capsys, monkeypatch):
+    for flag in ("--lesion-disjoint", "--rare-split"):
+        said = refused(capsys, monkeypatch, "test", data, "--resume", chain.student, flag)
+        assert "draw a task, but" in said
+
+
+def test_groupings_that_are_not_there(data, folder, tmp_path):
+    with pytest.raises(InputError, match="--lesion-disjoint is for isic2018"):
+        lesion_groups(folder)
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    (root / isic2018.GROUPINGS).rename(root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)
+    assert len(lesion_groups(root)) == len(isic2018.rows(root))  # where the download has it
+    (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).write_text("image,lesion\na,b\n")
+    with pytest.raises(InputError, match="has not the columns"):
+        lesion_groups(root)
+    (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).unlink()
+    with pytest.raises(InputError, match="lesion groupings are missing"):
+        lesion_groups(root)
