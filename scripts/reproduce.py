@@ -31,7 +31,7 @@ from reproduction.run import run_here, submit_to_slurm  # noqa: E402
 from reproduction.table import heading, write_table  # noqa: E402
 
 
-def parse(argv: list[str] | None) -> argparse.Namespace:
+def make_parser() -> options.ArgumentParser:
     parser = options.ArgumentParser("Reproduce a table of the papers, or a narrower form of it.")
     add = parser.add_argument_group("what").add_argument
     add("--list", action="store_true", help="name the tables and what they cost")
@@ -62,6 +62,11 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         help="sbatch's own options for each job: partition=gpu gres=gpu:1 time=1440")  # fmt: skip
     add("--device", metavar="DEVICE", help="passed on to every command")
     add("-j", "--workers", type=options.natural, metavar="N", help="passed on to every command")
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = make_parser()
     args = parser.parse_args(argv)
     if not args.list and args.table is None:
         parser.error("--table N or --list is needed")

@@ -5,7 +5,7 @@ import shlex
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, load_script
 from moco import options
 
 README = (REPOSITORY / "README.md").read_text()
@@ -14,17 +14,22 @@ PARSERS = {
     "generate_pseudo.py": options.labelling_parser,
     "main_distill.py": options.distillation_parser,
     "test.py": options.testing_parser,
+    "-m baselines.scratch": options.scratch_parser,
+    "-m baselines.simclr": options.simclr_parser,
+    "-m baselines.srl": options.srl_parser,
+    "scripts/reproduce.py": load_script("scripts/reproduce").make_parser,
 }
 COMMANDS = re.findall(r"(?:^    |`)python ((?:" + "|".join(PARSERS) + r") [^`\n]+)", README, re.M)
 
 
 def test_all_four_are_shown():
-    assert {command.split()[0] for command in COMMANDS} == PARSERS.keys()
+    assert {command.split()[0] for command in COMMANDS} >= {s for s in PARSERS if s[0] != "-"}
 
 
 @pytest.mark.parametrize("command", COMMANDS)
 def test_command(command):
-    script, *words = shlex.split(command)
+    (script,) = (script for script in PARSERS if command.startswith(script + " "))
+    words = shlex.split(command.removeprefix(script))
     PARSERS[script]().parse_args(words)
     assert not {word for word in words if word.isupper()} - {"DATA"}  # the one thing to fill in
 

@@ -1,7 +1,6 @@
 """The papers' tables: what is to be run, running it, and the table beside the paper's."""
 
 import csv
-import importlib.util
 import json
 import shlex
 import sys
@@ -11,16 +10,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conftest import REPOSITORY
+from conftest import load_script
 from datasets import papsmear, synthetic
 from datasets.files import InputError
 from moco import options
 from reproduction import run, table
 from reproduction.plan import ENCODERS, METHODS, STUDENTS, Job, jobs_of, read_tables
 
-spec = importlib.util.spec_from_file_location("reproduce", REPOSITORY / "scripts" / "reproduce.py")
-reproduce = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(reproduce)
+reproduce = load_script("scripts/reproduce")
 
 PARSERS = {
     "main_moco.py": options.pretraining_parser,
