@@ -19,6 +19,9 @@ PARSERS = {
         ["DATA", "--model_path", "OUT", "--savedir", "LABELS"],
     ),
     "test": (options.testing_parser, ["DATA", "--resume", "A"]),
+    "baselines.scratch": (options.scratch_parser, ["DATA", "--model_path", "OUT"]),
+    "baselines.simclr": (options.simclr_parser, ["DATA", "--model_path", "OUT"]),
+    "baselines.srl": (options.srl_parser, ["DATA", "--model_path", "OUT"]),
 }
 EVERY_SCRIPT = pytest.mark.parametrize("script", PARSERS)
 COMMANDS = {
@@ -37,7 +40,7 @@ def flags(parser):
     return [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
 
 
-@EVERY_SCRIPT
+@pytest.mark.parametrize("script", COMMANDS)
 def test_the_original_commands_parse(script):
     args = PARSERS[script][0]().parse_args(COMMANDS[script].split())
     assert args.arch == "resnet12"
@@ -78,9 +81,8 @@ def test_hyphen_and_underscore(script):
             elif action.choices:
                 value = [action.choices[0]]
             else:
-                value = [
-                    "0.5" if action.dest in ("momentum", "moco_m", "alpha", "dic_gamma") else "64"
-                ]
+                fractions = ("momentum", "moco_m", "alpha", "dic_gamma", "distill_weight")
+                value = ["0.5" if action.dest in fractions else "64"]
             parsed = [
                 make().parse_args([*minimal, "--" + flag[2:].replace(*swap), *value])
                 for swap in (("_", "-"), ("-", "_"))
@@ -134,12 +136,18 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
         options.ArgumentParser, "parse_args", lambda *how: Recording(**vars(parse(*how)))
     )
 
+    baseline = ["--arch", "conv4", "--image-size", 32, "-j", 0, "--epochs", 1]
+    if script == "baselines.srl":
+        call(script, data, "--model_path", tmp_path / "teacher", *baseline)
+        baseline += ["--teacher", tmp_path / "teacher"]
+        read.clear()
     small = ["--epochs", 2, "-j", 0, "--correction", "dic", "--dic-interval", 1]
     argv = {
         "main_moco": [data, "--model_path", tmp_path, *TINY, "--epochs", 1],
         "generate_pseudo": ["--datadir", data, "--resume", chain.pretrained, "--savedir", tmp_path],
         "main_distill": [data, "--savedir", chain.labels, "--model_path", tmp_path, *small],
         "test": [data, "--resume", chain.pretrained, "--output", tmp_path],
+        **{name: [data, "--model_path", tmp_path, *baseline] for name in PARSERS if "." in name},
     }[script]
     call(script, *argv)
     flags_of_it = {action.dest for action in flags(PARSERS[script][0]())}
