@@ -108,13 +108,13 @@ class SlurmTask:
 
 
 def submit_to_slurm(
-    jobs: Sequence[Job], logs: Path, parameters: dict[str, str], last: Callable[[], object]
+    jobs: Sequence[Job], logs: Path, parameters: dict[str, str | bool], last: Callable[[], object]
 ) -> dict[str, str]:
     """Submit the `jobs` that are not done, each to start when those it needs have ended well, and
     `last` for when all have ended. Returns Slurm's number of each by name.
 
-    `parameters` are sbatch's own ("partition", "time", …). Raises InputError without submitit or
-    Slurm.
+    `parameters` are sbatch's own ("partition", "time", …; True for those without a value). Raises
+    InputError without submitit or Slurm.
     """
     try:
         import submitit

@@ -58,7 +58,7 @@ def make_parser() -> options.ArgumentParser:
     add("--executor", choices=["local", "slurm"], default="local", help="here, or as Slurm jobs")
     add("--jobs", type=options.positive, default=1, metavar="N",
         help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
-    add("--slurm", nargs="+", default=[], metavar="KEY=VALUE",
+    add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
         help="sbatch's own options for each job: partition=gpu gres=gpu:1 time=1440")  # fmt: skip
     add("--device", metavar="DEVICE", help="passed on to every command")
     add("-j", "--workers", type=options.natural, metavar="N", help="passed on to every command")
@@ -72,8 +72,6 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--table N or --list is needed")
     if not (args.list or args.dry_run or args.data):
         parser.error("--data DATA is needed, but for --list and --dry-run")
-    if wrong := [word for word in args.slurm if "=" not in word]:
-        parser.error(f"--slurm {wrong[0]}: expected KEY=VALUE")
     return args
 
 
@@ -142,7 +140,8 @@ def main(argv: list[str] | None = None) -> None:
     command = shlex.join(["python", "scripts/reproduce.py", *_without_paths(words)])
     print(heading(study))
     if args.executor == "slurm":
-        parameters = dict(word.split("=", 1) for word in args.slurm)
+        pairs = (word.partition("=") for word in args.slurm)
+        parameters = {key: value if equals else True for key, equals, value in pairs}
         finish = functools.partial(write_table, study, command)
         numbers = submit_to_slurm(jobs, study.root / "slurm", parameters, finish)
         for name, number in numbers.items():
