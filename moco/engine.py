@@ -1,5 +1,6 @@
 """The training loop of stages (a) and (d): they differ in what a step computes, not in this."""
 
+import ctypes
 import json
 import math
 import shutil
@@ -16,6 +17,7 @@ from tqdm import tqdm
 
 from datasets.files import InputError
 from datasets.images import ImageSet, TransformedImages
+from models import Encoder
 
 from .augment import RandomViews, plain_view, random_view, stream_seed
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
@@ -120,6 +122,7 @@ def fit(
     cos: bool,
     momentum: float,
     wd: float,
+    amp: bool,
     seed: int,
     print_freq: int,
     knn_every: int,
@@ -133,9 +136,14 @@ def fit(
     into every checkpoint. The model is first saved untrained, or taken from the checkpoint `resume`
     (`goes_on`: which is the one in `model_path`); then saved after each epoch. Every `knn_every`
     epochs (0: never) the log gets a k-NN score of `model.query_encoder` on the classes of `images`;
-    what `before_epoch(epoch)` returns goes there, too.
+    what `before_epoch(epoch)` returns goes there, too. `amp`: encoders train in mixed precision.
     Raises InputError when the loss is no longer a number.
     """
+    if device.type == "cpu":
+        keep_freed_memory()
+    for module in model.modules():
+        if isinstance(module, Encoder):
+            module.amp = amp
     model.to(device, memory_format=torch.channels_last)  # in which convolutions are faster
     trained = [theta for theta in model.parameters() if theta.requires_grad]
     optimizer = torch.optim.SGD(trained, lr, momentum=momentum, weight_decay=wd)
@@ -199,6 +207,16 @@ def fit(
     barrier()  # nobody leaves before the last checkpoint is written
     if is_main():
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
+
+
+def keep_freed_memory() -> None:
+    """Ask the C library to keep the memory that a step frees for the next step, instead of giving
+    it back and having the system fill it with zeros again. Does nothing where it is not glibc."""
+    top_pad, trim_threshold, mmap_max = -2, -1, -4  # mallopt(3)'s numbers
+    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
+        libc.mallopt(mmap_max, 0)
+        libc.mallopt(trim_threshold, 2**31 - 1)
+        libc.mallopt(top_pad, 2**26)
 
 
 def training_loader(

@@ -159,6 +159,8 @@ def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
         help="momentum of SGD")
     add("--wd", "--weight-decay", type=number(float, 0), default=1e-4, metavar="W", dest="wd",
         help="weight decay")
+    add("--amp", action=argparse.BooleanOptionalAction, default=False,
+        help="mixed precision: the encoders train in bfloat16 where that is safe, the rest in 32 bits")
     group.add_argument("--start-epoch", type=natural, metavar="N",
                        help="number of the first epoch (default: the checkpoint's with --resume, else 0)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random in the run")

@@ -16,8 +16,8 @@ from .checkpoint import CHECKPOINT, load_checkpoint, require_match
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
 FIXED = (
     "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
-    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "seed", "p_label", "pseudo_label",
-    "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval", "dic_dispersion",
+    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "seed", "p_label",
+    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval", "dic_dispersion",
     "simclr_t", "distill_t", "distill_weight",
 )  # fmt: skip
 CLASSES = ("base_classes", "rare_classes")  # of a user's own images
@@ -25,7 +25,7 @@ CLASSES = ("base_classes", "rare_classes")  # of a user's own images
 BORN_WITH = ("arch", "image_size", "moco_dim", "mlp", *CLASSES)
 INHERITED = (
     *BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus", "bn_groups",
-    "epochs", "batch_size", "lr", "schedule", "cos", "momentum", "wd",
+    "epochs", "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp",
 )  # fmt: skip
 
 
@@ -137,7 +137,7 @@ def training_values(args: argparse.Namespace) -> dict:
     """What `engine.fit` takes from the command line."""
     names = (
         "model_path", "resume", "overwrite", "epochs", "start_epoch", "batch_size", "image_size",
-        "aug_plus", "lr", "schedule", "cos", "momentum", "wd", "seed", "print_freq",
+        "aug_plus", "lr", "schedule", "cos", "momentum", "wd", "amp", "seed", "print_freq",
         "knn_every",
     )  # fmt: skip
     nproc = launch_plan(args).nproc if hasattr(args, "nproc") else 1  # baselines have one process

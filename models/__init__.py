@@ -1,5 +1,6 @@
 """What f_q can be: a backbone, and the layer that takes its features to the embedding."""
 
+import torch
 from torch import Tensor, nn
 
 from .classifier import LinearClassifier
@@ -14,7 +15,13 @@ MIN_IMAGE_SIZE = 32  # resnet12 and conv4 halve it four times, se_resnet50 five 
 
 
 class Encoder(nn.Module):
-    """f_q: images (N×3×S×S, values 0–1) to embeddings (N×`out_features`, not normalised)."""
+    """f_q: images (N×3×S×S, values 0–1) to embeddings (N×`out_features`, not normalised).
+
+    With `amp` set it trains in mixed precision: layers in bfloat16 where autocast says so, weights
+    and embeddings in 32 bits. It evaluates in 32 bits always.
+    """
+
+    amp = False
 
     def __init__(self, backbone: nn.Module, head: nn.Module, out_features: int):
         super().__init__()
@@ -23,7 +30,10 @@ class Encoder(nn.Module):
         self.out_features = out_features
 
     def forward(self, images: Tensor) -> Tensor:
-        return self.head(self.backbone(images))
+        mixed = self.amp and self.training
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
+            embeddings = self.head(self.backbone(images))
+        return embeddings.float()
 
 
 def build_encoder(arch: str, embedding_dim: int | None = 128, mlp: bool = False) -> Encoder:

@@ -6,12 +6,16 @@ WIDTH = 64
 
 
 def conv_block(channels: int) -> nn.Sequential:
-    """3×3 convolution, BatchNorm, ReLU, 2×2 max-pool."""
+    """3×3 convolution, BatchNorm, ReLU, 2×2 max-pool.
+
+    The pooling comes first: the largest of four is the same one before and after ReLU, which then
+    has a quarter of the work.
+    """
     return nn.Sequential(
         nn.Conv2d(channels, WIDTH, kernel_size=3, padding=1, bias=False),
         nn.BatchNorm2d(WIDTH),
-        nn.ReLU(inplace=True),
         nn.MaxPool2d(2),
+        nn.ReLU(inplace=True),
     )
 
 

@@ -25,7 +25,7 @@ def drop_block(x: Tensor, drop_rate: Tensor | float, block_size: int = BLOCK_SIZ
     # Max-pooling the padded seeds paints a block down and to the right of each.
     padded = F.pad(seeds, (block[1] - 1, block[1] - 1, block[0] - 1, block[0] - 1))
     keep = 1 - F.max_pool2d(padded, block, stride=1)
-    return x * keep * (keep.numel() / keep.sum().clamp(min=1))
+    return x * keep * (keep.numel() / keep.sum(dtype=torch.float32).clamp(min=1))
 
 
 class DropBlock(nn.Module):
@@ -64,7 +64,7 @@ class ResidualBlock(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out)) + self.shortcut(x)
-        return self.drop(self.pool(self.relu(out)))
+        return self.drop(self.relu(self.pool(out)))  # as conv4: the same, a quarter of the work
 
 
 class ResNet12(nn.Module):

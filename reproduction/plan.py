@@ -106,13 +106,14 @@ class Study:
     shots: tuple[str, ...]
     methods: tuple[str, ...]
     lesion_disjoint: bool = False
+    amp: bool = False
     machine: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
         """Studies that share encoders share a folder."""
         name = f"{self.table.dataset}-{self.arch}-{self.image_size}px-{self.epochs}epochs"
-        return self.out / name
+        return self.out / (name + "-amp" * self.amp)
 
     @property
     def rare_split(self) -> bool:
@@ -185,7 +186,7 @@ def _add(jobs: dict[str, Job], study: Study, name: str, command: Iterable[object
 
 def _training_flags(study: Study, command: Iterable[str]) -> list[str]:
     flags = ["--arch", study.arch, "--image-size", str(study.image_size)]
-    flags += ["--epochs", str(study.epochs)]
+    flags += ["--epochs", str(study.epochs), *["--amp"] * study.amp]
     return flags if "--cos" in command else flags + study.schedule()
 
 

@@ -55,6 +55,8 @@ def heading(study: Study) -> str:
         narrower.append(f"{study.image_size} pixels instead of {IMAGE_SIZE}")
     if study.epochs != EPOCHS:
         narrower.append(f"{study.epochs} epochs instead of {EPOCHS}")
+    if study.amp:
+        narrower.append("mixed precision")
     if study.seeds != SEEDS:
         narrower.append(f"seeds {', '.join(map(str, study.seeds))}")
     if list(study.shots) != table.shots:

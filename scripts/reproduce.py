@@ -53,6 +53,7 @@ def make_parser() -> options.ArgumentParser:
     add("--methods", nargs="+", metavar="NAME", help="rows (default: all that are built)")
     add("--lesion-disjoint", action="store_true",
         help="stricter: no query image shows a lesion of the support set (ISIC)")  # fmt: skip
+    add("--amp", action="store_true", help="train in mixed precision (bfloat16)")
     group = parser.add_argument_group("where it runs")
     add = group.add_argument
     add("--executor", choices=["local", "slurm"], default="local", help="here, or as Slurm jobs")
@@ -101,6 +102,7 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         shots=tuple(shot for shot in table.shots if shot in shots),
         methods=tuple(method for method in built if method in methods),
         lesion_disjoint=args.lesion_disjoint,
+        amp=args.amp,
         machine=tuple(machine),
     )  # fmt: skip
 
