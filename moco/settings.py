@@ -17,8 +17,8 @@ from .checkpoint import CHECKPOINT, load_checkpoint, require_match
 FIXED = (
     "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
     "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "seed", "p_label",
-    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval", "dic_dispersion",
-    "simclr_t", "distill_t", "distill_weight",
+    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval",
+    "dic_dispersion", "simclr_t", "distill_t", "distill_weight",
 )  # fmt: skip
 CLASSES = ("base_classes", "rare_classes")  # of a user's own images
 # What a student takes over from its teacher where it is not told otherwise; the first few it must.

@@ -18,6 +18,7 @@ PARSERS = {
     "-m baselines.simclr": options.simclr_parser,
     "-m baselines.srl": options.srl_parser,
     "scripts/reproduce.py": load_script("scripts/reproduce").make_parser,
+    "scripts/figures.py": load_script("scripts/figures").make_parser,
 }
 COMMANDS = re.findall(r"(?:^    |`)python ((?:" + "|".join(PARSERS) + r") [^`\n]+)", README, re.M)
 

@@ -95,6 +95,24 @@ def test_every_variant_trains_its_own_student(chain, data, tmp_path):
     assert torch.equal(train("plain", "--alpha", 0), found[str(["--pseudo-label", "hard"])])
 
 
+def test_mixed_precision_goes_on_to_the_student(chain, data, tmp_path):
+    a, labels, d = tmp_path / "a", tmp_path / "labels", tmp_path / "d"
+    call("main_moco", data, "--model_path", a, *TINY, "--epochs", 1, "--amp")
+    call("generate_pseudo", "--datadir", data, "--resume", a, "--savedir", labels, "-j", 0)
+    call("main_distill", data, "--savedir", labels, "--model_path", d, "-j", 0)
+    exact, mixed = (load_checkpoint(folder)["state_dict"] for folder in (chain.pretrained, a))
+    assert mixed.keys() == exact.keys()
+    assert all(mixed[name].dtype == exact[name].dtype for name in exact)
+    assert load_checkpoint(d)["args"]["amp"] is True
+
+    def first_loss(folder):
+        lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+        return next(line["loss"] for line in lines if line.get("epoch") == 1)
+
+    apart = abs(first_loss(a) - first_loss(chain.pretrained))
+    assert 0 < apart < 0.1
+
+
 def test_dic_measures_when_due_and_logs_what_is_in_force(chain, data, tmp_path):
     call(
         "main_distill", data, "--savedir", chain.labels, "-j", 0, "--epochs", 5, "--model_path",

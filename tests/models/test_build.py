@@ -23,6 +23,42 @@ def test_evaluation_is_the_same_each_time(arch):
     assert torch.equal(encoder(images), encoder(images))
 
 
+@pytest.mark.parametrize("arch", BACKBONES)
+def test_mixed_precision_is_for_training_alone(arch):
+    torch.manual_seed(0)
+    encoder, images = build_encoder(arch), torch.rand(4, 3, 32, 32)
+    seen = []
+    encoder.head.register_forward_hook(lambda module, inputs, output: seen.append(output.dtype))
+    exact = encoder.eval()(images)
+    encoder.amp = True
+    assert torch.equal(encoder(images), exact)  # in evaluation mode
+    embeddings = encoder.train()(images)
+    assert seen == [torch.float32, torch.float32, torch.bfloat16]
+    assert embeddings.dtype == torch.float32
+    embeddings.sum().backward()
+    assert all(p.grad.dtype == torch.float32 for p in encoder.parameters())
+
+
+def test_mixed_precision_changes_little():
+    torch.manual_seed(0)
+    encoder, images = build_encoder("conv4").train(), torch.rand(8, 3, 64, 64)
+    exact = encoder(images)
+    encoder.amp = True
+    apart = (encoder(images) - exact).norm() / exact.norm()
+    assert 0 < apart < 0.03
+
+
+def test_pooling_before_relu_is_the_same():
+    """Blocks as the papers write them, ReLU first."""
+    torch.manual_seed(0)
+    encoder, images = build_encoder("conv4").train(), torch.rand(4, 3, 32, 32)
+    found = encoder.backbone(images)
+    x = images
+    for conv, bn, pool, relu in encoder.backbone.blocks:
+        x = pool(relu(bn(conv(x))))
+    assert torch.equal(found, x.mean(dim=(2, 3)))
+
+
 def test_mlp_head():
     head = build_encoder("conv4", 128, mlp=True).head
     assert [type(layer) for layer in head] == [nn.Linear, nn.ReLU, nn.Linear]

@@ -135,6 +135,13 @@ def test_narrowing(capsys):
     assert "narrowed" not in table.heading(study("--table", 5, "--dry-run"))
 
 
+def test_mixed_precision_is_said_and_kept_apart(capsys):
+    exact, mixed = study("--table", 5, "--dry-run"), study("--table", 5, "--dry-run", "--amp")
+    assert exact.root != mixed.root and "narrowed: mixed precision" in table.heading(mixed)
+    trained = [c for c in commands(capsys, "--table", 5, "--amp") if "--epochs" in c]
+    assert trained and all("--amp" in c for c in trained)  # students take it from their teacher
+
+
 @pytest.mark.parametrize(
     ("argv", "says"),
     [

@@ -1,0 +1,178 @@
+"""What the scripts left in folders: runs, pseudo labels, scores."""
+
+import csv
+import json
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from datasets.episode import Task
+from datasets.files import InputError
+from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels
+
+LOG = "log.jsonl"
+
+
+@dataclass(frozen=True)
+class Run:
+    """What a training left in `folder`: `epochs[n]`, what the log says of the epoch with which n
+    are done."""
+
+    folder: Path
+    about: dict
+    epochs: dict[int, dict]
+
+    @property
+    def task(self) -> Task | None:
+        return Task.from_dict(self.about["task"]) if self.about["task"] else None
+
+    def line(self, key: str) -> dict[int, float]:
+        """A statistic by epoch, where it was logged."""
+        return {n: values[key] for n, values in sorted(self.epochs.items()) if key in values}
+
+    def temperatures(self) -> dict[str, dict[int, float]]:
+        """Each class's τ_n by epoch; empty for a run without correction."""
+        classes = self.task.classes if self.task else ()
+        lines = {name: self.line(f"temperature_{name}") for name in classes}
+        return {name: line for name, line in lines.items() if line}
+
+
+@dataclass(frozen=True)
+class Result:
+    """What test.py wrote: scores, and, in the CSV file beside them, predictions."""
+
+    path: Path
+    scores: dict
+
+    @property
+    def task(self) -> Task:
+        return Task.from_dict(self.scores["task"])
+
+    @property
+    def checkpoint(self) -> Path:
+        return Path(self.scores["args"]["resume"])
+
+    @property
+    def mistakes(self) -> int:
+        """How many query images were taken for another class."""
+        counts = np.array(self.scores["confusion"])
+        return int(counts.sum() - counts.trace())
+
+
+@dataclass(frozen=True)
+class Found:
+    """What the folders hold; `results` in groups that may be added up, see `add_up`."""
+
+    runs: list[Run]
+    labels: dict[Path, PseudoLabels]
+    results: dict[tuple[Path, str, int | None, tuple[str, ...]], list[Result]]
+
+
+def find(folders: Sequence[Path]) -> Found:
+    """Raises InputError for a folder with nothing to draw, or a file that cannot be read."""
+    runs, labels, results = {}, {}, []
+    for folder in folders:
+        if not folder.is_dir():
+            raise InputError(f"the folder does not exist: {folder}")
+        here = {name: sorted(folder.rglob(name)) for name in (LOG, PSEUDO_FILE, "test_*.json")}
+        if not any(here.values()):
+            raise InputError(f"nothing to draw in {folder}: no {', '.join(here)}")
+        runs |= {path.parent: Run(path.parent, *read_log(path)) for path in here[LOG]}
+        labels |= {p.parent: load_pseudo_labels(p.parent)[1] for p in here[PSEUDO_FILE]}
+        results += [(folder, read_result(path)) for path in here["test_*.json"]]
+    return Found(list(runs.values()), labels, add_up(results))
+
+
+def add_up(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
+    """Groups of results on different tasks, by (place, classifier, shots, classes).
+
+    The place is the folder that was named. Where that would count a task twice (methods side by
+    side), it is the folder that the checkpoints are in; where that would, too, the checkpoint.
+    """
+
+    def split(group: list[tuple[Path, Result]], by: tuple[Callable, ...]) -> Iterator[tuple]:
+        parts: dict[Path, list[tuple[Path, Result]]] = {}
+        for folder, result in group:
+            parts.setdefault(by[0](folder, result), []).append((folder, result))
+        for place, part in parts.items():
+            seeds = {result.task.seed for _, result in part}
+            if len(seeds) == len(part) or len(by) == 1:
+                yield place, [result for _, result in part]
+            else:
+                yield from split(part, by[1:])
+
+    places = (
+        lambda folder, result: folder,
+        lambda folder, result: result.checkpoint.parent,
+        lambda folder, result: result.checkpoint,
+    )
+    kinds: dict[tuple, list[tuple[Path, Result]]] = {}
+    for folder, result in results:
+        kind = (result.scores["classifier"], result.task.k_shot, result.task.classes)
+        kinds.setdefault(kind, []).append((folder, result))
+    return {
+        (place, *kind): part
+        for kind, group in kinds.items()
+        for place, part in split(group, places)
+    }
+
+
+def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
+    """What a run is, and what its log says of each epoch.
+
+    Where the run was resumed or started anew, what it then said holds. A last line that is only
+    half there is passed over: the run was stopped while it wrote. Raises InputError for any other.
+    """
+    about, epochs = None, {}
+    lines = path.read_text().splitlines()
+    for number, line in enumerate(lines, 1):
+        try:
+            values = json.loads(line)
+            if "stage" in values:
+                about = values
+                epochs = {n: v for n, v in epochs.items() if n <= values["start_epoch"]}
+            else:
+                epochs[values["epoch"]] = values
+        except (KeyError, TypeError, ValueError) as error:
+            if number < len(lines):
+                raise InputError(f"{path}, line {number}, is not of a log: {error!r}") from error
+    if about is None:
+        raise InputError(f"{path} does not say what the run is")
+    return about, epochs
+
+
+def read_result(path: Path) -> Result:
+    """Raises InputError if what is in `path` is not test.py's."""
+    try:
+        result = Result(path, json.loads(path.read_text()))
+        if len(result.scores["confusion"]) != result.task.n_way:
+            raise ValueError("the confusion matrix is not of the task's classes")
+        if result.scores["classifier"] and result.checkpoint:
+            return result
+    except (KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not test.py's: {error!r}") from error
+
+
+def short_names(paths: Sequence[Path]) -> list[str]:
+    """The parts of each path that not all of them have; the last one if there is but one path."""
+    common = set.intersection(*(set(path.parts) for path in paths))
+    names = ["/".join(part for part in path.parts if part not in common) for path in paths]
+    return [name or path.name for name, path in zip(names, paths)]
+
+
+def worst_mistakes(path: Path, count: int) -> list[dict]:
+    """The `count` lines of test.py's CSV that are wrong and most sure of it, the surest first."""
+    with open(path, newline="") as file:
+        wrong = [row for row in csv.DictReader(file) if row["truth"] != row["prediction"]]
+    for row in wrong:
+        row["p"] = float(row[f"p_{row['prediction']}"])
+    return sorted(wrong, key=lambda row: -row["p"])[:count]
+
+
+def most_similar(embedding: np.ndarray, others: np.ndarray) -> tuple[int, float]:
+    """Which row of `others` is nearest to `embedding` in angle, and the cosine."""
+    lengths = np.linalg.norm(others, axis=1) * np.linalg.norm(embedding)
+    cosines = others @ embedding / np.maximum(lengths, 1e-12)
+    return int(cosines.argmax()), float(cosines.max())

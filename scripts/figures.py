@@ -1,0 +1,125 @@
+"""Figures of what the scripts left behind, as one would put them in a paper.
+
+python scripts/figures.py RUN_DIR… --out FIGURES --data DATA
+"""
+
+import argparse
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+
+import numpy as np
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
+
+from datasets import Collection  # noqa: E402
+from datasets.files import InputError, atomic_write, refuse_to_overwrite  # noqa: E402
+from datasets.images import ImageSet, TransformedImages  # noqa: E402
+from moco import options, settings  # noqa: E402
+from moco.augment import plain_view  # noqa: E402
+from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
+from moco.distributed import pick_device, readers  # noqa: E402
+from moco.evaluate import encode  # noqa: E402
+from plots import draw  # noqa: E402
+from plots.read import Found, find  # noqa: E402
+
+FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tsne", "lookalikes")
+MOST = 9  # panels in a figure of runs, and figures of look-alikes
+
+
+def make_parser() -> options.ArgumentParser:
+    parser = options.ArgumentParser("Figures of training runs, pseudo labels and scores.")
+    add = parser.add_argument
+    add("folders", type=Path, nargs="+", metavar="RUN_DIR",
+        help="folders that the scripts wrote, or that hold such folders")  # fmt: skip
+    add("--data", type=Path, metavar="DATA",
+        help="data folder, for the figures that show images or encode them")  # fmt: skip
+    add("--out", type=Path, default=Path("figures"), metavar="DIR", help="folder for the figures")
+    add("--only", nargs="+", choices=FIGURES, default=list(FIGURES), metavar="NAME",
+        help=", ".join(FIGURES) + " (default: all)")  # fmt: skip
+    add("--format", choices=["png", "pdf", "svg"], default="png", help="of the files")
+    add("--overwrite", action="store_true", help="write over what is there")
+    options.add_classes(parser)
+    options.add_device(parser)
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    found = find(args.folders)
+    pyplot = draw.pyplot()
+    drawn = 0
+    with pyplot.rc_context(draw.STYLE):
+        for name, figure in figures(args, found):
+            file = args.out / f"{name}.{args.format}"
+            refuse_to_overwrite([file], args.overwrite)
+            with atomic_write(file) as out:
+                figure.savefig(out, format=args.format, dpi=300)
+            pyplot.close(figure)
+            print(f"written: {file}")
+            drawn += 1
+    if not drawn:
+        raise InputError(f"there is nothing for {', '.join(args.only)} in these folders")
+
+
+def figures(args: argparse.Namespace, found: Found) -> Iterator[tuple[str, object]]:
+    """Each figure that was asked for and that there is something for, with a name."""
+    if "curves" in args.only and (runs := [run for run in found.runs if run.epochs]):
+        yield "curves", draw.draw_curves(runs)
+    corrected = [run for run in found.runs if run.temperatures()]
+    if "temperatures" in args.only and corrected:
+        yield "temperatures", draw.draw_temperatures(first(corrected, "corrected runs"))
+    if "pseudo-labels" in args.only and found.labels:
+        yield "pseudo-labels", draw.draw_pseudo_labels(found.labels)
+    if "confusion" in args.only and found.results:
+        yield "confusion", draw.draw_confusion(found.results)
+    if not {"tsne", "lookalikes"} & set(args.only):
+        return
+    if args.data is None:
+        print("note: t-SNE and look-alikes need --data DATA")
+        return
+    images, embed = open_images(args)
+    results = [result for group in found.results.values() for result in group]
+    # A student's own task; for an encoder that of the first score of it.
+    task_of = {result.checkpoint.resolve(): result.task for result in reversed(results)}
+    task_of |= {run.folder.resolve(): run.task for run in found.runs if run.task}
+    runs = [run.folder for run in found.runs if run.folder.resolve() in task_of]
+    if "tsne" in args.only and runs:
+        runs = first(runs, "runs")
+        yield "tsne", draw.draw_tsne(runs, [task_of[r.resolve()] for r in runs], images, embed)
+    if "lookalikes" in args.only:
+        wrong = [result for result in results if result.mistakes]
+        for result in first(wrong, "scores with mistakes"):
+            if result.checkpoint.exists():
+                place = "-".join([result.path.parent.name, result.path.stem])
+                yield f"lookalikes-{place}", draw.draw_lookalikes(result, images, embed)
+            else:
+                print(f"note: no look-alikes for {result.path}: {result.checkpoint} is gone")
+
+
+def first(things: Sequence, what: str) -> Sequence:
+    """As many as can be drawn, and a note if these are not all."""
+    if len(things) > MOST:
+        print(f"note: {len(things)} {what}; drawn are the first {MOST}; name fewer folders")
+    return things[:MOST]
+
+
+def open_images(args: argparse.Namespace) -> tuple[Collection, Callable]:
+    """The images, and what encodes them: `embed(checkpoint, *sets)` gives the embeddings of each
+    of `sets` by a checkpoint's query encoder."""
+    device, workers = pick_device(args.device, args.gpu), readers(args.workers)
+
+    def embed(checkpoint_at: Path, *sets: ImageSet) -> list[np.ndarray]:
+        checkpoint = load_checkpoint(checkpoint_at)
+        encoder, view = query_encoder(checkpoint), plain_view(checkpoint["args"]["image_size"])
+        encoder.to(device)
+        return [
+            encode(encoder, TransformedImages(images, view), workers=workers, device=device)
+            for images in sets
+        ]
+
+    return settings.open_data(args.data, args), embed
+
+
+if __name__ == "__main__":
+    options.run(main)

@@ -1,0 +1,107 @@
+"""What is in the figures: the numbers, their labels and their colours."""
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.files import InputError
+from datasets.pseudo import PseudoLabels
+from plots import draw
+from plots.read import Result, Run
+
+RARE = {"dataset": "made up", "counts": {"x": 5, "y_z": 5}, "sha256": ""}
+
+
+def task(seed: int = 0, k_shot: int = 1, classes=("x", "y_z")) -> dict:
+    support = [[f"{name}{n}" for n in range(k_shot)] for name in classes]
+    return {
+        "classes": classes,
+        "k_shot": k_shot,
+        "seed": seed,
+        "support_ids": support,
+        "rare": RARE,
+    }
+
+
+def run(name: str, **lines: list[float]) -> Run:
+    length = max(map(len, lines.values()))
+    epochs = {n + 1: {k: v[n] for k, v in lines.items()} for n in range(length)}
+    return Run(Path("runs") / name, {"task": task()}, epochs)
+
+
+def labels(seed: int, k_shot: int, hard: list[int]) -> PseudoLabels:
+    ids = tuple(map(str, range(len(hard))))
+    about = {"task": task(seed, k_shot)}
+    return PseudoLabels(ids, np.eye(2)[hard], np.zeros((len(hard), 3)), about)
+
+
+def texts(figure) -> set[str]:
+    import matplotlib.text
+
+    return {text.get_text() for text in figure.findobj(matplotlib.text.Text)}
+
+
+@pytest.fixture(autouse=True)
+def closing():
+    yield
+    draw.pyplot().close("all")
+
+
+def test_curves():
+    figure = draw.draw_curves(
+        [run("a", loss=[3, 2, 1]), run("b", loss=[4, 3, 2], agreement=[0.1, 0.2, 0.3])]
+    )
+    loss, agreement = figure.axes
+    assert [list(line.get_ydata()) for line in loss.lines] == [[3, 2, 1], [4, 3, 2]]
+    assert list(loss.lines[0].get_xdata()) == [1, 2, 3]
+    assert loss.lines[0].get_color() != loss.lines[1].get_color()
+    assert loss.lines[1].get_color() == agreement.lines[-1].get_color()
+    assert list(agreement.lines[-1].get_ydata()) == pytest.approx([10, 20, 30])
+    assert loss.get_ylabel() == "Loss" and "%" in agreement.get_ylabel()
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_runs_in_many_curves_look_different():
+    figure = draw.draw_curves([run(f"r{n}", loss=[n, n]) for n in range(20)])
+    looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
+    assert len(looks) == 20
+
+
+def test_temperatures():
+    figure = draw.draw_temperatures([run("a", temperature_x=[1, 0.9], temperature_y_z=[1, 1])])
+    assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[1, 0.9], [1, 1]]
+    assert {"x", "y z"} <= texts(figure)
+
+
+def test_pseudo_labels_by_shots_and_seeds():
+    found = {
+        Path("runs/c"): labels(0, 5, [1, 1, 1, 0]),
+        Path("runs/a"): labels(1, 1, [0, 0, 1, 1]),
+        Path("runs/b"): labels(0, 1, [0, 1, 1, 1]),
+    }
+    (ax,) = draw.draw_pseudo_labels(found).axes
+    shares = [[bar.get_height() for bar in bars] for bars in ax.containers]
+    assert shares == [[25, 50, 25], [75, 50, 75]]
+    assert [label.get_text() for label in ax.get_xticklabels()] == ["0", "1", "0"]
+    assert {"1-shot", "5-shot", "x", "y z", "75"} <= texts(ax.figure)
+
+
+def test_pseudo_labels_of_different_classes():
+    found = {Path("a"): labels(0, 1, [0, 1]), Path("b"): labels(1, 1, [0, 1])}
+    found[Path("b")].about["task"] = task(classes=("x", "w"))
+    with pytest.raises(InputError, match="different classes"):
+        draw.draw_pseudo_labels(found)
+
+
+def test_confusion_adds_tasks_up():
+    one, two = [[3, 1], [0, 4]], [[1, 3], [2, 2]]
+    group = [Result(Path("r"), {"confusion": c}) for c in (one, two)]
+    (ax,) = draw.draw_confusion({(Path("a"), "direct", 1, ("x", "y_z")): group}).axes
+    assert ax.images[0].get_array().tolist() == [[50, 50], [25, 75]]
+    assert {"50 %\n4", "25 %\n2", "75 %\n6", "y z"} <= texts(ax.figure)
+
+
+def test_class_colours_do_not_depend_on_the_task():
+    assert draw.color_of("y_z", RARE) == draw.CLASS_COLORS[1]
+    assert len(set(draw.CLASS_COLORS)) == len(set(draw.RUN_COLORS)) == 7

@@ -1,0 +1,126 @@
+"""What the figures are made of."""
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from datasets.files import InputError
+from plots import read
+
+
+def log(folder: Path, *lines: object) -> Path:
+    path = folder / read.LOG
+    path.write_text("\n".join(x if isinstance(x, str) else json.dumps(x) for x in lines))
+    return path
+
+
+def result(checkpoint: str, seed: int, classifier: str = "direct", k_shot: int = 1) -> read.Result:
+    task = {"classes": ["x", "y"], "k_shot": k_shot, "seed": seed, "rare": {}}
+    task["support_ids"] = [[f"{c}{n}" for n in range(k_shot)] for c in "xy"]
+    scores = {"task": task, "classifier": classifier, "args": {"resume": checkpoint}}
+    scores["confusion"] = [[3, 1], [0, 4]]
+    return read.Result(Path(f"{checkpoint}/test_{seed}.json"), scores)
+
+
+def test_a_log_that_was_resumed_says_what_held_last(tmp_path):
+    path = log(
+        tmp_path,
+        {"stage": "moco", "start_epoch": 0, "task": None},
+        {"epoch": 1, "loss": 3.0},
+        {"epoch": 2, "loss": 9.0},
+        {"stage": "moco", "start_epoch": 1, "task": None},
+        {"epoch": 2, "loss": 2.0},
+        '{"epoch": 3, "lo',
+    )
+    about, epochs = read.read_log(path)
+    run = read.Run(tmp_path, about, epochs)
+    assert run.line("loss") == {1: 3.0, 2: 2.0}
+    assert run.task is None and run.temperatures() == {}
+
+
+def test_a_log_that_started_anew(tmp_path):
+    first, second = ({"stage": "moco", "start_epoch": 0, "task": None} for _ in range(2))
+    lines = [
+        first,
+        {"epoch": 1, "loss": 3},
+        {"epoch": 2, "loss": 3},
+        second,
+        {"epoch": 1, "loss": 4},
+    ]
+    assert read.read_log(log(tmp_path, *lines))[1] == {1: {"epoch": 1, "loss": 4}}
+
+
+@pytest.mark.parametrize(
+    "lines, said",
+    [
+        (["nonsense", {"epoch": 1}], "line 1"),
+        ([{"stage": "moco", "start_epoch": 0}, {"loss": 1}, {"epoch": 2}], "line 2"),
+        ([{"epoch": 1}], "does not say what the run is"),
+    ],
+)
+def test_a_log_that_is_none(tmp_path, lines, said):
+    with pytest.raises(InputError, match=said):
+        read.read_log(log(tmp_path, *lines))
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"task": 1}', '{"confusion": [[1]]}'])
+def test_a_result_that_is_none(tmp_path, text):
+    (tmp_path / "test_x.json").write_text(text)
+    with pytest.raises(InputError, match="test_x.json"):
+        read.find([tmp_path])
+
+
+def test_folders_with_nothing(tmp_path):
+    with pytest.raises(InputError, match="nothing to draw"):
+        read.find([tmp_path])
+    with pytest.raises(InputError, match="does not exist"):
+        read.find([tmp_path / "absent"])
+
+
+def test_tasks_are_added_up():
+    here = Path("scores")
+    group = [(here, result(f"students/dic/seed{seed}", seed)) for seed in range(3)]
+    key = (here, "direct", 1, ("x", "y"))
+    assert read.add_up(group) == {key: [one for _, one in group]}
+
+
+def test_methods_are_not_added_up():
+    """A folder with two methods' scores on the same tasks, and an encoder's."""
+    here = Path("scores")
+    found = read.add_up(
+        [(here, result(f"students/{m}/seed{s}", s)) for m in ("dic", "ddl") for s in range(2)]
+        + [(here, result(f"encoders/{m}", s, "lr")) for m in ("v1", "v2") for s in range(2)]
+    )
+    assert {(str(key[0]), key[1]): len(group) for key, group in found.items()} == {
+        ("students/dic", "direct"): 2,
+        ("students/ddl", "direct"): 2,
+        ("encoders/v1", "lr"): 2,
+        ("encoders/v2", "lr"): 2,
+    }
+
+
+def test_shots_and_classifiers_are_not_added_up():
+    group = [(Path("a"), result("a", 0, how, k)) for how in ("lr", "direct") for k in (1, 5)]
+    assert [len(part) for part in read.add_up(group).values()] == [1] * 4
+
+
+def test_mistakes(tmp_path):
+    path = tmp_path / "test.csv"
+    path.write_text(
+        "image,truth,prediction,p_x,p_y\na,x,x,.9,.1\nb,x,y,.2,.8\nc,y,x,.7,.3\nd,y,x,.95,.05\n"
+    )
+    assert [row["image"] for row in read.worst_mistakes(path, 2)] == ["d", "b"]
+    assert result("a", 0).mistakes == 1
+
+
+def test_most_similar():
+    others = np.array([[0.0, 5.0], [3.0, 4.0], [0.0, 0.0], [1.0, 0.1]])
+    row, cosine = read.most_similar(np.array([10.0, 0.0]), others)
+    assert row == 3 and cosine == pytest.approx(1 / 1.01**0.5)
+
+
+def test_short_names():
+    assert read.short_names([Path("runs/a/seed0"), Path("runs/b/seed0")]) == ["a", "b"]
+    assert read.short_names([Path("runs/a")]) == ["a"]

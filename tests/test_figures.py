@@ -1,0 +1,65 @@
+"""scripts/figures.py on what the scripts really write."""
+
+import sys
+
+import pytest
+from PIL import Image
+
+from conftest import Chain, call, refused
+
+FIGURES = "curves", "pseudo-labels", "confusion", "tsne"
+
+
+def test_every_figure_of_a_chain(chain: Chain, data, tmp_path, capsys):
+    call("scripts/figures", chain.root, "--data", data, "--out", tmp_path, "-j", 0)
+    made = {path.stem: path for path in tmp_path.glob("*.png")}
+    lookalikes = {name for name in made if name.startswith("lookalikes-d-test_direct")}
+    assert set(made) - lookalikes == set(FIGURES) and len(lookalikes) == 1
+    printed = capsys.readouterr().out
+    for path in made.values():
+        with Image.open(path) as picture:
+            assert picture.width > 600 and len(picture.convert("RGB").getcolors(2**24)) > 10
+        assert f"written: {path}\n" in printed
+
+
+def test_formats_choice_and_overwriting(chain: Chain, tmp_path, capsys, monkeypatch):
+    words = [chain.root, "--out", tmp_path, "--only", "confusion", "--format", "svg"]
+    call("scripts/figures", *words)
+    assert [path.name for path in tmp_path.iterdir()] == ["confusion.svg"]
+    first = (tmp_path / "confusion.svg").read_text()
+    assert "Predicted class" in first  # text stays text
+    said = refused(capsys, monkeypatch, "scripts/figures", *words)
+    assert "would be overwritten" in said
+    call("scripts/figures", *words, "--overwrite")
+
+
+def test_images_are_needed_for_some(chain: Chain, tmp_path, capsys, monkeypatch):
+    said = refused(
+        capsys, monkeypatch, "scripts/figures", chain.labels, "--out", tmp_path, "--only", "tsne"
+    )
+    assert "nothing for tsne" in said
+
+
+def test_a_checkpoint_that_is_gone(chain: Chain, data, tmp_path, capsys):
+    """Scores that were moved to another machine still give all but their look-alikes."""
+    moved = tmp_path / "moved"
+    moved.mkdir()
+    for path in chain.student.glob("test_*"):
+        text = path.read_text().replace(str(chain.student), str(tmp_path / "gone"))
+        (moved / path.name).write_text(text)
+    call("scripts/figures", moved, "--data", data, "--out", tmp_path / "figures", "-j", 0)
+    assert "gone" in capsys.readouterr().out
+    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["confusion.png"]
+
+
+def test_without_matplotlib(chain: Chain, tmp_path, capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    said = refused(capsys, monkeypatch, "scripts/figures", chain.root, "--out", tmp_path)
+    assert "pip install matplotlib" in said
+
+
+@pytest.mark.parametrize("flag", ["--only", "--format"])
+def test_unknown_choices(flag, capsys, monkeypatch):
+    assert "invalid choice" in refused(
+        capsys, monkeypatch, "scripts/figures", ".", flag, "nonsense"
+    )
