@@ -6,7 +6,7 @@ python main_distill.py DATA --savedir LABELS --model_path OUT
 import torch
 import torch.nn.functional as F
 
-from datasets.images import ImageSet, TransformedImages, check_readable
+from datasets.images import ImageSet, TransformedImages
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import losses, options, settings
 from moco.augment import plain_view, stream_seed
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
         "made_by": provenance(),
     }
     settings.check_run(args, about)
-    check_readable(base)
+    base = settings.decoded(args, base)
     launch(plan, worker, args, base, labels, groups, about)
 
 

@@ -5,7 +5,7 @@ python main_moco.py DATA --model_path OUT
 
 import torch
 
-from datasets.images import ImageSet, check_readable
+from datasets.images import ImageSet
 from moco import losses, options, settings
 from moco.augment import stream_seed
 from moco.builder import MoCo
@@ -27,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
         "made_by": provenance(),
     }
     settings.check_run(args, about)
-    check_readable(base)
+    base = settings.decoded(args, base)
     launch(plan, worker, args, base, groups, about)
 
 

@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 from datasets.episode import Task
 from datasets.files import InputError
-from datasets.images import ImageSet, check_readable
+from datasets.images import ImageSet
 from moco import settings
 from moco.checkpoint import provenance
 from moco.engine import Step, fit
@@ -52,6 +52,6 @@ def train(
         "made_by": provenance(),
     }
     settings.check_run(args, about)
-    check_readable(images)
+    images = settings.decoded(args, images)
     values = settings.training_values(args)
     fit(model, step, images, about, device=device, views=views, **values)

@@ -4,7 +4,7 @@ import functools
 import hashlib
 import zipfile
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,7 +21,8 @@ EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 
 
 class ArrayImage(NamedTuple):
-    """Where an image is that has no file of its own: a row of an array in an .npz file."""
+    """Where an image is that has no file of its own: a row of an array in an .npz file, or of the
+    only one in an .npy file."""
 
     file: Path
     array: str
@@ -120,6 +121,8 @@ def describe(fingerprint: dict) -> str:
 
 @functools.lru_cache(maxsize=3)  # training, validation and test part of a file
 def _array(file: Path, array: str) -> np.ndarray:
+    if file.suffix == ".npy":
+        return np.load(file, mmap_mode="r", allow_pickle=False)
     with np.load(file, allow_pickle=False) as arrays:
         return arrays[array]
 
@@ -167,10 +170,15 @@ def check_readable(*sets: ImageSet) -> None:
         )
         bad = [path for path in progress if path]
     if bad:
-        raise InputError(
-            f"{len(bad)} of {len(paths)} images cannot be decoded; repair or remove: "
-            + listed(bad, limit=100)
-        )
+        raise cannot_be_decoded(bad, len(paths))
+
+
+def cannot_be_decoded(bad: Sequence[Path | ArrayImage], among: int) -> InputError:
+    """The error that names all images that are `bad`."""
+    return InputError(
+        f"{len(bad)} of {among} images cannot be decoded; repair or remove: "
+        + listed(bad, limit=100)
+    )
 
 
 class TransformedImages(Dataset):

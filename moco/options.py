@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from datasets.cache import default_folder
 from datasets.files import InputError
 from models import BACKBONES, MIN_IMAGE_SIZE
 
@@ -96,6 +97,13 @@ def add_device(parser: ArgumentParser) -> None:
                        "0: none beside the main one")
 
 
+def add_cache(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("decoded images")
+    group.add_argument("--cache", type=Path, default=default_folder(), metavar="DIR",
+                       help="folder where they are kept for later epochs and runs")
+    group.add_argument("--no-cache", action="store_true", help="decode each image in every epoch")
+
+
 def add_distributed(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("several processes")
     group.add_argument("--multiprocessing-distributed", action="store_true",
@@ -184,6 +192,7 @@ def pretraining_parser() -> ArgumentParser:
     add_classes(parser)
     add_training(parser)
     add_encoder(parser)
+    add_cache(parser)
     add_device(parser)
     add_distributed(parser)
     return parser
@@ -256,6 +265,7 @@ def distillation_parser() -> ArgumentParser:
     add_classes(parser, "stage (a)")
     add_training(parser, from_teacher=True)
     add_encoder(parser, from_teacher=True)
+    add_cache(parser)
     add_device(parser)
     add_distributed(parser)
     return parser
@@ -311,6 +321,7 @@ def _baseline_parser(description: str) -> tuple[ArgumentParser, Callable]:
     add_training(parser)
     add = _adder(parser.add_argument_group("method"), from_teacher=False)
     _add_backbone(add)
+    add_cache(parser)
     add_device(parser)
     return parser, add
 

@@ -5,9 +5,10 @@ import functools
 from pathlib import Path
 
 from datasets import Collection, lesion_groups, open_dataset
+from datasets.cache import cached
 from datasets.episode import Task, draw_task
 from datasets.files import InputError, listed, require_writable
-from datasets.images import ImageSet, describe
+from datasets.images import ImageSet, check_readable, describe
 from models import build_encoder
 
 from . import distributed
@@ -43,6 +44,21 @@ def open_data(
         require_match(given, made, where)
         vars(args).update({name: made[name] for name in CLASSES})
     return open_dataset(folder, args.base_classes, args.rare_classes)
+
+
+def decoded(args: argparse.Namespace, images: ImageSet) -> ImageSet:
+    """`images`, to be read many times: from the cache or, without one, from their files.
+
+    Raises InputError with the paths of all images that cannot be decoded.
+    """
+    if not args.no_cache:
+        try:
+            return cached(images, args.image_size, args.cache)
+        except OSError as error:  # a full disk, a folder that is read-only
+            reason = error.strerror or error
+            print(f"note: no cache in {args.cache} ({reason}); images are decoded in every epoch")
+    check_readable(images)
+    return images
 
 
 def draw(folder: Path, args: argparse.Namespace, rare: ImageSet, k_shot: int | None) -> Task:

@@ -1,0 +1,92 @@
+"""Images decoded once: their pixels in a file that every epoch, run and process maps to memory."""
+
+import contextlib
+import dataclasses
+import hashlib
+import itertools
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+from tqdm import tqdm
+
+from .files import InputError, atomic_write
+from .images import ArrayImage, ImageSet, cannot_be_decoded, read_image
+
+AT_ONCE = 256  # images decoded ahead of what is written
+
+
+def default_folder() -> Path:
+    """Where caches go if nobody says otherwise: the user's own folder for such things."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rare-disease-images"
+
+
+def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
+    """`images` as S×S pixels in a file in `folder`, which is made if it is not there yet.
+
+    The pixels are the evaluation view's, `moco.augment.plain_view`. A file goes by its images
+    (their order, paths, lengths and times of change) and S; who comes while another process makes
+    it, waits. Raises InputError with the paths of all images that cannot be decoded, and OSError
+    if the file cannot be written.
+    """
+    file = folder / f"{images.name}-{size}px-{_key(images)}.npy"
+    if not file.exists():
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # they may be of patients
+        with _alone_in(folder):
+            if not file.exists():
+                _write(file, images, size)
+    rows = (ArrayImage(file, "images", row) for row in range(len(images)))
+    return dataclasses.replace(images, paths=tuple(rows))
+
+
+def _key(images: ImageSet) -> str:
+    digest = hashlib.sha256()
+    for path in images.paths:
+        state = (path.file if isinstance(path, ArrayImage) else path).stat()
+        where = (path.file.resolve(), *path[1:]) if isinstance(path, ArrayImage) else path.resolve()
+        digest.update(f"{where}\t{state.st_size}\t{state.st_mtime_ns}\n".encode())
+    return digest.hexdigest()[:16]
+
+
+@contextlib.contextmanager
+def _alone_in(folder: Path) -> Iterator[None]:
+    """One process at a time. Where the system or the disk has no locks, several may write the
+    same file; each writes its own, and the last one's stays."""
+    handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
+    try:
+        if handle is not None:
+            import fcntl
+
+            with contextlib.suppress(OSError):
+                fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        if handle is not None:
+            os.close(handle)
+
+
+def _write(file: Path, images: ImageSet, size: int) -> None:
+    bad: list[Path | ArrayImage] = []
+
+    def pixels(path: Path | ArrayImage) -> bytes | None:
+        try:
+            return read_image(path).resize((size, size), Image.Resampling.BILINEAR).tobytes()
+        except InputError:
+            return None
+
+    paths = tqdm(images.paths, desc="decoding images", unit="img", delay=2, leave=False)
+    ahead = iter(paths)
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
+    with atomic_write(file) as out, ThreadPoolExecutor() as pool:
+        np.lib.format.write_array_header_1_0(out, header)
+        while some := list(itertools.islice(ahead, AT_ONCE)):
+            for path, content in zip(some, pool.map(pixels, some)):
+                if content is None:
+                    bad.append(path)
+                else:
+                    out.write(content)
+        if bad:
+            raise cannot_be_decoded(bad, len(images))

@@ -1,0 +1,112 @@
+"""Decoded once: the same pixels, the right file, no half file."""
+
+import argparse
+import os
+import threading
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from datasets import cache as module
+from datasets.cache import cached
+from datasets.files import InputError
+from datasets.images import ArrayImage, TransformedImages, image_set, read_image
+from moco import settings
+from moco.augment import RandomViews, plain_view, random_view
+
+
+@pytest.fixture
+def images(tmp_path):
+    """Three images of different sizes, one of them grey."""
+    generator = np.random.default_rng(0)
+    for number, shape in enumerate([(50, 40, 3), (33, 61, 3), (20, 20)]):
+        pixels = generator.integers(0, 256, shape, dtype=np.uint8)
+        Image.fromarray(pixels).save(tmp_path / f"{number}.png")
+    return image_set("made up", ("x",), [(f"{n}", tmp_path / f"{n}.png", "x") for n in range(3)])
+
+
+def test_views_are_those_of_the_files(images, tmp_path):
+    from_cache = cached(images, 32, tmp_path / "cache")
+    assert (from_cache.ids, from_cache.labels) == (images.ids, images.labels)
+    assert from_cache.fingerprint() == images.fingerprint()
+    for view in (random_view(32), random_view(32, aug_plus=True)):
+        one, other = (RandomViews(s, view, 2, seed=1) for s in (images, from_cache))
+        for row in range(3):
+            for a, b in zip(one[4, row][0], other[4, row][0]):
+                assert torch.equal(a, b)
+    one, other = (TransformedImages(s, plain_view(32)) for s in (images, from_cache))
+    assert all(torch.equal(one[row], other[row]) for row in range(3))
+
+
+def test_it_is_made_once(images, tmp_path, monkeypatch):
+    first = cached(images, 32, tmp_path / "cache")
+    monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("written again"))
+    assert cached(images, 32, tmp_path / "cache") == first
+
+
+def test_what_changes_makes_another(images, tmp_path):
+    folder = tmp_path / "cache"
+    first = cached(images, 32, folder)
+    assert cached(images, 33, folder).paths != first.paths
+    assert cached(images.take(["1", "0"]), 32, folder).paths[0] != first.paths[0]
+    Image.new("RGB", (50, 40), "red").save(images.paths[0])
+    os.utime(images.paths[0], ns=(0, 0))
+    again = cached(images, 32, folder)
+    assert read_image(again.paths[0]).getpixel((0, 0)) == (255, 0, 0)
+    assert read_image(first.paths[0]).getpixel((0, 0)) != (255, 0, 0)
+
+
+def test_all_unreadable_images_are_named_and_nothing_stays(images, tmp_path):
+    for row in (0, 2):
+        images.paths[row].write_bytes(images.paths[row].read_bytes()[:60])
+    with pytest.raises(InputError, match=r"2 of 3 images .*0\.png, .*2\.png"):
+        cached(images, 32, tmp_path / "cache")
+    assert not list((tmp_path / "cache").iterdir())
+
+
+def test_starting_together(images, tmp_path, monkeypatch):
+    """Of eight that start at once, one writes."""
+    written, write = [], module._write
+    monkeypatch.setattr(module, "_write", lambda *how: (written.append(how), write(*how)))
+    barrier, found = threading.Barrier(8), []
+
+    def start():
+        barrier.wait()
+        found.append(cached(images, 32, tmp_path / "cache"))
+
+    threads = [threading.Thread(target=start) for _ in range(8)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert len(written) == 1 and len(found) == 8 and all(one == found[0] for one in found)
+
+
+def test_rows_of_an_array_file(tmp_path):
+    pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
+    np.savez(tmp_path / "some.npz", train=pixels)
+    rows = [(f"{n}", ArrayImage(tmp_path / "some.npz", "train", n), "x") for n in (2, 0)]
+    found = cached(image_set("some", ("x",), rows), 32, tmp_path / "cache")
+    assert all((np.asarray(read_image(p)) == pixels[n]).all() for n, p in zip((0, 2), found.paths))
+
+
+def test_a_file_that_was_cut_off_is_told(images, tmp_path):
+    (path, *_) = cached(images, 32, tmp_path / "cache").paths
+    path.file.write_bytes(path.file.read_bytes()[:1000])
+    with pytest.raises(InputError, match="cannot read the image images"):
+        read_image(cached(images, 32, tmp_path / "cache").paths[0])
+
+
+def test_without_room_the_files_are_read(images, tmp_path, capsys):
+    """And what cannot be decoded is still told."""
+    (tmp_path / "file").write_text("not a folder")
+    folder = tmp_path / "file" / "cache"
+    args = argparse.Namespace(cache=folder, no_cache=False, image_size=32)
+    assert settings.decoded(args, images) is images
+    assert "note: no cache in" in capsys.readouterr().out
+    images.paths[1].write_bytes(b"")
+    for args.no_cache in (False, True):
+        with pytest.raises(InputError, match=r"1 of 3 images .*1\.png"):
+            settings.decoded(args, images)
