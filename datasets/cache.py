@@ -42,6 +42,16 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     return dataclasses.replace(images, paths=tuple(rows))
 
 
+def pixels(images: ImageSet) -> np.ndarray | None:
+    """The M×S×S×3 bytes of images that are `cached`, mapped to memory; None for others."""
+    files = {path.file for path in images.paths if isinstance(path, ArrayImage)}
+    rows = [path.row for path in images.paths if isinstance(path, ArrayImage)]
+    if len(files) != 1 or rows != list(range(len(images))):
+        return None
+    (file,) = files
+    return np.load(file, mmap_mode="c") if file.suffix == ".npy" else None
+
+
 def _key(images: ImageSet) -> str:
     digest = hashlib.sha256()
     for path in images.paths:

@@ -15,6 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
+from datasets.cache import pixels
 from datasets.files import InputError
 from datasets.images import ImageSet, TransformedImages
 from models import Encoder
@@ -23,6 +24,7 @@ from .augment import RandomViews, plain_view, random_view, stream_seed
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from .distributed import all_mean, average_running_statistics, barrier, is_main, rank, world_size
 from .evaluate import encode, knn_score
+from .views import BatchViews
 
 Step = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
 
@@ -117,6 +119,7 @@ def fit(
     workers: int,
     image_size: int,
     aug_plus: bool,
+    views_by: str,
     lr: float,
     schedule: Sequence[int],
     cos: bool,
@@ -137,6 +140,8 @@ def fit(
     (`goes_on`: which is the one in `model_path`); then saved after each epoch. Every `knn_every`
     epochs (0: never) the log gets a k-NN score of `model.query_encoder` on the classes of `images`;
     what `before_epoch(epoch)` returns goes there, too. `amp`: encoders train in mixed precision.
+    `views_by`: "pil", one view at a time in `workers` processes; "batch", all on the device, for
+    images that are `cached`; "auto", the latter on a GPU.
     Raises InputError when the loss is no longer a number.
     """
     if device.type == "cpu":
@@ -172,8 +177,13 @@ def fit(
         wrapped = DistributedDataParallel(model, device_ids=device_ids)
         wrapped.broadcast_buffers = False  # each process has its own BatchNorm statistics
     batches = EpochBatches(len(images), batch_size, seed)
-    pictures = RandomViews(images, random_view(image_size, aug_plus), views, seed)
-    loader = training_loader(pictures, batches, workers, device)
+    if views_by == "auto":
+        views_by = "batch" if device.type == "cuda" and pixels(images) is not None else "pil"
+    if views_by == "batch":
+        loader = BatchViews(pixels(images), batches, views, seed, aug_plus, device)
+    else:
+        pictures = RandomViews(images, random_view(image_size, aug_plus), views, seed)
+        loader = training_loader(pictures, batches, workers, device)
     size = len(batches) * batch_size  # of an epoch, in images
     with tqdm(
         initial=done * size,
@@ -247,7 +257,7 @@ def load_training_state(
 def train_one_epoch(
     model: nn.Module,
     step: Step,
-    loader: DataLoader,
+    loader: DataLoader | BatchViews,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     epoch: int,

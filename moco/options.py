@@ -169,6 +169,10 @@ def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
         help="weight decay")
     add("--amp", action=argparse.BooleanOptionalAction, default=False,
         help="mixed precision: the encoders train in bfloat16 where that is safe, the rest in 32 bits")
+    group.add_argument("--views", default="auto", choices=["auto", "batch", "pil"], dest="views_by",
+                       help="how random views are made: of a batch at once, on the device, from the "
+                       "cache of decoded images; one at a time by PIL, in -j processes; auto: the "
+                       "former on a GPU")
     group.add_argument("--start-epoch", type=natural, metavar="N",
                        help="number of the first epoch (default: the checkpoint's with --resume, else 0)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random in the run")

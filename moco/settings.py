@@ -17,7 +17,7 @@ from .checkpoint import CHECKPOINT, load_checkpoint, require_match
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
 FIXED = (
     "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
-    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "seed", "p_label",
+    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "views_by", "seed", "p_label",
     "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval",
     "dic_dispersion", "simclr_t", "distill_t", "distill_weight",
 )  # fmt: skip
@@ -57,6 +57,8 @@ def decoded(args: argparse.Namespace, images: ImageSet) -> ImageSet:
         except OSError as error:  # a full disk, a folder that is read-only
             reason = error.strerror or error
             print(f"note: no cache in {args.cache} ({reason}); images are decoded in every epoch")
+    if args.views_by == "batch":
+        raise InputError("--views batch needs the cache of decoded images")
     check_readable(images)
     return images
 
@@ -153,8 +155,8 @@ def training_values(args: argparse.Namespace) -> dict:
     """What `engine.fit` takes from the command line."""
     names = (
         "model_path", "resume", "overwrite", "epochs", "start_epoch", "batch_size", "image_size",
-        "aug_plus", "lr", "schedule", "cos", "momentum", "wd", "amp", "seed", "print_freq",
-        "knn_every",
+        "aug_plus", "views_by", "lr", "schedule", "cos", "momentum", "wd", "amp", "seed",
+        "print_freq", "knn_every",
     )  # fmt: skip
     nproc = launch_plan(args).nproc if hasattr(args, "nproc") else 1  # baselines have one process
     workers = distributed.readers(args.workers, nproc)

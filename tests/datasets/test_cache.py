@@ -103,10 +103,13 @@ def test_without_room_the_files_are_read(images, tmp_path, capsys):
     """And what cannot be decoded is still told."""
     (tmp_path / "file").write_text("not a folder")
     folder = tmp_path / "file" / "cache"
-    args = argparse.Namespace(cache=folder, no_cache=False, image_size=32)
+    args = argparse.Namespace(cache=folder, no_cache=False, image_size=32, views_by="auto")
     assert settings.decoded(args, images) is images
     assert "note: no cache in" in capsys.readouterr().out
     images.paths[1].write_bytes(b"")
     for args.no_cache in (False, True):
         with pytest.raises(InputError, match=r"1 of 3 images .*1\.png"):
             settings.decoded(args, images)
+    args.views_by = "batch"
+    with pytest.raises(InputError, match="--views batch needs the cache"):
+        settings.decoded(args, images)

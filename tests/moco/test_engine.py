@@ -98,18 +98,30 @@ def distill(data, labels, folder, epochs, *more):
     return load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("workers", [0, 1])
-def test_resumed_is_as_never_stopped(data, tmp_path, workers):
-    j = ["-j", workers]
-    pretrain(data, tmp_path, 1, *j)
-    resumed = pretrain(data, tmp_path, 2, *j, "--resume", tmp_path)
-    whole = pretrain(data, tmp_path / "whole", 2, *j)
+@pytest.mark.parametrize("how", [["-j", 0], ["-j", 1, "--no-cache"], ["--views", "batch"]])
+def test_resumed_is_as_never_stopped(data, tmp_path, how):
+    pretrain(data, tmp_path, 1, *how)
+    resumed = pretrain(data, tmp_path, 2, *how, "--resume", tmp_path)
+    whole = pretrain(data, tmp_path / "whole", 2, *how)
     assert resumed["epoch"] == whole["epoch"] == 2
     assert states_equal(resumed["state_dict"], whole["state_dict"])
     # Resuming what is finished changes nothing.
     before = (tmp_path / CHECKPOINT).read_bytes()
-    pretrain(data, tmp_path, 2, *j, "--resume", tmp_path)
+    pretrain(data, tmp_path, 2, *how, "--resume", tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
+
+
+def test_views_of_either_kind_teach_alike(data, tmp_path):
+    """Without and with the cache the very same; of a batch at once about the same loss."""
+    how = {"pil": ["--views", "pil"], "file": ["--no-cache"], "batch": ["--views", "batch"]}
+    losses, states = {}, {}
+    for name, flags in how.items():
+        states[name] = pretrain(data, tmp_path / name, 3, "-j", 0, *flags)["state_dict"]
+        log = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        losses[name] = [json.loads(line)["loss"] for line in log[1:]]
+    assert states_equal(states["pil"], states["file"])
+    assert not states_equal(states["pil"], states["batch"])
+    assert losses["batch"] == pytest.approx(losses["pil"], rel=0.1)
 
 
 def test_a_resumed_student_is_as_never_stopped(chain, data, tmp_path, capsys):

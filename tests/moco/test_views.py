@@ -1,0 +1,190 @@
+"""Views of a batch at once: the same as PIL's, image by image, from the same distributions."""
+
+import dataclasses
+import math
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+from torchvision.transforms import RandomResizedCrop
+from torchvision.transforms import functional as pil
+
+from datasets.cache import cached, pixels
+from datasets.images import image_set
+from moco.augment import GaussianBlur, random_view
+from moco.engine import EpochBatches
+from moco.views import (
+    BatchViews,
+    Parameters,
+    apply,
+    draw_parameters,
+    gaussian,
+    random_views,
+    uniforms,
+)
+
+SIZE = 48
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Image.Image]:
+    """Smooth colourful ones: rounding after each step is then all that PIL does otherwise."""
+    torch.manual_seed(0)
+    small = torch.rand(6, 3, 6, 6)
+    large = torch.nn.functional.interpolate(small, size=SIZE, mode="bicubic").clamp(0, 1)
+    return [pil.to_pil_image(image) for image in large]
+
+
+def tensors(pictures) -> torch.Tensor:
+    return torch.stack([pil.to_tensor(picture) for picture in pictures])
+
+
+def one_by_one(picture: Image.Image, p: Parameters, i: int) -> torch.Tensor:
+    """What the transforms of `augment.random_view` do, with parameters `p` of image i."""
+    box = [int(getattr(p, name)[i]) for name in ("top", "left", "height", "width")]
+    picture = pil.resized_crop(picture, *box, [SIZE, SIZE])
+    for what in p.order[i].tolist():
+        if what == 3:
+            if p.hue is not None:
+                picture = pil.adjust_hue(picture, p.hue[i].item())
+        else:
+            name = ("brightness", "contrast", "saturation")[what]
+            picture = getattr(pil, f"adjust_{name}")(picture, getattr(p, name)[i].item())
+    if p.grey is not None and p.grey[i]:
+        picture = pil.to_grayscale(picture, 3)
+    if p.sigma[i] > 0:
+        sigma = p.sigma[i].item()
+        picture = GaussianBlur((sigma, sigma))(picture)
+    return pil.to_tensor(pil.hflip(picture) if p.flip[i] else picture)
+
+
+@pytest.mark.parametrize("aug_plus", [False, True])
+@pytest.mark.parametrize("seed", range(5))
+def test_each_view_is_pils(pictures, seed, aug_plus):
+    p = draw_parameters(seed, torch.arange(6), SIZE, aug_plus)
+    found = apply(tensors(pictures), p)
+    assert found.shape == (6, 3, SIZE, SIZE)
+    assert found.min() > -1e-5 and found.max() < 1 + 1e-5
+    for i, picture in enumerate(pictures):
+        apart = (found[i] - one_by_one(picture, p, i)).abs()
+        assert apart.mean() < 2 / 255 and apart.max() < 0.06, (i, p)
+
+
+def test_nothing_is_done_by_neutral_parameters(pictures):
+    p = draw_parameters(0, torch.arange(6), SIZE, aug_plus=True)
+    zero, one, no = torch.zeros(6), torch.ones(6), torch.zeros(6, dtype=torch.bool)
+    p = dataclasses.replace(
+        p, top=zero, left=zero, height=one * SIZE, width=one * SIZE, brightness=one, contrast=one,
+        saturation=one, hue=zero, grey=no, sigma=zero, flip=no,
+    )  # fmt: skip
+    assert torch.allclose(apply(tensors(pictures), p), tensors(pictures), atol=1e-5)
+
+
+def test_distributions_are_those_of_torchvision():
+    """Of 4,000 views: mean and spread of each parameter, and how often each thing happens."""
+    count = 4000
+    p = draw_parameters(3, torch.arange(count), 84, aug_plus=True)
+    torch.manual_seed(0)
+    image = Image.new("RGB", (84, 84))
+    boxes = [RandomResizedCrop.get_params(image, (0.2, 1), (3 / 4, 4 / 3)) for _ in range(count)]
+    top, left, height, width = torch.tensor(boxes, dtype=torch.float).T
+    pairs = {
+        "area": (p.height * p.width, height * width),
+        "aspect": (p.width / p.height, width / height),
+        "top": (p.top, top),
+        "left": (p.left, left),
+    }
+    for name, (ours, theirs) in pairs.items():
+        error = 4 * (ours.var() / count + theirs.var() / count).sqrt()
+        assert abs(ours.mean() - theirs.mean()) < error, name
+        assert ours.std().item() == pytest.approx(theirs.std().item(), rel=0.08), name
+    assert (p.top + p.height).max() <= 84 and (p.left + p.width).max() <= 84
+    assert p.top.min() >= 0 and p.left.min() >= 0
+
+    jittered = p.brightness != 1
+    close = 4 * 0.5 / math.sqrt(count)
+    for happens, how_often in (
+        (jittered, 0.8), (p.grey, 0.2), (p.sigma > 0, 0.5), (p.flip, 0.5),
+    ):  # fmt: skip
+        assert happens.float().mean().item() == pytest.approx(how_often, abs=close)
+    for factor in (p.brightness, p.contrast, p.saturation):
+        uniform_between(factor[jittered], 0.6, 1.4)
+    uniform_between(p.hue[jittered], -0.1, 0.1)
+    uniform_between(p.sigma[p.sigma > 0], 0.1, 2.0)
+    orders, times = p.order.unique(dim=0, return_counts=True)
+    assert len(orders) == 24 and (times / count).std() < 0.01
+    assert not torch.equal(p.brightness[jittered], p.contrast[jittered])
+
+
+def uniform_between(values: torch.Tensor, low: float, high: float) -> None:
+    assert low <= values.min() and values.max() <= high
+    shares = values.histc(8, low, high) / len(values)
+    assert (shares - 1 / 8).abs().max() < 0.025
+
+
+def test_without_aug_plus_no_hue_and_no_grey():
+    p = draw_parameters(0, torch.arange(4), SIZE)
+    assert p.hue is None and p.grey is None
+    plus = draw_parameters(0, torch.arange(4), SIZE, aug_plus=True)
+    assert torch.equal(p.brightness, plus.brightness) and torch.equal(p.flip, plus.flip)
+
+
+def test_blur_keeps_the_mean_and_repeats_the_edge():
+    blur = gaussian(torch.tensor([0.0, 0.7, 2.0]), 20)
+    assert torch.allclose(blur.sum(dim=2), torch.ones(3, 20))
+    assert torch.allclose(blur[0], torch.eye(20))
+    assert blur[2, 0, 0] > blur[2, 10, 10]  # the edge stands for what is beyond
+
+
+def test_uniforms():
+    u = uniforms(5, torch.arange(3000), 10)
+    assert 0 <= u.min() and u.max() < 1
+    uniform_between(u.flatten(), 0, 1)
+    apart = torch.corrcoef(torch.cat([u, u.roll(1, 0), uniforms(6, torch.arange(3000), 10)], 1).T)
+    assert (apart - torch.eye(30)).abs().max() < 0.08
+    assert torch.equal(uniforms(5, torch.tensor([7, 2]), 10), u[[7, 2]])
+
+
+def test_views_depend_on_the_image_alone():
+    """Not on the others of the batch; and two views differ, as do epochs and seeds."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(256, (4, 32, 32, 3), generator=generator, dtype=torch.uint8)
+    rows = torch.tensor([5, 9, 1, 0])
+    both = random_views(images, rows, 2, seed=0, epoch=3)
+    alone = random_views(images[1:2], rows[1:2], 2, seed=0, epoch=3)
+    for a, b in zip(both, alone):
+        assert torch.allclose(a[1:2], b, atol=1e-6)
+    others = [both[1], *random_views(images, rows, 1, 0, 4), *random_views(images, rows, 1, 1, 3)]
+    assert all((both[0] - other).abs().mean() > 0.01 for other in others)
+
+
+def test_batches(tmp_path):
+    rows = []
+    for n in range(5):
+        Image.fromarray(np.full((40, 40, 3), 50 * n, np.uint8)).save(tmp_path / f"{n}.png")
+        rows.append((str(n), tmp_path / f"{n}.png", "x"))
+    images = image_set("made up", ("x",), rows)
+    assert pixels(images) is None
+    found = pixels(cached(images, 32, tmp_path / "cache"))
+    assert found.shape == (5, 32, 32, 3) and found[3, 0, 0, 0] == 150
+    batches = EpochBatches(5, 2, seed=0)
+    batches.epoch = 2
+    loader = BatchViews(found, batches, 2, 0, False, torch.device("cpu"))
+    got = list(loader)
+    assert len(got) == len(loader) == 2
+    for (views, rows), keys in zip(got, batches):
+        assert rows.tolist() == [row for _, row in keys]
+        assert [view.shape for view in views] == [(2, 3, 32, 32)] * 2
+
+
+def test_the_two_ways_look_alike_on_average(pictures):
+    """Mean and spread of the pixels of 300 views of an image by either way."""
+    image = torch.from_numpy(np.array(pictures[0]))[None]
+    rows = torch.arange(300)
+    (ours,) = random_views(image.expand(300, -1, -1, -1), rows, 1, 0, 0)
+    torch.manual_seed(0)
+    theirs = torch.stack([random_view(SIZE)(pictures[0]) for _ in range(300)])
+    for of in (torch.mean, torch.std):
+        a, b = (of(views, dim=(2, 3)).mean(dim=0) for views in (ours, theirs))
+        assert torch.allclose(a, b, atol=0.02), (a, b)
