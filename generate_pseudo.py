@@ -41,6 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     check_readable(support, data.base)
 
     embeddings, probabilities = teach(args, checkpoint, support, data.base)
+    classes = {name: getattr(args, name) for name in settings.CLASSES}  # given here or inherited
     labels = PseudoLabels(
         ids=data.base.ids,
         probabilities=probabilities,
@@ -49,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
             "format": 1,
             "task": task.to_dict(),
             "base": base,
-            "teacher": {name: teacher.get(name) for name in settings.INHERITED},
+            "teacher": {name: teacher.get(name) for name in settings.INHERITED} | classes,
             "teacher_epoch": checkpoint["epoch"],
             "args": settings.recorded(args),
             "made_by": provenance(),

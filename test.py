@@ -56,7 +56,8 @@ def main(argv: list[str] | None = None) -> None:
     probabilities = predict(args, checkpoint, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
              "args": settings.recorded(args), "made_by": provenance(),
-             "checkpoint_made_by": checkpoint["made_by"]}  # fmt: skip
+             "checkpoint_made_by": checkpoint["made_by"],
+             "training": settings.training_of(checkpoint)}  # fmt: skip
     if args.predict:
         scores = {}
         print(f"{task}; classifier: {how}; {len(images)} images of {args.predict}")

@@ -35,7 +35,12 @@ def open_dataset(
     if not root.exists():
         raise InputError(f"the data folder does not exist: {root}")
     dataset = _recognise(root)
-    rows = dataset.rows(root)
+    try:
+        rows = dataset.rows(root)
+    except InputError:
+        if dataset not in (papsmear, oct) or not base_classes or not rare_classes:
+            raise
+        dataset, rows = own, own.rows(root)  # whose classes happen to be called like one of theirs
     there = list(dict.fromkeys(label for _, _, label in rows))
     if base_classes is None and rare_classes is None:
         base_classes, rare_classes = dataset.BASE_CLASSES, dataset.RARE_CLASSES
@@ -45,6 +50,8 @@ def open_dataset(
             f"{root} has the classes {listed(there, 50)}; say with --base-classes and "
             "--rare-classes which of them are common and which are rare"
         )
+    if len(rare_classes) < 2:
+        raise InputError("--rare-classes names one class; two are needed, to be told apart")
     chosen = [*base_classes, *rare_classes]
     if twice := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
         raise InputError(f"--base-classes and --rare-classes name {listed(twice)} more than once")

@@ -1,11 +1,9 @@
 """Images decoded once: their pixels in a file that every epoch, run and process maps to memory."""
 
-import contextlib
 import dataclasses
 import hashlib
 import itertools
 import os
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -13,7 +11,7 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .files import InputError, atomic_write
+from .files import InputError, alone_in, atomic_write
 from .images import ArrayImage, ImageSet, cannot_be_decoded, read_image
 
 AT_ONCE = 256  # images decoded ahead of what is written
@@ -35,7 +33,7 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     file = folder / f"{images.name}-{size}px-{_key(images)}.npy"
     if not file.exists():
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # they may be of patients
-        with _alone_in(folder):
+        with alone_in(folder):
             if not file.exists():
                 _write(file, images, size)
     rows = (ArrayImage(file, "images", row) for row in range(len(images)))
@@ -59,23 +57,6 @@ def _key(images: ImageSet) -> str:
         where = (path.file.resolve(), *path[1:]) if isinstance(path, ArrayImage) else path.resolve()
         digest.update(f"{where}\t{state.st_size}\t{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _alone_in(folder: Path) -> Iterator[None]:
-    """One process at a time. Where the system or the disk has no locks, several may write the
-    same file; each writes its own, and the last one's stays."""
-    handle = os.open(folder, os.O_RDONLY) if os.name == "posix" else None
-    try:
-        if handle is not None:
-            import fcntl
-
-            with contextlib.suppress(OSError):
-                fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        if handle is not None:
-            os.close(handle)
 
 
 def _write(file: Path, images: ImageSet, size: int) -> None:

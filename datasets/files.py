@@ -56,3 +56,22 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.replace(unfinished, path)
     finally:
         unfinished.unlink(missing_ok=True)
+
+
+@contextlib.contextmanager
+def alone_in(folder: Path) -> Iterator[int | None]:
+    """One process at a time: who comes while another is in here, waits. Gives the lock's file
+    descriptor; a child that inherits it keeps the lock, too. Where the system or the disk has no
+    locks, nobody waits."""
+    if os.name != "posix":
+        yield None
+        return
+    import fcntl
+
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with contextlib.suppress(OSError):
+            fcntl.flock(handle, fcntl.LOCK_EX)
+        yield handle
+    finally:
+        os.close(handle)

@@ -2,6 +2,7 @@
 
 import functools
 import hashlib
+import threading
 import zipfile
 import zlib
 from collections.abc import Callable, Iterable, Sequence
@@ -97,9 +98,29 @@ def image_set(
     )
 
 
-def image_files(paths: Iterable[Path]) -> list[Path]:
-    """Those of `paths` that are images by their names' ends, sorted; hidden files are none."""
-    return sorted(p for p in paths if p.suffix.lower() in EXTENSIONS and p.name[0] != ".")
+def image_files(folder: Path, deep: bool = False) -> list[Path]:
+    """What in `folder` (if `deep`, in the folders in it, too) is an image by its name's end,
+    sorted; hidden files, and those in hidden folders, are none.
+
+    Raises InputError for names that are not text, which no file of ours could keep.
+    """
+    found = sorted(
+        path
+        for path in (folder.rglob("*") if deep else folder.iterdir())
+        if path.suffix.lower() in EXTENSIONS
+        and not any(part[0] == "." for part in path.relative_to(folder).parts)
+    )
+    if odd := [ascii(path.name) for path in found if not _is_text(str(path))]:
+        raise InputError(f"file names in {folder} that are not UTF-8; rename: {listed(odd)}")
+    return found
+
+
+def _is_text(name: str) -> bool:
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def unlabelled(folder: Path) -> ImageSet:
@@ -107,7 +128,7 @@ def unlabelled(folder: Path) -> ImageSet:
     image's id is its path in `folder`. Raises InputError if there are none."""
     if not folder.is_dir():
         raise InputError(f"the folder does not exist: {folder}")
-    rows = [(str(p.relative_to(folder)), p, "?") for p in image_files(folder.rglob("*"))]
+    rows = [(str(p.relative_to(folder)), p, "?") for p in image_files(folder, deep=True)]
     if not rows:
         raise InputError(f"no images in {folder}; looked for {' '.join(sorted(EXTENSIONS))}")
     return image_set(folder.resolve().name, ("?",), rows)
@@ -119,8 +140,16 @@ def describe(fingerprint: dict) -> str:
     return f"{fingerprint['dataset']} ({counts}; ids {fingerprint['sha256'][:8]})"
 
 
-@functools.lru_cache(maxsize=3)  # training, validation and test part of a file
+_one_at_a_time = threading.Lock()
+
+
 def _array(file: Path, array: str) -> np.ndarray:
+    with _one_at_a_time:  # or several threads would each load it
+        return _load(file, array)
+
+
+@functools.lru_cache(maxsize=3)  # training, validation and test part of a file
+def _load(file: Path, array: str) -> np.ndarray:
     if file.suffix == ".npy":
         return np.load(file, mmap_mode="r", allow_pickle=False)
     with np.load(file, allow_pickle=False) as arrays:
@@ -140,17 +169,25 @@ UNREADABLE = (
 
 
 def read_image(path: Path | ArrayImage) -> Image.Image:
-    """The image as RGB. Raises InputError naming the file if it cannot be decoded."""
+    """The image as RGB. Raises InputError naming the file if it cannot be decoded, or has more
+    than 8 bits a channel: which of them matter is not for us to guess."""
     try:
         with _open(path) as image:
+            _require_8_bits(image)
             return image.convert("RGB")
     except UNREADABLE as error:
         raise InputError(f"cannot read the image {path}: {error}") from error
 
 
+def _require_8_bits(image: Image.Image) -> None:
+    if image.mode[0] in "IF":
+        raise ValueError("it has more than 8 bits a channel; convert it first")
+
+
 def _unreadable(path: Path | ArrayImage) -> Path | ArrayImage | None:
     try:
         with _open(path) as image:
+            _require_8_bits(image)
             # Every byte of a JPEG is still read, but an eighth of the size is much less work.
             image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
             image.load()
@@ -176,8 +213,8 @@ def check_readable(*sets: ImageSet) -> None:
 def cannot_be_decoded(bad: Sequence[Path | ArrayImage], among: int) -> InputError:
     """The error that names all images that are `bad`."""
     return InputError(
-        f"{len(bad)} of {among} images cannot be decoded; repair or remove: "
-        + listed(bad, limit=100)
+        f"{len(bad)} of {among} images cannot be decoded, or have more than 8 bits a channel; "
+        "repair, convert or remove: " + listed(bad, limit=100)
     )
 
 

@@ -34,7 +34,7 @@ def rows(root: Path) -> list[tuple[str, Path, str]]:
     found = [
         (str(path.relative_to(root)), path, folder.name)
         for folder in _folders(root, CLASSES)
-        for path in image_files(folder.iterdir())
+        for path in image_files(folder)
     ]
     there = {label for _, _, label in found}
     if missing := [name for name in CLASSES if name not in there]:

@@ -36,7 +36,7 @@ def _from_folders(root: Path) -> list[tuple[str, Path, str]]:
     found = [
         (str(path.relative_to(root)), path, folder.name)
         for folder in _folders(root)
-        for path in image_files(folder.rglob("*"))
+        for path in image_files(folder, deep=True)
     ]
     if not found:
         raise InputError(f"no images in the folders of {root}; expected {LAYOUT}")

@@ -33,7 +33,7 @@ def rows(root: Path) -> list[tuple[str, Path, str]]:
         raise InputError(f"class folders missing: {listed(missing)}")
     found = []
     for name in CLASSES:
-        files = image_files((root / name).iterdir())
+        files = image_files(root / name)
         stems = {path.stem for path in files}
         images = [f for f in files if not (f.stem.endswith("-d") and f.stem[:-2] in stems)]
         if not images:

@@ -117,13 +117,14 @@ def check_run(args: argparse.Namespace, about: dict) -> None:
     checkpoint = load_checkpoint(args.resume, (about["stage"],))
     given = {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
     require_match(given, checkpoint["args"], args.resume)
+    if checkpoint["task"] != about["task"]:
+        asked = f"that in {args.savedir}" if hasattr(args, "savedir") else "the one asked for"
+        raise InputError(f"{args.resume} was trained for another task than {asked}")
     if checkpoint["base"] != about["base"]:
         raise InputError(
             f"{args.resume} was trained on {describe(checkpoint['base'])}, "
             f"but the data folder holds {describe(about['base'])}"
         )
-    if checkpoint["task"] != about["task"]:
-        raise InputError(f"{args.resume} was trained for another task than that in {args.savedir}")
     if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
         raise InputError(
             f"{args.resume} was trained on other pseudo labels than those in {args.savedir}"
@@ -173,6 +174,13 @@ def encoder_values(args: argparse.Namespace) -> dict:
         "encoder_momentum": args.moco_m,
         "temperature": args.moco_t,
     }
+
+
+def training_of(checkpoint: dict) -> dict:
+    """What a checkpoint's training has in common with those of other seeds."""
+    args = checkpoint["args"]
+    kept = {name: args[name] for name in FIXED if name in args and name != "seed"}
+    return {"stage": checkpoint["stage"], **kept}
 
 
 def launch_plan(args: argparse.Namespace) -> distributed.Plan:

@@ -29,7 +29,10 @@ CURVES = {  # key in the log: what the axis says, and what to multiply with
 }
 # Colours that nearly everybody can tell apart (Okabe and Ito); runs and classes begin elsewhere.
 RUN_COLORS = ["#0072B2", "#D55E00", "#009E73", "#000000", "#E69F00", "#56B4E9", "#CC79A7"]
-CLASS_COLORS = ["#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00", "#0072B2", "#999999"]
+CLASS_COLORS = [
+    "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00", "#0072B2", "#999999", "#F0E442",
+    "#000000",
+]  # fmt: skip
 HOW = {"lr": "LR"}  # how test.py classified, as the papers say it
 DASHES = ["-", "--", ":", "-."]
 STYLE = {
@@ -40,6 +43,8 @@ STYLE = {
     "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figures",
 }  # fmt: skip
 Embed = Callable[..., list[np.ndarray]]  # (checkpoint, *sets): the embeddings of each set
+LETTER = 0.065  # inches: the width of a letter of 8 points
+LINE = 0.17  # and the height of a line
 LOOKALIKES = 5  # misclassified images in a figure
 
 
@@ -83,8 +88,17 @@ def color_of(name: str, rare: dict) -> str:
 
 
 def below(figure, handles: Sequence, columns: int = 4) -> None:
-    """A legend under the whole figure."""
-    figure.legend(handles=handles, loc="outside lower center", ncols=min(columns, len(handles)))
+    """A legend under the whole figure, which grows by it, in as many columns as there is room."""
+    longest = max(len(handle.get_label()) for handle in handles)
+    room = int(figure.get_figwidth() / (0.45 + LETTER * longest))
+    columns = max(1, min(columns, room, len(handles)))
+    rows = math.ceil(len(handles) / columns)
+    figure.set_figheight(figure.get_figheight() + LINE * (rows - 1))
+    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+
+
+def has_curves(run: Run) -> bool:
+    return any(run.line(key) for key in CURVES)
 
 
 def draw_curves(runs: Sequence[Run]):
@@ -171,14 +185,18 @@ def draw_confusion(results: dict[tuple, list[Result]]):
     figure, axes = grid(len(results), size, size + 0.25, max(1, min(3, int(7.1 / size))))
     names = short_names([folder for folder, *_ in results])
     for ax, name, ((_, how, shots, classes), group) in zip(axes, names, results.items()):
-        counts = np.sum([result.scores["confusion"] for result in group], axis=0)
+        counts = np.sum([result.confusion for result in group], axis=0)
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
         for (i, j), share in np.ndenumerate(shares):
             color = "white" if share > 70 else "black"
             text = f"{share:.0f} %\n{counts[i, j]}"
             ax.text(j, i, text, color=color, ha="center", va="center", size=7.5)
-        ax.set_xticks(range(len(classes)), [words(label, 9) for label in classes])
+        short = [words(label, 9) for label in classes]
+        longest = max(len(word) for text in short for word in text.split())
+        turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+        fits = LETTER * longest < 0.9 * (size - 0.8) / len(classes)
+        ax.set_xticks(range(len(classes)), short, **({} if fits else turned))
         ax.set_yticks(range(len(classes)), [words(label, 9) for label in classes])
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)

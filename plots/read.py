@@ -11,6 +11,7 @@ import numpy as np
 from datasets.episode import Task
 from datasets.files import InputError
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels
+from moco.checkpoint import CHECKPOINT
 
 LOG = "log.jsonl"
 
@@ -51,14 +52,29 @@ class Result:
         return Task.from_dict(self.scores["task"])
 
     @property
+    def confusion(self) -> np.ndarray:
+        return np.array(self.scores["confusion"])
+
+    @property
     def checkpoint(self) -> Path:
-        return Path(self.scores["args"]["resume"])
+        """The folder of the run that was scored: as test.py was told, or, where that is gone, the
+        one that the scores are in."""
+        told = Path(self.scores["args"]["resume"])
+        told = told.parent if told.name == CHECKPOINT else told
+        here = self.path.parent
+        return here if not told.exists() and (here / CHECKPOINT).exists() else told
 
     @property
     def mistakes(self) -> int:
         """How many query images were taken for another class."""
-        counts = np.array(self.scores["confusion"])
-        return int(counts.sum() - counts.trace())
+        return int(self.confusion.sum() - self.confusion.trace())
+
+    def kind(self) -> tuple:
+        """What results that are added up have in common, besides classifier, shots and classes."""
+        task = self.task
+        how = {name: self.scores["args"].get(name) for name in ("augnum", "rare_split")}
+        more = (task.rare, bool(task.excluded_ids), how, self.scores.get("training"))
+        return tuple(json.dumps(part, sort_keys=True) for part in more)
 
 
 @dataclass(frozen=True)
@@ -72,7 +88,7 @@ class Found:
 
 def find(folders: Sequence[Path]) -> Found:
     """Raises InputError for a folder with nothing to draw, or a file that cannot be read."""
-    runs, labels, results = {}, {}, []
+    runs, labels, results = {}, {}, {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"the folder does not exist: {folder}")
@@ -81,15 +97,17 @@ def find(folders: Sequence[Path]) -> Found:
             raise InputError(f"nothing to draw in {folder}: no {', '.join(here)}")
         runs |= {path.parent: Run(path.parent, *read_log(path)) for path in here[LOG]}
         labels |= {p.parent: load_pseudo_labels(p.parent)[1] for p in here[PSEUDO_FILE]}
-        results += [(folder, read_result(path)) for path in here["test_*.json"]]
-    return Found(list(runs.values()), labels, add_up(results))
+        for path in here["test_*.json"]:
+            results.setdefault(path.resolve(), (folder, read_result(path)))
+    return Found(list(runs.values()), labels, add_up(list(results.values())))
 
 
 def add_up(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
-    """Groups of results on different tasks, by (place, classifier, shots, classes).
+    """Groups of results of one kind on different tasks, by (place, classifier, shots, classes).
 
     The place is the folder that was named. Where that would count a task twice (methods side by
-    side), it is the folder that the checkpoints are in; where that would, too, the checkpoint.
+    side), it is the folder that the checkpoints are in; where that would, too, the checkpoint; and
+    at last the file.
     """
 
     def split(group: list[tuple[Path, Result]], by: tuple[Callable, ...]) -> Iterator[tuple]:
@@ -97,8 +115,9 @@ def add_up(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
         for folder, result in group:
             parts.setdefault(by[0](folder, result), []).append((folder, result))
         for place, part in parts.items():
-            seeds = {result.task.seed for _, result in part}
-            if len(seeds) == len(part) or len(by) == 1:
+            tasks = {result.task.seed for _, result in part}
+            kinds = {result.kind() for _, result in part}
+            if len(tasks) == len(part) and len(kinds) == 1:
                 yield place, [result for _, result in part]
             else:
                 yield from split(part, by[1:])
@@ -107,6 +126,7 @@ def add_up(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
         lambda folder, result: folder,
         lambda folder, result: result.checkpoint.parent,
         lambda folder, result: result.checkpoint,
+        lambda folder, result: result.path,
     )
     kinds: dict[tuple, list[tuple[Path, Result]]] = {}
     for folder, result in results:
@@ -119,6 +139,14 @@ def add_up(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
     }
 
 
+def _json(text: str) -> dict:
+    """Raises ValueError if it is anything but an object."""
+    values = json.loads(text)
+    if not isinstance(values, dict):
+        raise ValueError("not an object")
+    return values
+
+
 def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
     """What a run is, and what its log says of each epoch.
 
@@ -126,15 +154,18 @@ def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
     half there is passed over: the run was stopped while it wrote. Raises InputError for any other.
     """
     about, epochs = None, {}
-    lines = path.read_text().splitlines()
+    lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            values = json.loads(line)
+            values = _json(line)
             if "stage" in values:
+                values["task"] and Task.from_dict(values["task"])
                 about = values
                 epochs = {n: v for n, v in epochs.items() if n <= values["start_epoch"]}
             else:
-                epochs[values["epoch"]] = values
+                epochs[int(values["epoch"])] = {
+                    key: float(value) for key, value in values.items() if value is not None
+                }
         except (KeyError, TypeError, ValueError) as error:
             if number < len(lines):
                 raise InputError(f"{path}, line {number}, is not of a log: {error!r}") from error
@@ -146,13 +177,14 @@ def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
 def read_result(path: Path) -> Result:
     """Raises InputError if what is in `path` is not test.py's."""
     try:
-        result = Result(path, json.loads(path.read_text()))
-        if len(result.scores["confusion"]) != result.task.n_way:
+        result = Result(path, _json(path.read_text()))
+        if result.confusion.shape != (result.task.n_way, result.task.n_way):
             raise ValueError("the confusion matrix is not of the task's classes")
-        if result.scores["classifier"] and result.checkpoint:
-            return result
-    except (KeyError, TypeError, ValueError) as error:
+        if not isinstance(result.scores["classifier"], str) or not result.checkpoint.parts:
+            raise ValueError("it does not say what was scored")
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not test.py's: {error!r}") from error
+    return result
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
@@ -163,11 +195,17 @@ def short_names(paths: Sequence[Path]) -> list[str]:
 
 
 def worst_mistakes(path: Path, count: int) -> list[dict]:
-    """The `count` lines of test.py's CSV that are wrong and most sure of it, the surest first."""
-    with open(path, newline="") as file:
-        wrong = [row for row in csv.DictReader(file) if row["truth"] != row["prediction"]]
-    for row in wrong:
-        row["p"] = float(row[f"p_{row['prediction']}"])
+    """The `count` lines of test.py's CSV that are wrong and most sure of it, the surest first.
+
+    Raises InputError if the file is not there, or not test.py's.
+    """
+    try:
+        with open(path, newline="") as file:
+            wrong = [row for row in csv.DictReader(file) if row["truth"] != row["prediction"]]
+        for row in wrong:
+            row["p"] = float(row[f"p_{row['prediction']}"])
+    except (OSError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not test.py's: {error!r}") from error
     return sorted(wrong, key=lambda row: -row["p"])[:count]
 
 

@@ -10,6 +10,7 @@ from moco.checkpoint import CHECKPOINT, load_checkpoint
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
 EPOCHS, IMAGE_SIZE, SEEDS = 200, 224, (0, 1, 2)  # the papers'
+IMAGES = {"isic2018": 10_015, "papsmear": 917, "oct": 85_154}  # base and rare, as in the papers
 
 # What is learned once, from the base images.
 ENCODERS = {
@@ -107,6 +108,7 @@ class Study:
     methods: tuple[str, ...]
     lesion_disjoint: bool = False
     amp: bool = False
+    images: int | None = None  # that there are, base and rare
     machine: tuple[str, ...] = ()
 
     @property
@@ -127,7 +129,8 @@ class Study:
 
     def schedule(self) -> list[str]:
         """The papers' drops of the learning rate, at 60 % and 80 % of the epochs."""
-        return ["--schedule", str(self.epochs * 120 // EPOCHS), str(self.epochs * 160 // EPOCHS)]
+        drops = (max(1, self.epochs * epoch // EPOCHS) for epoch in (120, 160))
+        return ["--schedule", *map(str, drops)]
 
 
 @dataclass(frozen=True)
@@ -213,7 +216,7 @@ def _on_support(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: 
     command = _script(ON_SUPPORT[name], study.data, "--model_path", folder)
     flags = _task_flags(study, shot, seed)
     if name == "oracle":  # has no shots: it gets all of the split's training images
-        flags = ["--n_way", str(study.table.n_way), "--seed", str(seed)]
+        flags = [flag for flag in flags if flag not in ("--k_shot", shot, "--rare-split")]
     command += [*_training_flags(study, command), *flags]
     how = {"folder": folder, "makes": CHECKPOINT, "epochs": study.epochs}
     return _add(jobs, study, f"{name} {task}", command, **how)

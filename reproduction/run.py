@@ -1,18 +1,21 @@
 """Running jobs: here, several at once if asked, or as Slurm jobs."""
 
+import contextlib
 import os
 import queue
 import re
+import signal
 import subprocess
 import sys
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
 import torch
 
-from datasets.files import InputError, listed
+from datasets.files import InputError, alone_in, listed
 from moco.distributed import processors
 
 from .plan import Job
@@ -20,17 +23,29 @@ from .plan import Job
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
-def run_job(job: Job, **how) -> int:
-    """Run the command of `job`, unless it is done. Returns its exit code; `how` is for
-    subprocess.run."""
-    if job.done():
-        return 0
-    return subprocess.run([sys.executable, *job.argv()], cwd=REPOSITORY, **how).returncode
+def run_job(job: Job, started: set[subprocess.Popen] | None = None, **how) -> int:
+    """Run the command of `job`, unless it is done; where another process is at it, wait for that.
+
+    Returns its exit code; `how` is for Popen. While it runs it is in `started`.
+    """
+    started = set() if started is None else started
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(job.folder) as lock:
+        if job.done():
+            return 0
+        command = [sys.executable, *job.argv()]
+        keep = () if lock is None else (lock,)  # the command holds the lock, too, should we go
+        with subprocess.Popen(command, cwd=REPOSITORY, pass_fds=keep, **how) as process:
+            started.add(process)
+            code = process.wait()
+            started.discard(process)
+        return code
 
 
 def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
     """Run `jobs`, `at_once` at a time, each when those it needs are done, with its output in
-    `logs`. Of several GPUs each slot has one; the processors are shared out.
+    `logs`. Of several GPUs each slot has one; the processors are shared out. What stops this
+    (Ctrl-C, SIGTERM) stops the commands.
 
     Raises InputError in the end if a job failed, after all that do not need it have run.
     """
@@ -41,21 +56,24 @@ def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
     for slot in range(at_once):
         slots.put(slot)
+    started: set[subprocess.Popen] = set()
 
     def work(job: Job) -> tuple[int, float]:
-        slot, started = slots.get(), time.perf_counter()
+        slot, began = slots.get(), time.perf_counter()
         try:
             with open(_log_file(logs, job), "ab") as log:
-                code = run_job(job, env=_environment(slot, at_once), stdout=log, stderr=log)
+                how = {"env": _environment(slot, at_once), "stdout": log, "stderr": log}
+                code = run_job(job, started, **how)
         finally:
             slots.put(slot)
-        return code, time.perf_counter() - started
+        return code, time.perf_counter() - began
 
     failed: list[Job] = []
     running: dict[Future, Job] = {}
-    with ThreadPoolExecutor(at_once) as pool:
+    with ThreadPoolExecutor(at_once) as pool, _stopping(started):
         while True:
-            for job in [job for job in waiting if done.issuperset(job.needs)]:
+            ready = [job for job in waiting if done.issuperset(job.needs)]
+            for job in ready[: at_once - len(running)]:
                 waiting.remove(job)
                 running[pool.submit(work, job)] = job
             if not running:
@@ -76,6 +94,26 @@ def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
         )
 
 
+@contextlib.contextmanager
+def _stopping(started: set[subprocess.Popen]) -> Iterator[None]:
+    """Whatever ends this early, SIGTERM included, ends the processes in `started`."""
+
+    def leave(*_) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    main_thread = threading.current_thread() is threading.main_thread()
+    before = signal.signal(signal.SIGTERM, leave) if main_thread else None
+    try:
+        yield
+    except BaseException:
+        for process in list(started):
+            process.terminate()
+        raise
+    finally:
+        if main_thread:
+            signal.signal(signal.SIGTERM, before)
+
+
 def _log_file(logs: Path, job: Job) -> Path:
     return logs / f"{job.name.replace(' ', '-')}.log"
 
@@ -86,13 +124,14 @@ def _environment(slot: int, at_once: int) -> dict[str, str]:
     if at_once > 1:
         environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // at_once)))
         if (gpus := torch.cuda.device_count()) > 1:
-            environment["CUDA_VISIBLE_DEVICES"] = str(slot % gpus)
+            visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
+            environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
     return environment
 
 
 class SlurmTask:
-    """A job as submitit runs it: a failure fails the Slurm job, and a time limit or preemption
-    sends it to the queue again, where it goes on from its last checkpoint."""
+    """A job as submitit runs it: a failure fails the Slurm job, and the time limit sends it to the
+    queue again, where it goes on from its last checkpoint."""
 
     def __init__(self, job: Job):
         self.job = job
@@ -113,9 +152,15 @@ def submit_to_slurm(
     """Submit the `jobs` that are not done, each to start when those it needs have ended well, and
     `last` for when all have ended. Returns Slurm's number of each by name.
 
-    `parameters` are sbatch's own ("partition", "time", …; True for those without a value). Raises
-    InputError without submitit or Slurm.
+    `parameters` are sbatch's own ("partition", …; True for those without a value), of which "time",
+    in minutes, is needed. Raises InputError without it, submitit or Slurm.
     """
+    parameters = dict(parameters)
+    minutes, before = str(parameters.pop("time", "")), parameters.pop("dependency", None)
+    if not minutes.isdecimal():
+        raise InputError(
+            "--slurm needs time=MINUTES, a job's limit; it goes on after it is reached"
+        )
     try:
         import submitit
     except ImportError:
@@ -129,10 +174,16 @@ def submit_to_slurm(
 
         def submit(name: str, task: Callable, dependency: str, needs: Sequence[str]) -> None:
             there = [numbers[need] for need in needs if need in numbers]
-            after = {"dependency": f"{dependency}:{':'.join(there)}"} if there else {}
-            name_of_it = re.sub(r"\W+", "-", name)
+            after = [f"{dependency}:{':'.join(there)}"] if there else []
+            more = {**parameters, "dependency": ",".join([*filter(None, [before]), *after])}
             executor.update_parameters(
-                job_name=name_of_it, additional_parameters={**parameters, **after}
+                job_name=re.sub(r"\W+", "-", name),
+                time=int(minutes),
+                # What can never start is taken off the queue; else the table would wait for it.
+                additional_parameters={
+                    "kill-on-invalid-dep": "yes",
+                    **{key: value for key, value in more.items() if value},
+                },
             )
             numbers[name] = str(executor.submit(task).job_id)
 

@@ -10,11 +10,13 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from datasets.files import atomic_write
+from moco import options
 from moco.checkpoint import CHECKPOINT, load_checkpoint
 
-from .plan import EPOCHS, IMAGE_SIZE, METHODS, SEEDS, Study, jobs_of, score_folder
+from .plan import EPOCHS, IMAGE_SIZE, IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
 
-BEST = "hybrid_dic"  # the papers' method, which the others are tested against
+BEST = ("hybrid_dic", "direct")  # the papers' method, which the others are tested against
+DIC_INTERVAL = options.distillation_parser().get_default("dic_interval")
 
 
 def read_scores(study: Study) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
@@ -49,6 +51,8 @@ def heading(study: Study) -> str:
     table = study.table
     runnable = [method for method in table.methods if method in METHODS]
     narrower = []
+    if study.images not in (None, IMAGES[table.dataset]):
+        narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
     if study.arch != table.arch:
         narrower.append(f"{study.arch} instead of {table.arch}")
     if study.image_size != IMAGE_SIZE:
@@ -65,6 +69,8 @@ def heading(study: Study) -> str:
         narrower.append("methods " + ", ".join(study.methods))
     if study.lesion_disjoint:
         narrower.append("lesion-disjoint tasks")
+    if study.epochs <= DIC_INTERVAL:
+        narrower.append("too short for DIC, whose rows are without it")
     title = f"Table {table.number}: {table.dataset}, {table.arch}, {table.n_way}-way"
     return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")
 
@@ -106,7 +112,7 @@ def per_class(study: Study) -> list[list[str]]:
         for metric in metrics:
             mean, std = mean_std(run[metric] for run in runs.values())
             told = f"{paper[metric][0]:.1f}" if metric in paper else "–"
-            row.append(f"{cell(mean, std)} / {told}")
+            row.append(f"{cell(mean, std, len(runs), len(study.seeds))} / {told}")
         rows.append(row)
     return rows
 
@@ -124,13 +130,14 @@ def significance(study: Study) -> list[list[str]]:
             for seed, run in runs.items()
         }
 
-    rows = [[f"{BEST} against", "tasks", "mean difference", "p"]]
-    best = of(BEST)
+    ours = next((method for method in study.methods if METHODS[method] == BEST), "")
+    rows = [[f"{ours} against", "tasks", "mean difference", "p"]]
+    best = of(ours)
     for method in study.methods:
         other = of(method)
         tasks = sorted(best.keys() & other.keys())
         apart = np.array([best[task] - other[task] for task in tasks])
-        if method != BEST and apart.any():
+        if method != ours and apart.any():
             p = wilcoxon(apart).pvalue
             rows.append([method, str(len(tasks)), f"{apart.mean():+.1f}", f"{p:.3f}"])
     return rows
@@ -168,20 +175,21 @@ def _csv(study: Study) -> str:
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
-        "table dataset arch method n_way k_shot metric ours_mean ours_std runs paper_mean "
-        "paper_std difference_in_std".split()
+        "table dataset arch image_size epochs amp lesion_disjoint method n_way k_shot metric "
+        "ours_mean ours_std runs paper_mean paper_std difference_in_std".split()
     )
     scores, table = read_scores(study), study.table
+    about = [table.number, table.dataset, study.arch, study.image_size, study.epochs, study.amp]
     for (method, shot), paper in table.paper.items():
         runs = scores.get((method, shot), {})
-        for metric, (paper_mean, paper_std) in paper.items():
+        for metric in table.metrics if runs else paper:
+            paper_mean, paper_std = paper.get(metric, (None, None))
             mean, std = mean_std(run[metric] for run in runs.values()) if runs else (None, None)
             apart = (mean - paper_mean) / paper_std if runs and paper_std else None
             numbers = ["" if x is None else f"{x:.2f}" for x in (mean, std)]
             writer.writerow(
-                [table.number, table.dataset, study.arch, method, table.n_way, shot, metric,
-                 *numbers, len(runs), paper_mean, paper_std,
-                 "" if apart is None else f"{apart:.2f}"]
+                [*about, study.lesion_disjoint, method, table.n_way, shot, metric, *numbers,
+                 len(runs), paper_mean, paper_std, "" if apart is None else f"{apart:.2f}"]
             )  # fmt: skip
     return text.getvalue()
 

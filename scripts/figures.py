@@ -6,6 +6,7 @@ python scripts/figures.py RUN_DIR… --out FIGURES --data DATA
 import argparse
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -21,7 +22,7 @@ from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
 from moco.distributed import pick_device, readers  # noqa: E402
 from moco.evaluate import encode  # noqa: E402
 from plots import draw  # noqa: E402
-from plots.read import Found, find  # noqa: E402
+from plots.read import Found, find, short_names  # noqa: E402
 
 FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tsne", "lookalikes")
 MOST = 9  # panels in a figure of runs, and figures of look-alikes
@@ -50,9 +51,14 @@ def main(argv: list[str] | None = None) -> None:
     pyplot = draw.pyplot()
     drawn = 0
     with pyplot.rc_context(draw.STYLE):
-        for name, figure in figures(args, found):
+        for name, drawing in figures(args, found):
             file = args.out / f"{name}.{args.format}"
             refuse_to_overwrite([file], args.overwrite)
+            try:
+                figure = drawing()
+            except InputError as error:
+                print(f"note: no {name}: {error}")
+                continue
             with atomic_write(file) as out:
                 figure.savefig(out, format=args.format, dpi=300)
             pyplot.close(figure)
@@ -62,23 +68,24 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"there is nothing for {', '.join(args.only)} in these folders")
 
 
-def figures(args: argparse.Namespace, found: Found) -> Iterator[tuple[str, object]]:
-    """Each figure that was asked for and that there is something for, with a name."""
-    if "curves" in args.only and (runs := [run for run in found.runs if run.epochs]):
-        yield "curves", draw.draw_curves(runs)
+def figures(args: argparse.Namespace, found: Found) -> Iterator[tuple[str, Callable]]:
+    """Each figure that was asked for and that there is something for: its name, and what draws
+    it."""
+    encoding = {"tsne", "lookalikes"} & set(args.only)
+    if encoding and args.data:
+        images, embed = open_images(args, found)
+    if "curves" in args.only and (runs := [run for run in found.runs if draw.has_curves(run)]):
+        yield "curves", partial(draw.draw_curves, runs)
     corrected = [run for run in found.runs if run.temperatures()]
     if "temperatures" in args.only and corrected:
-        yield "temperatures", draw.draw_temperatures(first(corrected, "corrected runs"))
+        yield "temperatures", partial(draw.draw_temperatures, first(corrected, "corrected runs"))
     if "pseudo-labels" in args.only and found.labels:
-        yield "pseudo-labels", draw.draw_pseudo_labels(found.labels)
+        yield "pseudo-labels", partial(draw.draw_pseudo_labels, found.labels)
     if "confusion" in args.only and found.results:
-        yield "confusion", draw.draw_confusion(found.results)
-    if not {"tsne", "lookalikes"} & set(args.only):
-        return
-    if args.data is None:
+        yield "confusion", partial(draw.draw_confusion, found.results)
+    if encoding and args.data is None:
         print("note: t-SNE and look-alikes need --data DATA")
         return
-    images, embed = open_images(args)
     results = [result for group in found.results.values() for result in group]
     # A student's own task; for an encoder that of the first score of it.
     task_of = {result.checkpoint.resolve(): result.task for result in reversed(results)}
@@ -86,15 +93,14 @@ def figures(args: argparse.Namespace, found: Found) -> Iterator[tuple[str, objec
     runs = [run.folder for run in found.runs if run.folder.resolve() in task_of]
     if "tsne" in args.only and runs:
         runs = first(runs, "runs")
-        yield "tsne", draw.draw_tsne(runs, [task_of[r.resolve()] for r in runs], images, embed)
-    if "lookalikes" in args.only:
-        wrong = [result for result in results if result.mistakes]
-        for result in first(wrong, "scores with mistakes"):
-            if result.checkpoint.exists():
-                place = "-".join([result.path.parent.name, result.path.stem])
-                yield f"lookalikes-{place}", draw.draw_lookalikes(result, images, embed)
-            else:
-                print(f"note: no look-alikes for {result.path}: {result.checkpoint} is gone")
+        tasks = [task_of[run.resolve()] for run in runs]
+        yield "tsne", partial(draw.draw_tsne, runs, tasks, images, embed)
+    wrong = [result for result in results if result.mistakes]
+    if "lookalikes" in args.only and wrong:
+        names = short_names([result.path.with_suffix("") for result in wrong])
+        for result, name in zip(first(wrong, "scores with mistakes"), names):
+            name = f"lookalikes-{name.replace('/', '-')}"
+            yield name, partial(draw.draw_lookalikes, result, images, embed)
 
 
 def first(things: Sequence, what: str) -> Sequence:
@@ -104,9 +110,14 @@ def first(things: Sequence, what: str) -> Sequence:
     return things[:MOST]
 
 
-def open_images(args: argparse.Namespace) -> tuple[Collection, Callable]:
-    """The images, and what encodes them: `embed(checkpoint, *sets)` gives the embeddings of each
-    of `sets` by a checkpoint's query encoder."""
+def open_images(args: argparse.Namespace, found: Found) -> tuple[Collection, Callable]:
+    """The images, of the classes that the runs know, and what encodes them: `embed(checkpoint,
+    *sets)` gives the embeddings of each of `sets` by a checkpoint's query encoder."""
+    results = [result for group in found.results.values() for result in group]
+    made = [(run.about.get("args"), run.folder) for run in found.runs]
+    made += [(result.scores["args"], result.path) for result in results]
+    known = next((m for m in made if m[0] and m[0].get("base_classes")), (None, None))
+    data = settings.open_data(args.data, args, *known)
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
     def embed(checkpoint_at: Path, *sets: ImageSet) -> list[np.ndarray]:
@@ -118,7 +129,7 @@ def open_images(args: argparse.Namespace) -> tuple[Collection, Callable]:
             for images in sets
         ]
 
-    return settings.open_data(args.data, args), embed
+    return data, embed
 
 
 if __name__ == "__main__":

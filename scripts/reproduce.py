@@ -7,14 +7,20 @@ python scripts/reproduce.py --table 5 --data DATA --out runs/tables
 
 import argparse
 import functools
+import itertools
+import json
 import shlex
 import sys
+from collections.abc import Iterable
+from dataclasses import replace
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
 
-from datasets import open_dataset  # noqa: E402
-from datasets.files import InputError, listed, require_writable  # noqa: E402
+from datasets import Collection, lesion_groups, open_dataset  # noqa: E402
+from datasets.episode import draw_task  # noqa: E402
+from datasets.files import InputError, atomic_write, listed, require_writable  # noqa: E402
+from datasets.images import describe  # noqa: E402
 from moco import options  # noqa: E402
 from models import BACKBONES, MIN_IMAGE_SIZE  # noqa: E402
 from reproduction.plan import (  # noqa: E402
@@ -134,10 +140,18 @@ def main(argv: list[str] | None = None) -> None:
             print(shlex.join(["python", *job.command]))
         return None
     require_writable(study.root)
-    if (name := open_dataset(study.data).name) != study.table.dataset:
+    data = open_dataset(study.data)
+    if data.name != study.table.dataset:
         raise InputError(
-            f"table {args.table} is of {study.table.dataset}, but {args.data} is {name}"
+            f"table {args.table} is of {study.table.dataset}, but {args.data} is {data.name}"
         )
+    lesions = lesion_groups(study.data) if study.lesion_disjoint else None
+    for shot, seed in itertools.product(study.shots, study.seeds):  # is each task possible?
+        k_shot = None if shot == "all" else int(shot)
+        how = (study.table.n_way, k_shot, seed, lesions, study.rare_split)
+        draw_task(data.rare, *how).query(data.rare)
+    study = replace(study, images=len(data.base) + len(data.rare))
+    require_same_images(study.root, data)
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/reproduce.py", *_without_paths(words)])
     print(heading(study))
@@ -157,10 +171,35 @@ def main(argv: list[str] | None = None) -> None:
         print(f"written: {study.root}")
 
 
+def require_same_images(root: Path, data: Collection) -> None:
+    """Raises InputError if the runs in `root` are of other images than `data`; notes which they are
+    if there is nothing yet."""
+    path, here = root / "images.json", {"base": data.base.fingerprint()}
+    here["rare"] = data.rare.fingerprint()
+    if not path.exists():
+        with atomic_write(path) as file:
+            file.write(json.dumps(here, indent=1).encode())
+        return
+    there = json.loads(path.read_text())
+    for part, what in here.items():
+        if there[part] != what:
+            raise InputError(
+                f"the runs in {root} are of {describe(there[part])}, but the data folder holds "
+                f"{describe(what)}; choose another --out"
+            )
+
+
 def _without_paths(words: list[str]) -> list[str]:
     """The command as the table quotes it: the folders are nobody else's."""
     names = {"--data": "DATA", "--out": "OUT"}
+    words = [part for word in words for part in _parts(word, names)]
     return [names.get(before, word) for before, word in zip(["", *words], words)]
+
+
+def _parts(word: str, flags: Iterable[str]) -> list[str]:
+    """`--data=x` as two words."""
+    flag, equals, value = word.partition("=")
+    return [flag, value] if equals and flag in flags else [word]
 
 
 if __name__ == "__main__":

@@ -127,3 +127,9 @@ def test_encoders_have_no_classifier_to_load(data, tmp_path):
     train(srl, data, tmp_path, "--epochs", 0)
     with pytest.raises(ValueError, match="SRL-simple.*no trained classifier"):
         call("test", data, "--resume", tmp_path, "--load_cla")
+
+
+def test_another_task_is_not_resumed(data, tmp_path):
+    train(scratch, data, tmp_path, "--epochs", 1, "--k_shot", 2)
+    with pytest.raises(ValueError, match="for another task than the one asked for"):
+        train(scratch, data, tmp_path, "--epochs", 2, "--k_shot", 3, "--resume", tmp_path)

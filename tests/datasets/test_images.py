@@ -1,11 +1,21 @@
 """Reading, checking and identifying images."""
 
+import os
+
+import numpy as np
 import pytest
 from PIL import Image
 
 from datasets import open_dataset
 from datasets.files import InputError, atomic_write, listed, refuse_to_overwrite
-from datasets.images import check_readable, describe, image_set, read_image
+from datasets.images import (
+    ArrayImage,
+    check_readable,
+    describe,
+    image_files,
+    image_set,
+    read_image,
+)
 
 
 @pytest.fixture
@@ -68,6 +78,41 @@ def test_every_mode_becomes_rgb(tmp_path, mode):
     path = tmp_path / ("x.jpg" if mode == "CMYK" else "x.png")
     Image.new(mode, (8, 8)).save(path)
     assert read_image(path).mode == "RGB"
+
+
+@pytest.mark.parametrize("kind", [np.uint16, np.int32, np.float32])
+def test_more_than_8_bits_are_refused_not_clipped(tmp_path, kind):
+    """A ramp over the whole range would come out white."""
+    ramp = np.linspace(0, 4095, 64 * 64).reshape(64, 64).astype(kind)
+    Image.fromarray(ramp).save(tmp_path / "x.tif")
+    with pytest.raises(InputError, match="x.tif: it has more than 8 bits a channel"):
+        read_image(tmp_path / "x.tif")
+    with pytest.raises(InputError, match="1 of 1 images .*more than 8 bits.*x.tif"):
+        check_readable(image_set("x", ("a",), [("x", tmp_path / "x.tif", "a")]))
+
+
+def test_names(tmp_path):
+    """Hidden files and folders are passed over; a name that is not text is told."""
+    for name in ("a.PNG", "b.txt", ".c.png", "d/e.jpg", ".ipynb_checkpoints/a-checkpoint.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_bytes(b"")
+    assert [path.name for path in image_files(tmp_path)] == ["a.PNG"]
+    assert [path.name for path in image_files(tmp_path, deep=True)] == ["a.PNG", "e.jpg"]
+    try:
+        open(os.fsencode(tmp_path) + b"/l\xe4sion.jpg", "wb").close()
+    except OSError:
+        pytest.skip("this disk takes no such names")
+    with pytest.raises(InputError, match=r"not UTF-8; rename: 'l\\udce4sion.jpg'"):
+        image_files(tmp_path)
+
+
+def test_an_array_is_loaded_once(tmp_path, monkeypatch):
+    np.savez(tmp_path / "x.npz", a=np.zeros((9, 8, 8, 3), np.uint8))
+    loads, load = [], np.load
+    monkeypatch.setattr(np, "load", lambda *how, **more: (loads.append(how), load(*how, **more))[1])
+    rows = [(f"{n}", ArrayImage(tmp_path / "x.npz", "a", n), "x") for n in range(9)]
+    check_readable(image_set("x", ("x",), rows))
+    assert len(loads) == 1
 
 
 def test_synthetic_looks_like_isic(data):

@@ -67,6 +67,7 @@ def test_absolute_paths(folder, tmp_path):
         (["common"], None, "say with --base-classes and --rare-classes"),
         (["common"], ["unheard of"], "has the classes common, healthy"),
         (["common", "healthy"], ["rare one", "common"], "name common more than once"),
+        (["common", "healthy"], ["rare one"], "--rare-classes names one class; two are needed"),
     ],
 )
 def test_which_classes(folder, base, rare, says):
@@ -98,6 +99,18 @@ def test_another_split_of_a_known_set(data):
     found = open_dataset(data, ["NV", "DF"], ["MEL", "BCC"])
     assert found.base.classes == ("NV", "DF") and found.rare.classes == ("MEL", "BCC")
     assert found.base.fingerprint() != open_dataset(data).base.fingerprint()
+
+
+@pytest.mark.parametrize("known", [("carcinoma_in_situ",), ("NORMAL", "macular_hole")])
+def test_classes_called_like_a_known_sets(folder, known):
+    """They are one's own where one says so; else the rest of that set is missed."""
+    for name in known:
+        (folder / name).mkdir()
+        Image.new("RGB", (8, 8)).save(folder / name / "0.png")
+    found = open_dataset(folder, ["common", known[0]], ["rare one", "rare two"])
+    assert found.base.counts() == {"common": 5, known[0]: 1}
+    with pytest.raises(InputError, match="class folders missing|no images of"):
+        open_dataset(folder)
 
 
 def test_a_folder_without_class_folders(tmp_path):

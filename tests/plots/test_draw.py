@@ -5,6 +5,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from datasets import oct
 from datasets.files import InputError
 from datasets.pseudo import PseudoLabels
 from plots import draw
@@ -102,6 +103,37 @@ def test_confusion_adds_tasks_up():
     assert {"50 %\n4", "25 %\n2", "75 %\n6", "y z"} <= texts(ax.figure)
 
 
+@pytest.mark.parametrize("alone", [True, False])
+def test_long_names_have_room(alone):
+    """The OCT set's: nothing in the figure is cut off, and no two labels of an axis overlap."""
+    classes = tuple(oct.RARE_CLASSES)
+    confusion = np.eye(5, dtype=int) * 7 + 1
+    group = [Result(Path("r"), {"confusion": confusion})]
+    shots = [1] if alone else [1, 3]
+    groups = {(Path("a"), "lr", k, classes): group for k in shots}
+    figures = [draw.draw_confusion(groups)]
+    rare = {"dataset": "oct", "counts": dict.fromkeys(classes, 9), "sha256": ""}
+    lines = {f"temperature_{name}": [1, 0.9] for name in classes}
+    runs = [run(f"a{n}", **lines) for n in shots]
+    for one in runs:
+        one.about["task"] = {**task(classes=classes), "rare": rare}
+    figures.append(draw.draw_temperatures(runs))
+    for figure in figures:
+        figure.canvas.draw()
+        whole = figure.bbox
+        boxes = [b.get_window_extent() for b in [*figure.legends, *figure.axes]]
+        assert all(box.width > 100 and box.height > 50 for box in boxes)
+        labels = [ax.get_xticklabels() for ax in figure.axes if ax.images]
+        boxes += [label.get_window_extent() for of_one in labels for label in of_one]
+        for box in boxes:
+            assert box.x0 >= whole.x0 - 1 and box.x1 <= whole.x1 + 1, box
+        for of_one in labels:
+            if not of_one or of_one[0].get_rotation():
+                continue  # turned ones lie side by side
+            spans = sorted((b.x0, b.x1) for b in (label.get_window_extent() for label in of_one))
+            assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
+
+
 def test_class_colours_do_not_depend_on_the_task():
     assert draw.color_of("y_z", RARE) == draw.CLASS_COLORS[1]
-    assert len(set(draw.CLASS_COLORS)) == len(set(draw.RUN_COLORS)) == 7
+    assert len(set(draw.CLASS_COLORS)) == 9 and len(set(draw.RUN_COLORS)) == 7

@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 
 from datasets.files import InputError
+from moco.checkpoint import CHECKPOINT
 from plots import read
 
 
@@ -50,14 +51,19 @@ def test_a_log_that_started_anew(tmp_path):
         {"epoch": 1, "loss": 4},
     ]
     assert read.read_log(log(tmp_path, *lines))[1] == {1: {"epoch": 1, "loss": 4}}
+    lines[-1]["loss"] = None
+    assert read.read_log(log(tmp_path, *lines))[1] == {1: {"epoch": 1}}
 
 
 @pytest.mark.parametrize(
     "lines, said",
     [
         (["nonsense", {"epoch": 1}], "line 1"),
-        ([{"stage": "moco", "start_epoch": 0}, {"loss": 1}, {"epoch": 2}], "line 2"),
+        ([{"stage": "moco", "start_epoch": 0, "task": None}, {"loss": 1}, {"epoch": 2}], "line 2"),
         ([{"epoch": 1}], "does not say what the run is"),
+        ([{"stage": "moco", "start_epoch": 0, "task": 3}, {"epoch": 1}], "line 1"),
+        ([{"stage": "moco", "start_epoch": 0, "task": None}, [1], {"epoch": 1}], "line 2"),
+        ([{"stage": "moco", "start_epoch": 0, "task": None}, "\xff", {"epoch": 1}], "line 2"),
     ],
 )
 def test_a_log_that_is_none(tmp_path, lines, said):
@@ -65,7 +71,14 @@ def test_a_log_that_is_none(tmp_path, lines, said):
         read.read_log(log(tmp_path, *lines))
 
 
-@pytest.mark.parametrize("text", ["{", "[]", '{"task": 1}', '{"confusion": [[1]]}'])
+RAGGED = {**result("a", 0).scores, "confusion": [[1, 2], [3]]}
+UNSAID = {**result("a", 0).scores, "classifier": None}
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["{", "[]", '{"task": 1}', '{"confusion": [[1]]}', json.dumps(RAGGED), json.dumps(UNSAID)],
+)
 def test_a_result_that_is_none(tmp_path, text):
     (tmp_path / "test_x.json").write_text(text)
     with pytest.raises(InputError, match="test_x.json"):
@@ -101,9 +114,53 @@ def test_methods_are_not_added_up():
     }
 
 
+def test_what_was_trained_or_scored_otherwise_is_not_added_up():
+    """Side by side, on different tasks: another correction, other images, other support copies."""
+    for change in (
+        {"training": {"correction": "dic"}},
+        {"args": {"resume": "runs/b", "augnum": 0}},
+        {"task": {**result("b", 1).scores["task"], "rare": {"sha256": "x"}}},
+        {"task": {**result("b", 1).scores["task"], "excluded_ids": ["y"]}},
+    ):
+        pair = [result("runs/a", 0), result("runs/b", 1)]
+        pair[1].scores.update(change)
+        found = read.add_up([(Path("runs"), one) for one in pair])
+        assert [len(group) for group in found.values()] == [1, 1], change
+
+
+def test_one_task_scored_twice_is_two_results(tmp_path):
+    one, other = (result("runs/a", 0) for _ in range(2))
+    other = read.Result(Path("elsewhere/test.json"), other.scores)
+    assert len(read.add_up([(Path("runs"), one), (Path("runs"), other)])) == 2
+
+
+def test_a_folder_named_twice_counts_once(tmp_path):
+    (tmp_path / "test_1.json").write_text(json.dumps(result("runs/a", 0).scores))
+    (group,) = read.find([tmp_path, tmp_path / "."]).results.values()
+    assert len(group) == 1
+
+
+def test_the_checkpoint_that_was_scored(tmp_path):
+    """As told; the folder for the file in it; and where the run was moved, the scores' own."""
+    scores = result(str(tmp_path / "run" / CHECKPOINT), 0).scores
+    assert read.Result(tmp_path / "x.json", scores).checkpoint == tmp_path / "run"
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / CHECKPOINT).write_text("")
+    moved = read.Result(tmp_path / "moved" / "test.json", scores)
+    assert moved.checkpoint == tmp_path / "moved"
+
+
 def test_shots_and_classifiers_are_not_added_up():
     group = [(Path("a"), result("a", 0, how, k)) for how in ("lr", "direct") for k in (1, 5)]
     assert [len(part) for part in read.add_up(group).values()] == [1] * 4
+
+
+@pytest.mark.parametrize("text", [None, "image;truth\n1;x\n", "truth,prediction\nx,y\n"])
+def test_predictions_that_are_none(tmp_path, text):
+    if text is not None:
+        (tmp_path / "test.csv").write_text(text)
+    with pytest.raises(InputError, match="test.csv is not test.py's"):
+        read.worst_mistakes(tmp_path / "test.csv", 3)
 
 
 def test_mistakes(tmp_path):

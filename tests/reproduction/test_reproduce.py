@@ -1,16 +1,22 @@
 """The papers' tables: what is to be run, running it, and the table beside the paper's."""
 
+import argparse
 import csv
 import json
 import shlex
+import shutil
+import signal
+import subprocess
 import sys
+import time
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from conftest import load_script
+from conftest import REPOSITORY, call, load_script, refused
 from datasets import papsmear, synthetic
 from datasets.files import InputError
 from moco import options
@@ -135,6 +141,24 @@ def test_narrowing(capsys):
     assert "narrowed" not in table.heading(study("--table", 5, "--dry-run"))
 
 
+def test_what_is_too_short_says_so(capsys):
+    short = study("--table", 5, "--dry-run", "--epochs", 10)
+    assert "too short for DIC" in table.heading(short) and short.schedule() == [
+        "--schedule",
+        "6",
+        "8",
+    ]
+    assert "too short" not in table.heading(study("--table", 5, "--dry-run", "--epochs", 11))
+    assert study("--table", 5, "--dry-run", "--epochs", 1).schedule() == ["--schedule", "1", "1"]
+
+
+def test_the_oracle_keeps_to_its_flags(capsys):
+    found = commands(capsys, "--table", 11, "--lesion-disjoint")
+    for command in (c for c in found if "--oracle" in c):
+        args = options.scratch_parser().parse_args(command[1:])
+        assert args.lesion_disjoint and not args.rare_split and args.n_way == 3
+
+
 def test_mixed_precision_is_said_and_kept_apart(capsys):
     exact, mixed = study("--table", 5, "--dry-run"), study("--table", 5, "--dry-run", "--amp")
     assert exact.root != mixed.root and "narrowed: mixed precision" in table.heading(mixed)
@@ -245,6 +269,70 @@ def test_a_failure_stops_only_what_needs_it(tmp_path, capsys):
     assert all(one.done() for one in jobs)
 
 
+STOPPED = """
+import sys; from pathlib import Path; from reproduction.run import run_here
+from reproduction.plan import Job
+p = Path({folder!r})
+def job(n):
+    code = f"import time; open({folder!r} + '/begun{{n}}', 'w').write(''); time.sleep(60)"
+    return Job(str(n), ("-c", code), p, f"done{{n}}")
+run_here([job(n) for n in range(3)], p / "logs", at_once=1)
+"""
+
+
+@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+def test_stopping_it_stops_the_commands(tmp_path, how):
+    """The one that runs ends, and no other is begun."""
+    script = STOPPED.format(folder=str(tmp_path))
+    runner = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=-3, stdout=-3)
+    while not (tmp_path / "begun0").exists():
+        time.sleep(0.1)
+    began = time.monotonic()
+    runner.send_signal(how)
+    assert runner.wait(timeout=50) != 0 and time.monotonic() - began < 50
+    assert not (tmp_path / "begun1").exists()
+
+
+def test_a_job_is_run_by_one_process_alone(tmp_path):
+    """Who comes second waits, and finds it done."""
+    code = "import time; time.sleep(1); (p / 'n').open('a').write('x'); " + (
+        "(p / 'twice').write_text('')"
+    )
+    both = [job("twice", tmp_path, code) for _ in range(2)]
+    with ThreadPoolExecutor() as pool:
+        assert list(pool.map(run.run_job, both)) == [0, 0]
+    assert (tmp_path / "n").read_text() == "x"
+
+
+def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
+    """Nobody's scores are taken for another's; and a subset says so."""
+    other = tmp_path / "other"
+    shutil.copytree(smears, other)
+    next((other / "normal_columnar").iterdir()).unlink()
+    monkeypatch.setattr(run, "run_here", lambda *_: None)
+    out = ["--out", tmp_path / "out", "--table", 5, "--methods", "moco_v1", "--shots", 1]
+    call("scripts/reproduce", "--data", smears, *out)
+    assert "narrowed: 50 images instead of 917" in capsys.readouterr().out
+    said = refused(capsys, monkeypatch, "scripts/reproduce", "--data", other, *out)
+    assert "normal_columnar 6" in said and "normal_columnar 5" in said and "another --out" in said
+
+
+def test_impossible_tasks_are_told_before_anything_runs(smears, tmp_path, capsys, monkeypatch):
+    argv = ["--data", smears, "--out", tmp_path, "--table", 5]
+    said = refused(capsys, monkeypatch, "scripts/reproduce", *argv, "--lesion-disjoint")
+    assert "--lesion-disjoint is for isic2018" in said
+
+
+def test_a_gpu_each_of_those_that_may_be_used(monkeypatch):
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    seen = [run._environment(slot, 3)["CUDA_VISIBLE_DEVICES"] for slot in range(3)]
+    assert seen == ["0", "1", "0"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "5,3")
+    seen = [run._environment(slot, 2)["CUDA_VISIBLE_DEVICES"] for slot in range(2)]
+    assert seen == ["5", "3"]
+
+
 def test_a_training_that_was_stopped_goes_on(smears, tmp_path, chain):
     (encoder,) = (
         j for j in jobs_of(study(*NARROW, "--data", smears, "--out", tmp_path)) if "enc" in j.name
@@ -271,7 +359,16 @@ def test_slurm_gets_the_same_work_with_its_order(smears, tmp_path, capsys, monke
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     argv = [*NARROW, "--data", str(smears), "--out", str(tmp_path / "out")]
     reproduce.main(
-        [*argv, "--executor", "slurm", "--slurm", "partition=gpu", "gres=gpu:1", "requeue"]
+        [
+            *argv,
+            "--executor",
+            "slurm",
+            "--slurm",
+            "partition=gpu",
+            "gres=gpu:1",
+            "requeue",
+            "time=90",
+        ]
     )
     said = dict(
         line.split("  ", 1)[::-1] for line in capsys.readouterr().out.splitlines() if line[0] == "1"
@@ -280,12 +377,37 @@ def test_slurm_gets_the_same_work_with_its_order(smears, tmp_path, capsys, monke
     assert list(said) == [*(j.name for j in jobs), "table"]
     for j in jobs:
         sent = (tmp_path / "sent" / str(int(said[j.name]) - 100)).read_text()
-        assert "--partition=gpu" in sent and "--gres=gpu:1" in sent and "--requeue" in sent
+        for told in (
+            "partition=gpu",
+            "gres=gpu:1",
+            "requeue",
+            "time=90",
+            "kill-on-invalid-dep=yes",
+        ):
+            assert f"#SBATCH --{told}\n" in sent
         assert ("--dependency" in sent) == bool(j.needs)
         if j.needs:
             assert "--dependency=afterok:" + ":".join(said[n] for n in j.needs) in sent
     last = (tmp_path / "sent" / str(len(jobs))).read_text()
     assert "--dependency=afterany:" + ":".join(said[j.name] for j in jobs) in last
+
+
+def test_slurm_dependencies_of_ones_own_are_kept(tmp_path, monkeypatch):
+    submitit = pytest.importorskip("submitit")
+    sent = []
+
+    class Executor(submitit.SlurmExecutor):
+        affinity = classmethod(lambda cls: 1)  # as where there is a Slurm
+
+        def submit(self, task):
+            sent.append(self.parameters["additional_parameters"].get("dependency"))
+            return argparse.Namespace(job_id=len(sent))
+
+    monkeypatch.setattr(submitit, "SlurmExecutor", Executor)
+    jobs = [job("a", tmp_path / "a", "1"), job("b", tmp_path / "b", "1", "a")]
+    parameters = {"time": "5", "dependency": "after:9"}
+    run.submit_to_slurm(jobs, tmp_path / "logs", parameters, print)
+    assert sent == ["after:9", "after:9,afterok:1", "after:9,afterany:1:2"]
 
 
 def test_slurm_task_runs_the_job_and_comes_back_after_a_stop(tmp_path):
@@ -302,7 +424,10 @@ def test_without_slurm_it_says_so(smears, tmp_path, monkeypatch):
     pytest.importorskip("submitit")
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(InputError, match="Slurm takes no jobs"):
-        run.submit_to_slurm([], tmp_path / "logs", {}, print)
+        run.submit_to_slurm([], tmp_path / "logs", {"time": "5"}, print)
+    for parameters in ({}, {"time": True}, {"time": "1-0"}):
+        with pytest.raises(InputError, match="needs time=MINUTES"):
+            run.submit_to_slurm([], tmp_path / "logs", parameters, print)
 
 
 def test_mean_std_and_cells():
