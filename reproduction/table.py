@@ -194,8 +194,19 @@ def _csv(study: Study) -> str:
     return text.getvalue()
 
 
+def _runs_csv(study: Study) -> str:
+    """A line a run: what the means and standard deviations are of; in percent."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(["method", "k_shot", "seed", *study.table.metrics])
+    for (method, shot), runs in read_scores(study).items():
+        for seed, run in sorted(runs.items()):
+            writer.writerow([method, shot, seed, *(f"{value:.2f}" for value in run.values())])
+    return text.getvalue()
+
+
 def write_table(study: Study, command: str) -> str:
-    """Write tableN.md and tableN.csv to the study's folder; returns the Markdown."""
+    """Write tableN.md, tableN.csv and tableN_runs.csv to the study's folder; returns the first."""
     parts = [
         f"# {heading(study)}",
         "Total accuracy on the query set in percent: mean (standard deviation) over the tasks of "
@@ -215,7 +226,8 @@ def write_table(study: Study, command: str) -> str:
     parts += ["## Behind it", f"    {command}", "\n".join(f"- {x}" for x in behind_it(study))]
     markdown = "\n\n".join(parts) + "\n"
     name = f"table{study.table.number}" + "_disjoint" * study.lesion_disjoint
-    for suffix, content in ((".md", markdown), (".csv", _csv(study))):
+    files = {".md": markdown, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
+    for suffix, content in files.items():
         with atomic_write(study.root / f"{name}{suffix}") as file:
             file.write(content.encode())
     return markdown

@@ -130,6 +130,7 @@ def test_encoders_have_no_classifier_to_load(data, tmp_path):
 
 
 def test_another_task_is_not_resumed(data, tmp_path):
-    train(scratch, data, tmp_path, "--epochs", 1, "--k_shot", 2)
+    train(scratch, data, tmp_path, "--epochs", 1, "--k_shot", 2, "-b", 4)
     with pytest.raises(ValueError, match="for another task than the one asked for"):
-        train(scratch, data, tmp_path, "--epochs", 2, "--k_shot", 3, "--resume", tmp_path)
+        how = ["--k_shot", 3, "-b", 4, "--resume", tmp_path]
+        train(scratch, data, tmp_path, "--epochs", 2, *how)

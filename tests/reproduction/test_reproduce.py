@@ -207,10 +207,9 @@ def smears(tmp_path_factory) -> Path:
     return root
 
 
-NARROW = (
-    "--table 5 --epochs 1 --image-size 32 --shots 1 --seeds 0 --methods moco_v1 hybrid hybrid_ddl"
-)
-NARROW = [*NARROW.split(), "hybrid_dic", "-j", "0", "--jobs", "2"]
+NARROW_METHODS = ["moco_v1", "hybrid", "hybrid_ddl", "hybrid_dic"]
+NARROW = "--table 5 --epochs 1 --image-size 32 --shots 1 --seeds 0 -j 0 --jobs 2 --methods".split()
+NARROW += NARROW_METHODS
 
 
 def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
@@ -220,7 +219,8 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     said = capsys.readouterr().out
     root = tmp_path / "papsmear-conv4-32px-1epochs"
     text = (root / "table5.md").read_text()
-    assert text in said and "narrowed: 32 pixels instead of 224" in text
+    assert text in said
+    assert "narrowed: 50 images instead of 917; 32 pixels instead of 224; 1 epochs" in text
     assert "not run" in text and "not built" in text and "| 55.2 (6.4) |" in text  # the paper's
     assert "--data DATA --out OUT" in text and str(tmp_path) not in text
     with open(root / "table5.csv") as file:
@@ -237,6 +237,10 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     assert float(mine["hybrid_dic", "A2"]["ours_mean"]) == pytest.approx(
         100 * classes[1], abs=0.005
     )
+
+    runs = [line.split(",") for line in (root / "table5_runs.csv").read_text().splitlines()]
+    assert [run[:3] for run in runs[1:]] == [[r, "1", "0"] for r in NARROW_METHODS]
+    assert float(runs[-1][3]) == pytest.approx(100 * scores["accuracy"], abs=0.005)
 
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*.pth.tar")}
     reproduce.main(argv)  # all is done
@@ -270,9 +274,10 @@ def test_a_failure_stops_only_what_needs_it(tmp_path, capsys):
 
 
 STOPPED = """
-import sys; from pathlib import Path; from reproduction.run import run_here
+import signal; from pathlib import Path; from reproduction.run import run_here
 from reproduction.plan import Job
 p = Path({folder!r})
+signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in what is begun with &
 def job(n):
     code = f"import time; open({folder!r} + '/begun{{n}}', 'w').write(''); time.sleep(60)"
     return Job(str(n), ("-c", code), p, f"done{{n}}")
