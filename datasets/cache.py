@@ -62,7 +62,7 @@ def _key(images: ImageSet) -> str:
 def _write(file: Path, images: ImageSet, size: int) -> None:
     bad: list[Path | ArrayImage] = []
 
-    def pixels(path: Path | ArrayImage) -> bytes | None:
+    def resized(path: Path | ArrayImage) -> bytes | None:
         try:
             return read_image(path).resize((size, size), Image.Resampling.BILINEAR).tobytes()
         except InputError:
@@ -74,7 +74,7 @@ def _write(file: Path, images: ImageSet, size: int) -> None:
     with atomic_write(file) as out, ThreadPoolExecutor() as pool:
         np.lib.format.write_array_header_1_0(out, header)
         while some := list(itertools.islice(ahead, AT_ONCE)):
-            for path, content in zip(some, pool.map(pixels, some)):
+            for path, content in zip(some, pool.map(resized, some)):
                 if content is None:
                     bad.append(path)
                 else:

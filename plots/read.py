@@ -85,6 +85,9 @@ class Found:
     labels: dict[Path, PseudoLabels]
     results: dict[tuple[Path, str, int | None, tuple[str, ...]], list[Result]]
 
+    def every_result(self) -> list[Result]:
+        return [result for group in self.results.values() for result in group]
+
 
 def find(folders: Sequence[Path]) -> Found:
     """Raises InputError for a folder with nothing to draw, or a file that cannot be read."""

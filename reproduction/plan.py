@@ -216,7 +216,8 @@ def _on_support(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: 
     command = _script(ON_SUPPORT[name], study.data, "--model_path", folder)
     flags = _task_flags(study, shot, seed)
     if name == "oracle":  # has no shots: it gets all of the split's training images
-        flags = [flag for flag in flags if flag not in ("--k_shot", shot, "--rare-split")]
+        flags = ["--n_way", str(study.table.n_way), "--seed", str(seed)]
+        flags += ["--lesion-disjoint"] * study.lesion_disjoint
     command += [*_training_flags(study, command), *flags]
     how = {"folder": folder, "makes": CHECKPOINT, "epochs": study.epochs}
     return _add(jobs, study, f"{name} {task}", command, **how)

@@ -16,7 +16,6 @@ from moco.checkpoint import CHECKPOINT, load_checkpoint
 from .plan import EPOCHS, IMAGE_SIZE, IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
 
 BEST = ("hybrid_dic", "direct")  # the papers' method, which the others are tested against
-DIC_INTERVAL = options.distillation_parser().get_default("dic_interval")
 
 
 def read_scores(study: Study) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
@@ -69,7 +68,7 @@ def heading(study: Study) -> str:
         narrower.append("methods " + ", ".join(study.methods))
     if study.lesion_disjoint:
         narrower.append("lesion-disjoint tasks")
-    if study.epochs <= DIC_INTERVAL:
+    if study.epochs <= options.distillation_parser().get_default("dic_interval"):
         narrower.append("too short for DIC, whose rows are without it")
     title = f"Table {table.number}: {table.dataset}, {table.arch}, {table.n_way}-way"
     return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")

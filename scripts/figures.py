@@ -86,7 +86,7 @@ def figures(args: argparse.Namespace, found: Found) -> Iterator[tuple[str, Calla
     if encoding and args.data is None:
         print("note: t-SNE and look-alikes need --data DATA")
         return
-    results = [result for group in found.results.values() for result in group]
+    results = found.every_result()
     # A student's own task; for an encoder that of the first score of it.
     task_of = {result.checkpoint.resolve(): result.task for result in reversed(results)}
     task_of |= {run.folder.resolve(): run.task for run in found.runs if run.task}
@@ -113,9 +113,8 @@ def first(things: Sequence, what: str) -> Sequence:
 def open_images(args: argparse.Namespace, found: Found) -> tuple[Collection, Callable]:
     """The images, of the classes that the runs know, and what encodes them: `embed(checkpoint,
     *sets)` gives the embeddings of each of `sets` by a checkpoint's query encoder."""
-    results = [result for group in found.results.values() for result in group]
     made = [(run.about.get("args"), run.folder) for run in found.runs]
-    made += [(result.scores["args"], result.path) for result in results]
+    made += [(result.scores["args"], result.path) for result in found.every_result()]
     known = next((m for m in made if m[0] and m[0].get("base_classes")), (None, None))
     data = settings.open_data(args.data, args, *known)
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)

@@ -174,8 +174,8 @@ def main(argv: list[str] | None = None) -> None:
 def require_same_images(root: Path, data: Collection) -> None:
     """Raises InputError if the runs in `root` are of other images than `data`; notes which they are
     if there is nothing yet."""
-    path, here = root / "images.json", {"base": data.base.fingerprint()}
-    here["rare"] = data.rare.fingerprint()
+    path = root / "images.json"
+    here = {"base": data.base.fingerprint(), "rare": data.rare.fingerprint()}
     if not path.exists():
         with atomic_write(path) as file:
             file.write(json.dumps(here, indent=1).encode())
