@@ -10,12 +10,12 @@ import numpy as np
 
 from datasets.episode import TASK_FILE, save_task
 from datasets.files import refuse_to_overwrite
-from datasets.images import ImageSet, TransformedImages, check_readable, describe
+from datasets.images import ImageSet, check_readable, describe
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, save_pseudo_labels
 from moco import options, settings
-from moco.augment import plain_view
 from moco.checkpoint import load_checkpoint, provenance, query_encoder, require_match
-from moco.distributed import pick_device, readers
+from moco.distributed import has_bfloat16, pick_device, readers
+from moco.engine import prepare
 from moco.evaluate import encode, fit_on_support
 
 
@@ -23,6 +23,8 @@ def main(argv: list[str] | None = None) -> None:
     args = options.labelling_parser().parse_args(argv)
     files = [args.savedir / TASK_FILE, args.savedir / PSEUDO_FILE]
     refuse_to_overwrite(files, args.overwrite)
+    if args.amp is None:
+        args.amp = has_bfloat16(args.device)
     checkpoint = load_checkpoint(args.resume, ("moco",))
     teacher = checkpoint["args"]
     require_match({"arch": args.arch}, teacher, args.resume)
@@ -38,9 +40,10 @@ def main(argv: list[str] | None = None) -> None:
             print(
                 f"note: {name} keeps {left} query images: its accuracy moves in steps of 1/{left}"
             )
-    check_readable(support, data.base)
+    check_readable(support)
+    base_images = settings.decoded(args, data.base, teacher["image_size"])
 
-    embeddings, probabilities = teach(args, checkpoint, support, data.base)
+    embeddings, probabilities = teach(args, checkpoint, support, base_images)
     classes = {name: getattr(args, name) for name in settings.CLASSES}  # given here or inherited
     labels = PseudoLabels(
         ids=data.base.ids,
@@ -74,7 +77,8 @@ def teach(
     made_with = checkpoint["args"]
     device = pick_device(args.device, args.gpu)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
-    encoder = query_encoder(checkpoint).to(device)
+    encoder = query_encoder(checkpoint)
+    prepare(encoder, device, args.amp)
     f_c = fit_on_support(
         encoder,
         support,
@@ -85,10 +89,8 @@ def teach(
         device=device,
     )
     # (c) p = F(x) for every base image
-    views = TransformedImages(base, plain_view(made_with["image_size"]))
-    embeddings = encode(
-        encoder, views, args.batch_size, readers(args.workers), device, progress="labelling"
-    )
+    size, workers = made_with["image_size"], readers(args.workers)
+    embeddings = encode(encoder, base, size, args.batch_size, workers, device, progress="labelling")
     return embeddings, f_c.predict_proba(embeddings).astype(np.float32)
 
 

@@ -3,17 +3,19 @@
 python main_distill.py DATA --savedir LABELS --model_path OUT
 """
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from torch import Tensor
 
-from datasets.images import ImageSet, TransformedImages
+from datasets.images import ImageSet
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import losses, options, settings
-from moco.augment import plain_view, stream_seed
+from moco.augment import stream_seed
 from moco.builder import Student
 from moco.checkpoint import provenance, require_match
 from moco.distributed import broadcast, is_main, launch
-from moco.engine import contrast_accuracy, fit
+from moco.engine import Step, contrast_accuracy, fit
 from moco.evaluate import encode
 
 
@@ -22,6 +24,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = settings.launch_plan(args)
     task, labels = load_pseudo_labels(args.savedir)
     settings.inherit(args, labels.about["teacher"])
+    settings.settle(args)
     have = {"n_way": task.n_way, "k_shot": task.k_shot}
     require_match({"n_way": args.n_way, "k_shot": args.k_shot}, have, args.savedir)
     base = settings.open_data(args.data, args).base
@@ -37,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
         "made_by": provenance(),
     }
     settings.check_run(args, about)
-    base = settings.decoded(args, base)
+    base = settings.decoded(args, base, args.image_size)
     launch(plan, worker, args, base, labels, groups, about)
 
 
@@ -55,8 +58,37 @@ def worker(
         counts = hard_labels.bincount(minlength=n_way).float()
         student.class_temperatures.copy_(losses.class_temperatures(counts, args.dic_gamma))
     y = F.one_hot(hard_labels, n_way).float() if "hard" in args.pseudo_label else soft_labels
-    y, of_teacher = y.to(device), torch.from_numpy(labels.embeddings).to(device)
+    step = distillation_step(args, student, y.to(device), labels.embeddings)
     training = settings.training_values(args)
+
+    def correct(epoch: int) -> dict[str, float]:
+        """Before an epoch: DIC's temperatures anew where they are due; those in force, to log."""
+        if args.correction == "none":
+            return {}
+        if args.correction == "dic" and epoch and epoch % args.dic_interval == 0:
+            if is_main():
+                embeddings = encode(
+                    student.query_encoder,
+                    base,
+                    args.image_size,
+                    workers=training["workers"],
+                    device=device,
+                )
+                v = losses.dispersions(
+                    torch.from_numpy(embeddings), hard_labels, n_way, args.dic_dispersion
+                )
+                student.class_temperatures.copy_(losses.class_temperatures(v, args.dic_gamma))
+            broadcast(student.class_temperatures)
+        values = student.class_temperatures.tolist()
+        return {f"temperature_{name}": value for name, value in zip(classes, values)}
+
+    fit(student, step, base, about, device=device, before_epoch=correct, **training)
+
+
+def distillation_step(args, student: Student, y: Tensor, teacher_embeddings: np.ndarray) -> Step:
+    """What a batch costs the `student`, eq. (2). y: M×N pseudo labels, on the device of training;
+    `teacher_embeddings`: M×D."""
+    of_teacher = torch.from_numpy(teacher_embeddings).to(y.device)
 
     def step(model, views, rows, epoch):
         contrastive_logits, embeddings, class_logits = model(*views)
@@ -77,24 +109,7 @@ def worker(
             **contrast_accuracy(contrastive_logits),
         }
 
-    def correct(epoch: int) -> dict[str, float]:
-        """Before an epoch: DIC's temperatures anew where they are due; those in force, to log."""
-        if args.correction == "none":
-            return {}
-        if args.correction == "dic" and epoch and epoch % args.dic_interval == 0:
-            if is_main():
-                views = TransformedImages(base, plain_view(args.image_size))
-                workers = training["workers"]
-                embeddings = encode(student.query_encoder, views, workers=workers, device=device)
-                v = losses.dispersions(
-                    torch.from_numpy(embeddings), hard_labels, n_way, args.dic_dispersion
-                )
-                student.class_temperatures.copy_(losses.class_temperatures(v, args.dic_gamma))
-            broadcast(student.class_temperatures)
-        values = student.class_temperatures.tolist()
-        return {f"temperature_{name}": value for name, value in zip(classes, values)}
-
-    fit(student, step, base, about, device=device, before_epoch=correct, **training)
+    return step
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python main_moco.py DATA --model_path OUT
 """
 
 import torch
+from torch import Tensor, nn
 
 from datasets.images import ImageSet
 from moco import losses, options, settings
@@ -17,6 +18,7 @@ from moco.engine import contrast_accuracy, fit
 def main(argv: list[str] | None = None) -> None:
     args = options.pretraining_parser().parse_args(argv)
     plan = settings.launch_plan(args)
+    settings.settle(args)
     base = settings.open_data(args.data, args).base
     groups = settings.batchnorm_groups(args, len(base), plan.processes)
     about = {
@@ -27,7 +29,7 @@ def main(argv: list[str] | None = None) -> None:
         "made_by": provenance(),
     }
     settings.check_run(args, about)
-    base = settings.decoded(args, base)
+    base = settings.decoded(args, base, args.image_size)
     launch(plan, worker, args, base, groups, about)
 
 
@@ -35,12 +37,13 @@ def worker(device: torch.device, args, base: ImageSet, groups: int, about: dict)
     """One process of the run."""
     torch.manual_seed(stream_seed("weights", args.seed))
     model = MoCo(**settings.encoder_values(args), batchnorm_groups=groups)
-
-    def step(model, views, rows, epoch):
-        logits, _ = model(*views)
-        return {"loss": losses.contrastive_loss(logits), **contrast_accuracy(logits)}
-
     fit(model, step, base, about, device=device, **settings.training_values(args))
+
+
+def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
+    """Eq. (1), L_con, of a batch's two views."""
+    logits, _ = model(*views)
+    return {"loss": losses.contrastive_loss(logits), **contrast_accuracy(logits)}
 
 
 if __name__ == "__main__":

@@ -12,9 +12,8 @@ import torch
 
 from datasets.episode import Task, load_task
 from datasets.files import InputError, atomic_write, refuse_to_overwrite
-from datasets.images import ImageSet, TransformedImages, check_readable, describe, unlabelled
+from datasets.images import ImageSet, check_readable, describe, unlabelled
 from moco import options, settings
-from moco.augment import plain_view
 from moco.checkpoint import (
     STAGES,
     load_checkpoint,
@@ -23,12 +22,15 @@ from moco.checkpoint import (
     require_match,
     student_classifier,
 )
-from moco.distributed import pick_device, readers
+from moco.distributed import has_bfloat16, pick_device, readers
+from moco.engine import prepare
 from moco.evaluate import encode, fit_on_support, predictions_csv, score, score_table
 
 
 def main(argv: list[str] | None = None) -> None:
     args = options.testing_parser().parse_args(argv)
+    if args.amp is None:
+        args.amp = has_bfloat16(args.device)
     checkpoint = load_checkpoint(args.resume)
     require_match({"arch": args.arch}, checkpoint["args"], args.resume)
     if args.load_cla and (without := no_classifier(checkpoint)):
@@ -41,7 +43,6 @@ def main(argv: list[str] | None = None) -> None:
     if args.data:
         rare = settings.open_data(args.data, args, checkpoint["args"], args.resume).rare
     task = find_task(args, checkpoint, rare)
-    support = None if args.load_cla else task.support(rare)
     images = unlabelled(args.predict) if args.predict else task.query(rare)
     how = "direct" if args.load_cla else "lr"
     folder = args.output or (args.resume if args.resume.is_dir() else args.resume.parent)
@@ -51,8 +52,13 @@ def main(argv: list[str] | None = None) -> None:
     refuse_to_overwrite(files, args.overwrite)
     if rare and (here := rare.fingerprint()) != task.rare:
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
-    check_readable(*([images, support] if support else [images]))
-
+    if rare and not (args.predict and args.load_cla):
+        rare = settings.decoded(args, rare, checkpoint["args"]["image_size"])
+    if args.predict:
+        check_readable(images)
+    else:
+        images = task.query(rare)
+    support = None if args.load_cla else task.support(rare)
     probabilities = predict(args, checkpoint, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
              "args": settings.recorded(args), "made_by": provenance(),
@@ -78,12 +84,11 @@ def predict(
     """Each image's probability of each of the task's classes, by the student's own classifier or,
     with a support set, by one fitted on that."""
     device = pick_device(args.device, args.gpu)
-    encoder = query_encoder(checkpoint).to(device)
+    encoder = query_encoder(checkpoint)
+    prepare(encoder, device, args.amp)
     made_with = checkpoint["args"]
-    views = TransformedImages(images, plain_view(made_with["image_size"]))
-    embeddings = encode(
-        encoder, views, args.batch_size, readers(args.workers), device, progress="testing"
-    )
+    size, workers = made_with["image_size"], readers(args.workers)
+    embeddings = encode(encoder, images, size, args.batch_size, workers, device, progress="testing")
     if support is None:
         return student_classifier(checkpoint)(torch.from_numpy(embeddings)).softmax(dim=1).numpy()
     f_c = fit_on_support(

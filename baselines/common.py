@@ -52,6 +52,6 @@ def train(
         "made_by": provenance(),
     }
     settings.check_run(args, about)
-    images = settings.decoded(args, images)
+    images = settings.decoded(args, images, args.image_size)
     values = settings.training_values(args)
     fit(model, step, images, about, device=device, views=views, **values)

@@ -17,6 +17,7 @@ from .common import Supervised, train
 
 def main(argv: list[str] | None = None) -> None:
     args = options.scratch_parser().parse_args(argv)
+    settings.settle(args)
     rare = settings.open_data(args.data, args).rare
     if args.oracle:
         args.k_shot, args.rare_split = None, True

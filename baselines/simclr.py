@@ -48,6 +48,7 @@ class SimCLR(nn.Module):
 
 def main(argv: list[str] | None = None) -> None:
     args = options.simclr_parser().parse_args(argv)
+    settings.settle(args)
     base = settings.open_data(args.data, args).base
     device = pick_device(args.device, args.gpu)
     torch.manual_seed(stream_seed("simclr weights", args.seed))

@@ -32,6 +32,7 @@ def distillation(teacher_logits: Tensor, logits: Tensor, temperature: float) -> 
 
 def main(argv: list[str] | None = None) -> None:
     args = options.srl_parser().parse_args(argv)
+    settings.settle(args)
     base = settings.open_data(args.data, args).base
     device = pick_device(args.device, args.gpu)
     truth = torch.tensor(base.labels, device=device)

@@ -31,23 +31,33 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     if the file cannot be written.
     """
     file = folder / f"{images.name}-{size}px-{_key(images)}.npy"
-    if not file.exists():
+    shape = (len(images), size, size, 3)
+    if not _is_whole(file, shape):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # they may be of patients
         with alone_in(folder):
-            if not file.exists():
+            if not _is_whole(file, shape):
                 _write(file, images, size)
     rows = (ArrayImage(file, "images", row) for row in range(len(images)))
     return dataclasses.replace(images, paths=tuple(rows))
 
 
 def pixels(images: ImageSet) -> np.ndarray | None:
-    """The M×S×S×3 bytes of images that are `cached`, mapped to memory; None for others."""
-    files = {path.file for path in images.paths if isinstance(path, ArrayImage)}
-    rows = [path.row for path in images.paths if isinstance(path, ArrayImage)]
-    if len(files) != 1 or rows != list(range(len(images))):
+    """The M×S×S×3 bytes of images that are `cached`, or that were taken from such: all of a file
+    mapped to memory, some of it as a copy. None for other images."""
+    files = {path.file if isinstance(path, ArrayImage) else None for path in images.paths}
+    file = files.pop()
+    if files or file is None or file.suffix != ".npy":
         return None
-    (file,) = files
-    return np.load(file, mmap_mode="c") if file.suffix == ".npy" else None
+    stored = np.load(file, mmap_mode="c")
+    rows = [path.row for path in images.paths]
+    return stored if rows == list(range(len(stored))) else stored[rows]
+
+
+def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
+    try:
+        return np.load(file, mmap_mode="r").shape == shape
+    except (OSError, EOFError, ValueError):  # not there; cut off
+        return False
 
 
 def _key(images: ImageSet) -> str:

@@ -93,8 +93,8 @@ class MoCo(nn.Module):
     @torch.no_grad()
     def update_key_encoder(self) -> None:
         """θ_k ← m θ_k + (1−m) θ_q."""
-        for theta_k, theta_q in zip(self.key_encoder.parameters(), self.query_encoder.parameters()):
-            theta_k.mul_(self.encoder_momentum).add_(theta_q, alpha=1 - self.encoder_momentum)
+        theta_k, theta_q = (list(f.parameters()) for f in (self.key_encoder, self.query_encoder))
+        torch._foreach_lerp_(theta_k, theta_q, 1 - self.encoder_momentum)
 
     @torch.no_grad()
     def encode_keys(self, im_k: Tensor) -> Tensor:

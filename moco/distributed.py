@@ -102,6 +102,13 @@ def pick_device(name: str, gpu: int | None = None) -> torch.device:
     return device
 
 
+def has_bfloat16(name: str) -> bool:
+    """Is the device that `pick_device` finds by this name a GPU that computes in bfloat16?"""
+    if name == "cpu" or not torch.cuda.is_available():
+        return False
+    return torch.cuda.is_bf16_supported(including_emulation=False)
+
+
 @dataclass(frozen=True)
 class Plan:
     """Which processes a run has, and where they meet; `distributed` False means this one alone.

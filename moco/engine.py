@@ -17,10 +17,10 @@ from tqdm import tqdm
 
 from datasets.cache import pixels
 from datasets.files import InputError
-from datasets.images import ImageSet, TransformedImages
+from datasets.images import ImageSet
 from models import Encoder
 
-from .augment import RandomViews, plain_view, random_view, stream_seed
+from .augment import RandomViews, random_view, stream_seed
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from .distributed import all_mean, average_running_statistics, barrier, is_main, rank, world_size
 from .evaluate import encode, knn_score
@@ -126,6 +126,7 @@ def fit(
     momentum: float,
     wd: float,
     amp: bool,
+    compile: bool,
     seed: int,
     print_freq: int,
     knn_every: int,
@@ -139,14 +140,12 @@ def fit(
     into every checkpoint. The model is first saved untrained, or taken from the checkpoint `resume`
     (`goes_on`: which is the one in `model_path`); then saved after each epoch. Every `knn_every`
     epochs (0: never) the log gets a k-NN score of `model.query_encoder` on the classes of `images`;
-    what `before_epoch(epoch)` returns goes there, too. `amp`: encoders train in mixed precision.
-    `views_by`: "pil", one view at a time in `workers` processes; "batch", all on the device, for
-    images that are `cached`; "auto", the latter on a GPU.
+    what `before_epoch(epoch)` returns goes there, too. `amp` and `compile` as `prepare` has them,
+    `views_by` and `workers` as `training_loader`.
     Raises InputError when the loss is no longer a number.
     """
-    prepare(model, device, amp)
-    trained = [theta for theta in model.parameters() if theta.requires_grad]
-    optimizer = torch.optim.SGD(trained, lr, momentum=momentum, weight_decay=wd)
+    prepare(model, device, amp, compile)
+    optimizer = sgd(model, lr, momentum, wd)
     done = load_training_state(resume, about["stage"], model, optimizer) if resume else 0
     done = done if start_epoch is None else start_epoch
     log = RunLog(model_path, {"start_epoch": done, **about}, overwrite and not goes_on)
@@ -156,8 +155,8 @@ def fit(
         average_running_statistics(model)
         if is_main():
             if knn_every and (done % knn_every == 0 or done == epochs):
-                views = TransformedImages(images, plain_view(image_size))
-                embeddings = encode(model.query_encoder, views, workers=workers, device=device)
+                encoder = model.query_encoder
+                embeddings = encode(encoder, images, image_size, workers=workers, device=device)
                 values = values | knn_score(embeddings, images.labels)
             if values:
                 log.epoch(done, values)
@@ -169,16 +168,12 @@ def fit(
     wrapped = model
     if world_size() > 1:
         device_ids = [device] if device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, device_ids=device_ids)
+        wrapped = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
         wrapped.broadcast_buffers = False  # each process has its own BatchNorm statistics
     batches = EpochBatches(len(images), batch_size, seed)
-    if views_by == "auto":
-        views_by = "batch" if device.type == "cuda" and pixels(images) is not None else "pil"
-    if views_by == "batch":
-        loader = BatchViews(pixels(images), batches, views, seed, aug_plus, device)
-    else:
-        pictures = RandomViews(images, random_view(image_size, aug_plus), views, seed)
-        loader = training_loader(pictures, batches, workers, device)
+    loader = training_loader(
+        images, batches, views, seed, image_size, aug_plus, views_by, workers, device
+    )
     size = len(batches) * batch_size  # of an epoch, in images
     with tqdm(
         initial=done * size,
@@ -214,15 +209,44 @@ def fit(
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
 
 
-def prepare(model: nn.Module, device: torch.device, amp: bool) -> None:
-    """Put `model` on `device`, in the form in which it trains fastest there; `amp`: its encoders in
-    mixed precision."""
+def sgd(model: nn.Module, lr: float, momentum: float, wd: float) -> torch.optim.SGD:
+    """SGD of what in `model` is trained, all of it in one pass over memory (`fused`)."""
+    trained = [theta for theta in model.parameters() if theta.requires_grad]
+    return torch.optim.SGD(trained, lr, momentum=momentum, weight_decay=wd, fused=True)
+
+
+def prepare(
+    model: nn.Module, device: torch.device, amp: bool = False, compile: bool = False
+) -> None:
+    """Put `model` on `device`, in the form in which it computes fastest there: its encoders in
+    mixed precision (`amp`), compiled (`compile`; small batches on a GPU as CUDA graphs).
+
+    Raises InputError if nothing can be compiled here.
+    """
     if device.type == "cpu":
         keep_freed_memory()
+    else:
+        torch.set_float32_matmul_precision("high")  # TF32
+        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
+    model.to(device, memory_format=torch.channels_last)  # in which convolutions are faster
+    if compile:
+        require_compiler(device)
     for module in model.modules():
         if isinstance(module, Encoder):
             module.amp = amp
-    model.to(device, memory_format=torch.channels_last)  # in which convolutions are faster
+            if compile:
+                # Modules are compiled in place: the names in the state dict stay as they are.
+                module.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+
+
+def require_compiler(device: torch.device) -> None:
+    """Raise InputError if torch.compile does not work on `device`: for want of a C++ compiler, of
+    Triton, of a GPU that it supports."""
+    try:
+        torch.compile(torch.neg)(torch.ones(2, device=device))
+    except Exception as error:  # of many kinds, by version and cause
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(f"--compile does not work here: {reason}") from error
 
 
 def keep_freed_memory() -> None:
@@ -236,11 +260,25 @@ def keep_freed_memory() -> None:
 
 
 def training_loader(
-    views: RandomViews, batches: EpochBatches, workers: int, device: torch.device
-) -> DataLoader:
-    """The views of each of `batches` in turn, made by `workers` processes (0: by this one)."""
+    images: ImageSet,
+    batches: EpochBatches,
+    views: int,
+    seed: int,
+    image_size: int,
+    aug_plus: bool,
+    views_by: str,
+    workers: int,
+    device: torch.device,
+) -> DataLoader | BatchViews:
+    """`views` random views of the images of each of `batches` in turn, and their rows.
+
+    `views_by`: "pil", one view at a time in `workers` processes (0: in this one); "batch", all of a
+    batch at once on `device`, for images that are `cached`.
+    """
+    if views_by == "batch":
+        return BatchViews(pixels(images), batches, views, seed, aug_plus, device)
     return DataLoader(
-        views,
+        RandomViews(images, random_view(image_size, aug_plus), views, seed),
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,

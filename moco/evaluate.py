@@ -2,7 +2,7 @@
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -10,38 +10,58 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, f1_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from datasets.cache import pixels
 from datasets.images import ImageSet, TransformedImages
 
 from .augment import RandomViews, plain_view, random_view
+from .views import as_values
 
 NEIGHBOURS = 20
 
 
-@torch.no_grad()
 def encode(
     encoder: nn.Module,
-    views: Dataset,
+    images: ImageSet,
+    image_size: int,
     batch_size: int = 32,
     workers: int = 0,
     device: torch.device | str = "cpu",
     progress: str | None = None,
 ) -> np.ndarray:
-    """Embeddings of `views` in evaluation mode, N×D, not normalised; one pass, in order.
+    """Embeddings of the evaluation view of `images` in evaluation mode, N×D, not normalised; one
+    pass, in order.
 
+    Images that are `cached` at this size come straight from there, others from `workers` processes.
     `progress` names a progress bar. The encoder's mode is left as it was.
     """
+    stored = pixels(images)
+    if stored is not None and stored.shape[1] == image_size:
+        parts = range(0, len(images), batch_size)
+        batches = (torch.from_numpy(stored[i : i + batch_size]) for i in parts)
+    else:
+        views = TransformedImages(images, plain_view(image_size))
+        batches = DataLoader(views, batch_size, num_workers=workers)
+    with tqdm(total=len(images), desc=progress, unit="img", disable=progress is None) as bar:
+        return encode_batches(encoder, batches, device, bar)
+
+
+@torch.no_grad()
+def encode_batches(
+    encoder: nn.Module, batches: Iterable[Tensor], device: torch.device | str, bar: tqdm
+) -> np.ndarray:
+    """`encode` of `batches`: of views, B×3×S×S with values 0–1, or of pixels, B×S×S×3, 8 bits."""
     was_training = encoder.training
     encoder.eval()
-    loader = DataLoader(views, batch_size=batch_size, num_workers=workers)
-    with tqdm(total=len(views), desc=progress, unit="img", disable=progress is None) as bar:
-        embeddings = []
-        for images in loader:
-            embeddings.append(encoder(images.to(device)).float().cpu())
-            bar.update(len(images))
+    embeddings = []
+    for images in batches:
+        images = images.to(device)
+        images = as_values(images) if images.dtype == torch.uint8 else images
+        embeddings.append(encoder(images).cpu())
+        bar.update(len(images))
     encoder.train(was_training)
     return torch.cat(embeddings).numpy()
 
@@ -64,11 +84,11 @@ def fit_on_support(
     """Stage (b): f_c fitted on `augnum` augmented copies of each support image (0: on the images
     as they are), encoded by the frozen f_q."""
     if augnum == 0:
-        views: Dataset = TransformedImages(support, plain_view(image_size))
+        embeddings = encode(encoder, support, image_size, device=device)
     else:
-        views = _Copies(support, image_size, aug_plus, augnum, seed)
-    labels = np.repeat(support.labels, max(augnum, 1))
-    return fit_classifier(encode(encoder, views, device=device), labels)
+        copies = DataLoader(_Copies(support, image_size, aug_plus, augnum, seed), batch_size=32)
+        embeddings = encode_batches(encoder, copies, device, tqdm(disable=True))
+    return fit_classifier(embeddings, np.repeat(support.labels, max(augnum, 1)))
 
 
 class _Copies(Dataset):

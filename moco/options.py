@@ -167,12 +167,14 @@ def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
         help="momentum of SGD")
     add("--wd", "--weight-decay", type=number(float, 0), default=1e-4, metavar="W", dest="wd",
         help="weight decay")
-    add("--amp", action=argparse.BooleanOptionalAction, default=False,
-        help="mixed precision: the encoders train in bfloat16 where that is safe, the rest in 32 bits")
-    group.add_argument("--views", default="auto", choices=["auto", "batch", "pil"], dest="views_by",
+    add_amp(group, "the teacher's" if from_teacher else "on a GPU that has it")
+    group.add_argument("--compile", action="store_true",
+                       help="have torch.compile make code of the encoders: half a minute or more at the "
+                       "start")
+    group.add_argument("--views", choices=["batch", "pil"], dest="views_by",
                        help="how random views are made: of a batch at once, on the device, from the "
-                       "cache of decoded images; one at a time by PIL, in -j processes; auto: the "
-                       "former on a GPU")
+                       "cache of decoded images; or one at a time by PIL, in -j processes (default: the "
+                       "former on a GPU)")
     group.add_argument("--start-epoch", type=natural, metavar="N",
                        help="number of the first epoch (default: the checkpoint's with --resume, else 0)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random in the run")
@@ -310,9 +312,17 @@ def testing_parser() -> ArgumentParser:
     return parser
 
 
+def add_amp(group, default: str) -> None:
+    group.add_argument("--amp", action=argparse.BooleanOptionalAction, default=None,
+                       help="mixed precision: the encoders compute in bfloat16 where that is safe, the "
+                       f"rest in 32 bits (default: {default})")
+
+
 def add_encoding(parser: ArgumentParser) -> None:
     parser.add_argument("-b", "--batch-size", type=positive, default=32, metavar="N",
                         help="images encoded at a time")
+    add_amp(parser, "on a GPU that has it")
+    add_cache(parser)
     parser.add_argument("--overwrite", action="store_true", help="write over what is there")
     add_device(parser)
 

@@ -4,6 +4,8 @@ import argparse
 import functools
 from pathlib import Path
 
+import torch
+
 from datasets import Collection, lesion_groups, open_dataset
 from datasets.cache import cached
 from datasets.episode import Task, draw_task
@@ -46,19 +48,38 @@ def open_data(
     return open_dataset(folder, args.base_classes, args.rare_classes)
 
 
-def decoded(args: argparse.Namespace, images: ImageSet) -> ImageSet:
+def settle(args: argparse.Namespace) -> None:
+    """Decide what the command line of a training leaves open: as the run that it resumes, or as is
+    fastest on the device. Raises InputError if --resume is no checkpoint."""
+    before = load_checkpoint(args.resume)["args"] if args.resume else {}
+    on_gpu = args.device != "cpu" and torch.cuda.is_available()
+    best = {
+        "amp": distributed.has_bfloat16(args.device),
+        "views_by": "batch" if on_gpu and not args.no_cache else "pil",
+    }
+    for name, value in best.items():
+        if getattr(args, name) is None:
+            setattr(args, name, before.get(name, value))
+
+
+def decoded(args: argparse.Namespace, images: ImageSet, image_size: int) -> ImageSet:
     """`images`, to be read many times: from the cache or, without one, from their files.
 
-    Raises InputError with the paths of all images that cannot be decoded.
+    Raises InputError with the paths of all images that cannot be decoded, or if the views that
+    `args` asks for need a cache and there is none.
     """
+    reason = "--no-cache"
     if not args.no_cache:
         try:
-            return cached(images, args.image_size, args.cache)
+            return cached(images, image_size, args.cache)
         except OSError as error:  # a full disk, a folder that is read-only
             reason = error.strerror or error
-            print(f"note: no cache in {args.cache} ({reason}); images are decoded in every epoch")
-    if args.views_by == "batch":
-        raise InputError("--views batch needs the cache of decoded images")
+            print(f"note: no cache in {args.cache} ({reason}); images are decoded each time")
+    if getattr(args, "views_by", "pil") == "batch":
+        raise InputError(
+            f"--views batch needs the cache of decoded images ({reason}); --cache DIR says where, "
+            "--views pil does without"
+        )
     check_readable(images)
     return images
 
@@ -156,8 +177,8 @@ def training_values(args: argparse.Namespace) -> dict:
     """What `engine.fit` takes from the command line."""
     names = (
         "model_path", "resume", "overwrite", "epochs", "start_epoch", "batch_size", "image_size",
-        "aug_plus", "views_by", "lr", "schedule", "cos", "momentum", "wd", "amp", "seed",
-        "print_freq", "knn_every",
+        "aug_plus", "views_by", "lr", "schedule", "cos", "momentum", "wd", "amp", "compile",
+        "seed", "print_freq", "knn_every",
     )  # fmt: skip
     nproc = launch_plan(args).nproc if hasattr(args, "nproc") else 1  # baselines have one process
     workers = distributed.readers(args.workers, nproc)

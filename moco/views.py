@@ -144,8 +144,8 @@ def gaussian(sigma: Tensor, size: int) -> Tensor:
 
 def luminance(images: Tensor) -> Tensor:
     """How bright each pixel is: B×3×S×S to B×1×S×S."""
-    weights = torch.tensor(GREY, device=images.device)
-    return (images * weights[:, None, None]).sum(dim=1, keepdim=True)
+    red, green, blue = images.split(1, dim=1)
+    return GREY[0] * red + GREY[1] * green + GREY[2] * blue
 
 
 def jitter(images: Tensor, p: Parameters) -> Tensor:
@@ -185,11 +185,16 @@ def turned(images: Tensor, turns: Tensor) -> Tensor:
     return torch.stack(channels, dim=1)
 
 
+def as_values(images: Tensor) -> Tensor:
+    """B×S×S×3, 8 bits, to B×3×S×S, values 0–1."""
+    return images.permute(0, 3, 1, 2).float() / 255
+
+
 def random_views(
     images: Tensor, rows: Tensor, views: int, seed: int, epoch: int, aug_plus: bool = False
 ) -> list[Tensor]:
     """`views` random views of each image. images: B×S×S×3, 8 bits; a view: B×3×S×S, values 0–1."""
-    images = images.permute(0, 3, 1, 2).float() / 255
+    images = as_values(images)
     found = []
     for view in range(views):
         key = stream_seed("batch views", seed, epoch, view)
@@ -223,10 +228,9 @@ class BatchViews:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        for keys in self.batch_sampler:
-            rows = torch.tensor([row for _, row in keys])
-            there = rows.to(self.device, non_blocking=True)
-            own = there if self.pixels.device == self.device else rows
+        epoch = self.batch_sampler.epoch
+        order = torch.tensor([[row for _, row in keys] for keys in self.batch_sampler])
+        there = order.to(self.device)  # once an epoch: a copy in each step would wait for the GPU
+        for rows, own in zip(there, there if self.pixels.device == self.device else order):
             images = self.pixels[own].to(self.device, non_blocking=True)
-            epoch = self.batch_sampler.epoch
-            yield random_views(images, there, self.views, self.seed, epoch, self.aug_plus), there
+            yield random_views(images, rows, self.views, self.seed, epoch, self.aug_plus), rows

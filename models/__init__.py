@@ -17,8 +17,8 @@ MIN_IMAGE_SIZE = 32  # resnet12 and conv4 halve it four times, se_resnet50 five 
 class Encoder(nn.Module):
     """f_q: images (N×3×S×S, values 0–1) to embeddings (N×`out_features`, not normalised).
 
-    With `amp` set it trains in mixed precision: layers in bfloat16 where autocast says so, weights
-    and embeddings in 32 bits. It evaluates in 32 bits always.
+    With `amp` set it works in mixed precision: layers in bfloat16 where autocast says so, weights
+    and embeddings in 32 bits.
     """
 
     amp = False
@@ -30,8 +30,7 @@ class Encoder(nn.Module):
         self.out_features = out_features
 
     def forward(self, images: Tensor) -> Tensor:
-        mixed = self.amp and self.training
-        with torch.autocast(images.device.type, torch.bfloat16, enabled=mixed):
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
             embeddings = self.head(self.backbone(images))
         return embeddings.float()
 

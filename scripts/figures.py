@@ -15,9 +15,8 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the pac
 
 from datasets import Collection  # noqa: E402
 from datasets.files import InputError, atomic_write, refuse_to_overwrite  # noqa: E402
-from datasets.images import ImageSet, TransformedImages  # noqa: E402
+from datasets.images import ImageSet  # noqa: E402
 from moco import options, settings  # noqa: E402
-from moco.augment import plain_view  # noqa: E402
 from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
 from moco.distributed import pick_device, readers  # noqa: E402
 from moco.evaluate import encode  # noqa: E402
@@ -121,12 +120,8 @@ def open_images(args: argparse.Namespace, found: Found) -> tuple[Collection, Cal
 
     def embed(checkpoint_at: Path, *sets: ImageSet) -> list[np.ndarray]:
         checkpoint = load_checkpoint(checkpoint_at)
-        encoder, view = query_encoder(checkpoint), plain_view(checkpoint["args"]["image_size"])
-        encoder.to(device)
-        return [
-            encode(encoder, TransformedImages(images, view), workers=workers, device=device)
-            for images in sets
-        ]
+        encoder, size = query_encoder(checkpoint).to(device), checkpoint["args"]["image_size"]
+        return [encode(encoder, images, size, workers=workers, device=device) for images in sets]
 
     return data, embed
 

@@ -92,24 +92,26 @@ def test_rows_of_an_array_file(tmp_path):
     assert all((np.asarray(read_image(p)) == pixels[n]).all() for n, p in zip((0, 2), found.paths))
 
 
-def test_a_file_that_was_cut_off_is_told(images, tmp_path):
+@pytest.mark.parametrize("left", [0, 60, 1000])
+def test_a_file_that_was_cut_off_is_made_anew(images, tmp_path, left):
     (path, *_) = cached(images, 32, tmp_path / "cache").paths
-    path.file.write_bytes(path.file.read_bytes()[:1000])
-    with pytest.raises(InputError, match="cannot read the image images"):
-        read_image(cached(images, 32, tmp_path / "cache").paths[0])
+    whole = path.file.read_bytes()
+    path.file.write_bytes(whole[:left])
+    assert cached(images, 32, tmp_path / "cache").paths[0] == path
+    assert path.file.read_bytes() == whole
 
 
 def test_without_room_the_files_are_read(images, tmp_path, capsys):
     """And what cannot be decoded is still told."""
     (tmp_path / "file").write_text("not a folder")
     folder = tmp_path / "file" / "cache"
-    args = argparse.Namespace(cache=folder, no_cache=False, image_size=32, views_by="auto")
-    assert settings.decoded(args, images) is images
+    args = argparse.Namespace(cache=folder, no_cache=False, views_by="pil")
+    assert settings.decoded(args, images, 32) is images
     assert "note: no cache in" in capsys.readouterr().out
     images.paths[1].write_bytes(b"")
     for args.no_cache in (False, True):
         with pytest.raises(InputError, match=r"1 of 3 images .*1\.png"):
-            settings.decoded(args, images)
+            settings.decoded(args, images, 32)
     args.views_by = "batch"
     with pytest.raises(InputError, match="--views batch needs the cache"):
-        settings.decoded(args, images)
+        settings.decoded(args, images, 32)

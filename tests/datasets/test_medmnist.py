@@ -3,8 +3,7 @@ import pytest
 
 from datasets import isic2018, open_dataset
 from datasets.files import InputError
-from datasets.images import TransformedImages, check_readable, read_image
-from moco.augment import plain_view
+from datasets.images import check_readable, read_image
 from moco.evaluate import encode
 from models import build_encoder
 
@@ -39,8 +38,7 @@ def test_dermamnist_has_the_split_of_isic(tmp_path):
 def test_images_reach_worker_processes(tmp_path):
     """And these are small: a row's address travels, not the array."""
     base = open_dataset(make(tmp_path / "dermamnist.npz")).base
-    views = TransformedImages(base, plain_view(32))
-    found = [encode(build_encoder("conv4").eval(), views, workers=n).shape for n in (0, 2)]
+    found = [encode(build_encoder("conv4").eval(), base, 32, workers=n).shape for n in (0, 2)]
     assert found == [(20, 128)] * 2
 
 

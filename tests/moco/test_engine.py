@@ -111,6 +111,14 @@ def test_resumed_is_as_never_stopped(data, tmp_path, how):
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
+def test_a_resumed_run_keeps_its_precision_and_views(data, tmp_path):
+    pretrain(data, tmp_path, 1, "--amp", "--views", "batch")
+    args = pretrain(data, tmp_path, 2, "--resume", tmp_path)["args"]
+    assert (args["amp"], args["views_by"]) == (True, "batch")
+    with pytest.raises(InputError, match="--amp False was asked for.* amp True"):
+        pretrain(data, tmp_path, 3, "--resume", tmp_path, "--no-amp")
+
+
 def test_views_of_either_kind_teach_alike(data, tmp_path):
     """Without and with the cache the very same; of a batch at once about the same loss."""
     how = {"pil": ["--views", "pil"], "file": ["--no-cache"], "batch": ["--views", "batch"]}

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from datasets import open_dataset
-from datasets.images import TransformedImages
+from datasets.cache import cached, pixels
+from datasets.images import read_image
 from moco.augment import plain_view
+from moco.engine import prepare
 from moco.evaluate import encode, fit_on_support, knn_score, predictions_csv, score, score_table
 from models import build_encoder
 
@@ -43,16 +45,37 @@ def test_score_table_shows_every_number():
 
 def test_encode_is_in_order_in_evaluation_mode(data):
     rare = open_dataset(data).rare
-    views = TransformedImages(rare, plain_view(32))
     encoder = build_encoder("resnet12", 8).train()
     before = {k: v.clone() for k, v in encoder.state_dict().items()}
-    found = encode(encoder, views, batch_size=5)
+    found = encode(encoder, rare, 32, batch_size=5)
     assert found.shape == (len(rare), 8)
     assert encoder.training
     assert all(torch.equal(v, before[k]) for k, v in encoder.state_dict().items())
     with torch.no_grad():
-        alone = encoder.eval()(views[7][None])[0]
+        view = plain_view(32)(read_image(rare.paths[7]))
+        alone = encoder.eval()(view[None])[0]
     np.testing.assert_allclose(found[7], alone, rtol=1e-3, atol=1e-4)
+
+
+def test_cached_images_have_the_same_embeddings(data, tmp_path):
+    """All of them, some of them in another order, and of another size than is asked for."""
+    rare, encoder = open_dataset(data).rare, build_encoder("conv4", 8)
+    expected = encode(encoder, rare, 32)
+    there = cached(rare, 32, tmp_path)
+    assert pixels(there).shape == (len(rare), 32, 32, 3)
+    np.testing.assert_allclose(encode(encoder, there, 32), expected, atol=1e-6)
+    some = there.take(rare.ids[9:2:-1])
+    np.testing.assert_allclose(encode(encoder, some, 32), expected[9:2:-1], atol=1e-6)
+    other_size = encode(encoder, cached(rare, 48, tmp_path), 32)
+    assert np.abs(other_size - expected).max() > 1e-4  # resized twice
+
+
+def test_embeddings_in_mixed_precision(data):
+    rare, encoder = open_dataset(data).rare, build_encoder("resnet12", 8)
+    expected = encode(encoder, rare, 32)
+    prepare(encoder, torch.device("cpu"), amp=True)
+    found = encode(encoder, rare, 32)
+    assert found.dtype == np.float32 and 0 < np.abs(found - expected).max() < 0.05 * expected.std()
 
 
 def test_encode_encodes_each_image_once(data):
@@ -64,7 +87,7 @@ def test_encode_encodes_each_image_once(data):
             seen.append(len(images))
             return images.flatten(1)[:, :4]
 
-    encode(Counting(), TransformedImages(rare, plain_view(32)), batch_size=8)
+    encode(Counting(), rare, 32, batch_size=8)
     assert sum(seen) == len(rare)
 
 
