@@ -298,7 +298,7 @@ def ratios(plain: list[float], fast: list[float]) -> dict[str, float]:
 
 
 def flop_per_image(arch: str, image_size: int) -> int:
-    """Of a forward pass. A step is worth four: one and two (back) for the query, one for the key."""
+    """Of a forward pass. A step is worth four: the query there and (two) back, the key there."""
     encoder = build_encoder(arch).eval()
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         encoder(torch.zeros(1, 3, image_size, image_size))
