@@ -1,0 +1,187 @@
+"""Do the fast ways train as well as the plain one? Short runs of stage (a) on real images.
+
+    python -m benchmarks.accuracy DATA --out runs.jsonl         plain and fast, three seeds
+    python -m benchmarks.accuracy --draw benchmarks/results/accuracy.png --out runs.jsonl
+
+A run is a mode and a seed: the loss of each epoch, and the accuracy of a logistic regression on ten
+5-shot tasks (seeds 0 to 9), which say how good the encoder is and choose nothing. Each run adds a
+line to the file; those that it has are not made again. Plain is benchmarks/plain.py; the rest is
+main_moco.py with the flags that the mode is called by.
+"""
+
+import argparse
+import functools
+import json
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import nn
+from tqdm import tqdm
+
+import main_moco
+from datasets import Collection, open_dataset
+from datasets.episode import draw_task
+from datasets.files import InputError
+from moco import engine, options
+from moco.augment import stream_seed
+from moco.checkpoint import load_checkpoint, provenance, query_encoder
+from moco.distributed import pick_device, readers
+from moco.evaluate import encode, fit_on_support, score
+from plots.draw import DASHES, RUN_COLORS, STYLE, pyplot
+
+from .plain import PlainMoCo, plain_encoder, plain_sgd
+
+MODES = ["plain", "", "--amp", "--views batch", "--compile", "--amp --compile --views batch"]
+TASKS = range(10)
+
+
+def train_plain(how: argparse.Namespace, data: Collection, seed: int) -> tuple[nn.Module, list]:
+    """The encoder of a plain run, and the loss of each epoch."""
+    device = pick_device(how.device)
+    torch.manual_seed(stream_seed("weights", seed))
+    model = PlainMoCo(functools.partial(plain_encoder, how.arch), batchnorm_groups=4).to(device)
+    optimizer = plain_sgd(model, 0.03, 0.9, 1e-4)
+    batches = engine.EpochBatches(len(data.base), 16, seed)
+    loader = engine.training_loader(
+        data.base, batches, 2, seed, how.image_size, False, "pil", readers(how.workers), device
+    )
+    losses = []
+    for epoch in range(how.epochs):
+        batches.epoch = epoch
+        for group in optimizer.param_groups:
+            group["lr"] = engine.learning_rate(0.03, epoch, how.epochs, how.schedule, cos=False)
+        torch.manual_seed(stream_seed("steps", seed, epoch, 0))
+        values = engine.train_one_epoch(
+            model, main_moco.step, loader, optimizer, device, epoch, tqdm(disable=True), 10
+        )
+        losses.append(values["loss"])
+    return model.query_encoder.eval(), losses
+
+
+def train_fast(how: argparse.Namespace, mode: str, seed: int) -> tuple[nn.Module, list]:
+    """As `train_plain`, by main_moco.py with the flags of `mode`."""
+    with tempfile.TemporaryDirectory() as folder:
+        flags = [how.data, "--model_path", folder, "--arch", how.arch, "--seed", seed,
+                 "--image-size", how.image_size, "--epochs", how.epochs,
+                 "--schedule", *how.schedule, "-j", how.workers,
+                 "--device", how.device, *mode.split()]  # fmt: skip
+        main_moco.main([str(flag) for flag in flags])
+        lines = (Path(folder) / "log.jsonl").read_text().splitlines()
+        losses = [values["loss"] for values in map(json.loads, lines) if "loss" in values]
+        return query_encoder(load_checkpoint(folder)), losses
+
+
+def accuracies(how: argparse.Namespace, encoder: nn.Module, data: Collection) -> list[float]:
+    """Total accuracy in each of the tasks, all encoded alike: in 32 bits."""
+    device = pick_device(how.device)
+    encoder = encoder.to(device)
+    embeddings = encode(encoder, data.rare, how.image_size, device=device)
+    row_of = {name: row for row, name in enumerate(data.rare.ids)}
+    found = []
+    for seed in TASKS:
+        task = draw_task(data.rare, None, 5, seed)
+        query = task.query(data.rare)
+        f_c = fit_on_support(
+            encoder, task.support(data.rare), image_size=how.image_size, aug_plus=False, augnum=5,
+            seed=seed, device=device,
+        )  # fmt: skip
+        predicted = f_c.predict(embeddings[[row_of[name] for name in query.ids]])
+        found.append(score(np.array(query.labels), predicted, task.classes)["accuracy"])
+    return found
+
+
+def lines_of(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def draw(runs: list[dict], out: Path) -> None:
+    """Loss over epochs: a colour a mode, a dash pattern a seed."""
+    plt = pyplot()
+    with plt.rc_context(STYLE):
+        figure, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
+        modes = [mode for mode in MODES if any(run["mode"] == mode for run in runs)]
+        for run in runs:
+            number = modes.index(run["mode"])
+            label = (run["mode"] or "default") if run["seed"] == 0 else None
+            epochs = range(1, len(run["loss"]) + 1)
+            style = {"color": RUN_COLORS[number], "linestyle": DASHES[run["seed"] % len(DASHES)]}
+            axes.plot(epochs, run["loss"], label=label, linewidth=0.8, **style)
+        axes.set(xlabel="Epoch", ylabel="Contrastive loss")
+        axes.legend()
+        figure.savefig(out, dpi=200)
+
+
+def summary(runs: list[dict]) -> str:
+    """A Markdown row a mode: last loss and accuracy, mean (standard deviation) over the seeds."""
+    lines = [
+        "| mode | seeds | loss of the last epoch | 5-shot accuracy, ten tasks |",
+        "|---|---|---|---|",
+    ]
+    for mode in MODES:
+        of_mode = [run for run in runs if run["mode"] == mode]
+        if of_mode:
+            loss = [run["loss"][-1] for run in of_mode]
+            percent = [100 * np.mean(run["accuracy"]) for run in of_mode]
+            numbers = f"{np.mean(loss):.3f} ({np.std(loss):.3f})"
+            numbers += f" | {np.mean(percent):.1f} ({np.std(percent):.1f})"
+            lines.append(f"| {mode or 'default'} | {len(of_mode)} | {numbers} |")
+    return "\n".join(lines)
+
+
+def parser() -> argparse.ArgumentParser:
+    described = argparse.RawDescriptionHelpFormatter
+    found = argparse.ArgumentParser(description=__doc__, formatter_class=described)
+    found.add_argument("data", nargs="?", type=Path, help="data folder")
+    found.add_argument("--out", type=Path, required=True, metavar="FILE")
+    found.add_argument(
+        "--draw", type=Path, metavar="FILE", help="draw the loss curves; run nothing"
+    )
+    found.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    found.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    found.add_argument("--arch", default="conv4")
+    found.add_argument("--image-size", type=int, default=84)
+    found.add_argument("--epochs", type=int, default=20)
+    found.add_argument("--schedule", nargs="*", type=int, default=[12, 16])
+    found.add_argument("-j", "--workers", type=int, default=4)
+    found.add_argument("--device", default="auto")
+    return found
+
+
+def main(argv: list[str] | None = None) -> None:
+    how = parser().parse_args(argv)
+    if how.draw:
+        draw(lines_of(how.out), how.draw)
+        print(f"written: {how.draw}")
+    elif how.data is None:
+        raise InputError("the data folder is needed")
+    else:
+        names = ("arch", "image_size", "epochs", "schedule")
+        settings = {name: getattr(how, name) for name in names}
+        data = open_dataset(how.data)
+        for seed in how.seeds:
+            for mode in how.modes:
+                about = {"mode": mode, "seed": seed, "settings": settings}
+                if any(about.items() <= run.items() for run in lines_of(how.out)):
+                    continue
+                started = time.time()
+                if mode == "plain":
+                    encoder, losses = train_plain(how, data, seed)
+                else:
+                    encoder, losses = train_fast(how, mode, seed)
+                line = {
+                    **about,
+                    "loss": [round(loss, 5) for loss in losses],
+                    "accuracy": [round(value, 5) for value in accuracies(how, encoder, data)],
+                    "seconds": round(time.time() - started),
+                    "made_by": provenance(),
+                }
+                with open(how.out, "a") as file:
+                    file.write(json.dumps(line) + "\n")
+    print(summary(lines_of(how.out)))
+
+
+if __name__ == "__main__":
+    options.run(main)

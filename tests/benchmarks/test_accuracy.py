@@ -1,0 +1,32 @@
+"""The comparison of what fast and plain runs come to."""
+
+import pytest
+
+from benchmarks import accuracy
+from datasets.files import InputError
+
+
+def test_plain_and_fast_side_by_side(data, tmp_path, capsys):
+    out = tmp_path / "runs.jsonl"
+    flags = (
+        f"--image-size 32 --epochs 2 --schedule 1 -j 0 --out {out} --seeds 0 --device cpu".split()
+    )
+    accuracy.main([str(data), *flags, "--modes", "plain", ""])
+    plain, fast = lines = accuracy.lines_of(out)
+    assert (plain["mode"], fast["mode"]) == ("plain", "") and fast["made_by"]["command"]
+    assert fast["loss"] == pytest.approx(plain["loss"], rel=0.01)  # the same batches and views
+    for line in lines:
+        assert len(line["loss"]) == 2 and len(line["accuracy"]) == 10
+        assert all(0 <= value <= 1 for value in line["accuracy"])
+    # What is there is not made again, and can be drawn.
+    accuracy.main([str(data), *flags, "--modes", "plain", ""])
+    assert accuracy.lines_of(out) == lines
+    capsys.readouterr()
+    accuracy.main(["--out", str(out), "--draw", str(tmp_path / "losses.png")])
+    assert (tmp_path / "losses.png").stat().st_size > 1000
+    assert f"| default | 1 | {fast['loss'][-1]:.3f} (0.000) |" in capsys.readouterr().out
+
+
+def test_without_data(tmp_path):
+    with pytest.raises(InputError, match="the data folder is needed"):
+        accuracy.main(["--out", str(tmp_path / "runs.jsonl")])

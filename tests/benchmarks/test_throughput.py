@@ -1,0 +1,93 @@
+"""The benchmarks run, and their numbers are what they say."""
+
+import json
+
+import pytest
+import torch
+
+from benchmarks import scaling, throughput
+from benchmarks.throughput import FixedBatches, ratios
+from datasets.files import InputError
+
+SMALL = (
+    "--arch conv4 --image-size 32 -b 8 --bn-groups 2 --steps 1 --turns 2 -j 0 --device cpu".split()
+)
+
+
+def test_every_mode_of_every_task(tmp_path, capsys):
+    out = tmp_path / "t.json"
+    throughput.main(
+        [*SMALL, "--modes", "plain", "default", "--amp", "--profile", "--out", str(out)]
+    )
+    result = json.loads(out.read_text())
+    said = capsys.readouterr().out
+    assert list(result["tasks"]) == list(throughput.TASKS)
+    for task, modes in result["tasks"].items():
+        assert list(modes) == ["plain", "default", "--amp"] and throughput.TASKS[task] in said
+        for found in modes.values():
+            assert len(found["ms_per_image"]) == 2 and min(found["ms_per_image"]) > 0
+            assert 0.1 < found["memory_gb"] < 10
+            assert 0.9 < sum(found["profile"].values()) < 1.01 and "convolution" in found["profile"]
+    step = result["tasks"]["a"]
+    assert "momentum update" in step["plain"]["profile"] and "SGD" in step["default"]["profile"]
+    assert result["settings"]["batch_size"] == 8 and result["made_by"]["torch"] == torch.__version__
+
+
+def test_an_error_in_a_process_is_told(monkeypatch):
+    how = throughput.parser().parse_args([*SMALL, "--device", "cuda:7", "--modes", "plain"])
+    how.encode_images, how.start_method = 8, "fork"
+    with pytest.raises(InputError, match="GPU 7 was asked for"):
+        throughput.compare(how, "a", None)
+
+
+def test_ratios_are_of_neighbours():
+    """The machine is half as fast in the second turn: the ratio is the same."""
+    assert ratios([6.0, 12.0, 6.6], [2.0, 4.0, 2.0]) == {"median": 3, "low": 3, "high": 3.3}
+
+
+def test_flop():
+    """METHOD.md: 51.3 GFLOP for ResNet-12 at 224 pixels."""
+    assert throughput.flop_per_image("resnet12", 224) / 1e9 == pytest.approx(51.3, abs=0.1)
+
+
+def test_fixed_batches():
+    batches = FixedBatches(3, 4, 32, torch.device("cpu"))
+    (first, rows), second, third = batches
+    assert len(first) == 2 and first[0].shape == (4, 3, 32, 32) and rows.tolist() == [0, 1, 2, 3]
+    assert second[0][0] is first[0] and not torch.equal(*first)
+
+
+def test_scaling_of_a_few_images(tmp_path):
+    how = scaling.parser().parse_args(["-b", "4", "-j", "0", "--steps", "4"])
+    scaling.make_data(tmp_path / "data", 1003)
+    names = sorted((tmp_path / "data" / "common").iterdir())
+    assert len(names) == 1003 and names[0].samefile(names[999])
+    assert not names[1000].samefile(names[0])
+    for processes in (1, 2):
+        found = scaling.measure(how, tmp_path / "data", processes, tmp_path)
+        assert found["seconds_to_first_step"] > 0 and found["images_per_second"] > 0
+        assert found["memory_gb"] is None or 0.1 < found["memory_gb"] < 10
+
+
+def test_a_failing_run_is_told(tmp_path):
+    how = scaling.parser().parse_args(["-b", "5"])
+    scaling.make_data(tmp_path / "data", 8)
+    with pytest.raises(InputError, match="--batch-size 5 does not make"):
+        scaling.measure(how, tmp_path / "data", 1, tmp_path)
+
+
+def test_projection():
+    how = dict(
+        tflops=100, gflop_per_image=200, image_size=100, parameters=25_000_000,
+        gpus_per_machine=8, inside=100, between=10,
+    )  # fmt: skip
+    one = scaling.project(1, 16, **how)
+    assert one["step_ms"] == one["compute_ms"] == 32 and one["gather_ms"] == one["reduce_ms"] == 0
+    many = scaling.project(16, 256, **how)
+    assert many["compute_ms"] == 32
+    assert many["gather_ms"] == pytest.approx(15 / 16 * 256 * 3e4 * 4 / 10e9 * 1e3, abs=0.01)
+    assert many["reduce_ms"] == pytest.approx(2 * 15 / 16 * 1e8 / 10e9 * 1e3, abs=0.01)
+    assert many["step_ms"] == pytest.approx(
+        32 + many["gather_ms"] + many["reduce_ms"] - 16, abs=0.02
+    )
+    assert scaling.project(8, 128, **how)["reduce_ms"] < 2  # inside a machine
