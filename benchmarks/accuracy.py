@@ -6,7 +6,7 @@
 A run is a mode and a seed: the loss of each epoch, and the accuracy of a logistic regression on ten
 5-shot tasks (seeds 0 to 9), which say how good the encoder is and choose nothing. Each run adds a
 line to the file; those that it has are not made again. Plain is benchmarks/plain.py; the rest is
-main_moco.py with the flags that the mode is called by.
+main_moco.py with the flags of the mode, see MODES.
 """
 
 import argparse
@@ -34,7 +34,14 @@ from plots.draw import DASHES, RUN_COLORS, STYLE, pyplot
 
 from .plain import PlainMoCo, plain_encoder, plain_sgd
 
-MODES = ["plain", "", "--amp", "--views batch", "--compile", "--amp --compile --views batch"]
+MODES = {  # what each asks of main_moco.py
+    "plain": None,
+    "default": "",
+    "amp": "--amp",
+    "batch-views": "--views batch",
+    "compile": "--compile",
+    "all": "--amp --compile --views batch",
+}
 TASKS = range(10)
 
 
@@ -67,7 +74,7 @@ def train_fast(how: argparse.Namespace, mode: str, seed: int) -> tuple[nn.Module
         flags = [how.data, "--model_path", folder, "--arch", how.arch, "--seed", seed,
                  "--image-size", how.image_size, "--epochs", how.epochs,
                  "--schedule", *how.schedule, "-j", how.workers,
-                 "--device", how.device, *mode.split()]  # fmt: skip
+                 "--device", how.device, *MODES[mode].split()]  # fmt: skip
         main_moco.main([str(flag) for flag in flags])
         lines = (Path(folder) / "log.jsonl").read_text().splitlines()
         losses = [values["loss"] for values in map(json.loads, lines) if "loss" in values]
@@ -105,7 +112,7 @@ def draw(runs: list[dict], out: Path) -> None:
         modes = [mode for mode in MODES if any(run["mode"] == mode for run in runs)]
         for run in runs:
             number = modes.index(run["mode"])
-            label = (run["mode"] or "default") if run["seed"] == 0 else None
+            label = run["mode"] if run["seed"] == 0 else None
             epochs = range(1, len(run["loss"]) + 1)
             style = {"color": RUN_COLORS[number], "linestyle": DASHES[run["seed"] % len(DASHES)]}
             axes.plot(epochs, run["loss"], label=label, linewidth=0.8, **style)
@@ -127,7 +134,7 @@ def summary(runs: list[dict]) -> str:
             percent = [100 * np.mean(run["accuracy"]) for run in of_mode]
             numbers = f"{np.mean(loss):.3f} ({np.std(loss):.3f})"
             numbers += f" | {np.mean(percent):.1f} ({np.std(percent):.1f})"
-            lines.append(f"| {mode or 'default'} | {len(of_mode)} | {numbers} |")
+            lines.append(f"| {mode} | {len(of_mode)} | {numbers} |")
     return "\n".join(lines)
 
 
@@ -139,7 +146,7 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument(
         "--draw", type=Path, metavar="FILE", help="draw the loss curves; run nothing"
     )
-    found.add_argument("--modes", nargs="+", default=MODES, choices=MODES)
+    found.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
     found.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
     found.add_argument("--arch", default="conv4")
     found.add_argument("--image-size", type=int, default=84)

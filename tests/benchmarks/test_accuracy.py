@@ -11,15 +11,15 @@ def test_plain_and_fast_side_by_side(data, tmp_path, capsys):
     flags = (
         f"--image-size 32 --epochs 2 --schedule 1 -j 0 --out {out} --seeds 0 --device cpu".split()
     )
-    accuracy.main([str(data), *flags, "--modes", "plain", ""])
+    accuracy.main([str(data), *flags, "--modes", "plain", "default"])
     plain, fast = lines = accuracy.lines_of(out)
-    assert (plain["mode"], fast["mode"]) == ("plain", "") and fast["made_by"]["command"]
+    assert (plain["mode"], fast["mode"]) == ("plain", "default") and fast["made_by"]["command"]
     assert fast["loss"] == pytest.approx(plain["loss"], rel=0.01)  # the same batches and views
     for line in lines:
         assert len(line["loss"]) == 2 and len(line["accuracy"]) == 10
         assert all(0 <= value <= 1 for value in line["accuracy"])
     # What is there is not made again, and can be drawn.
-    accuracy.main([str(data), *flags, "--modes", "plain", ""])
+    accuracy.main([str(data), *flags, "--modes", "plain", "default"])
     assert accuracy.lines_of(out) == lines
     capsys.readouterr()
     accuracy.main(["--out", str(out), "--draw", str(tmp_path / "losses.png")])

@@ -16,14 +16,12 @@ SMALL = (
 
 def test_every_mode_of_every_task(tmp_path, capsys):
     out = tmp_path / "t.json"
-    throughput.main(
-        [*SMALL, "--modes", "plain", "default", "--amp", "--profile", "--out", str(out)]
-    )
+    throughput.main([*SMALL, "--modes", "plain", "default", "amp", "--profile", "--out", str(out)])
     result = json.loads(out.read_text())
     said = capsys.readouterr().out
     assert list(result["tasks"]) == list(throughput.TASKS)
     for task, modes in result["tasks"].items():
-        assert list(modes) == ["plain", "default", "--amp"] and throughput.TASKS[task] in said
+        assert list(modes) == ["plain", "default", "amp"] and throughput.TASKS[task] in said
         for found in modes.values():
             assert len(found["ms_per_image"]) == 2 and min(found["ms_per_image"]) > 0
             assert 0.1 < found["memory_gb"] < 10
