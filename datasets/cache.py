@@ -1,6 +1,7 @@
 """Images decoded once: their pixels in a file that every epoch, run and process maps to memory."""
 
 import dataclasses
+import functools
 import hashlib
 import itertools
 import os
@@ -62,9 +63,12 @@ def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
 
 def _key(images: ImageSet) -> str:
     digest = hashlib.sha256()
+    real = functools.cache(os.path.realpath)  # a step for each folder above: once for a folder
     for path in images.paths:
-        state = (path.file if isinstance(path, ArrayImage) else path).stat()
-        where = (path.file.resolve(), *path[1:]) if isinstance(path, ArrayImage) else path.resolve()
+        file, place = (path.file, path[1:]) if isinstance(path, ArrayImage) else (path, ())
+        folder, name = os.path.split(file)
+        state = os.stat(file)
+        where = (os.path.join(real(folder), name), *place)
         digest.update(f"{where}\t{state.st_size}\t{state.st_mtime_ns}\n".encode())
     return digest.hexdigest()[:16]
 

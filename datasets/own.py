@@ -34,7 +34,7 @@ def _folders(root: Path) -> list[Path]:
 
 def _from_folders(root: Path) -> list[tuple[str, Path, str]]:
     found = [
-        (str(path.relative_to(root)), path, folder.name)
+        (folder.name + str(path).removeprefix(str(folder)), path, folder.name)
         for folder in _folders(root)
         for path in image_files(folder, deep=True)
     ]

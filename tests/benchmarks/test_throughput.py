@@ -1,12 +1,14 @@
 """The benchmarks run, and their numbers are what they say."""
 
 import json
+import types
 
 import pytest
 import torch
 
 from benchmarks import scaling, throughput
 from benchmarks.throughput import FixedBatches, ratios
+from datasets import open_dataset
 from datasets.files import InputError
 
 SMALL = (
@@ -14,20 +16,39 @@ SMALL = (
 )
 
 
-def test_every_mode_of_every_task(tmp_path, capsys):
-    out = tmp_path / "t.json"
-    throughput.main([*SMALL, "--modes", "plain", "default", "amp", "--profile", "--out", str(out)])
-    result = json.loads(out.read_text())
-    said = capsys.readouterr().out
-    assert list(result["tasks"]) == list(throughput.TASKS)
-    for task, modes in result["tasks"].items():
-        assert list(modes) == ["plain", "default", "amp"] and throughput.TASKS[task] in said
-        for found in modes.values():
-            assert len(found["ms_per_image"]) == 2 and min(found["ms_per_image"]) > 0
-            assert 0.1 < found["memory_gb"] < 10
-            assert 0.9 < sum(found["profile"].values()) < 1.01 and "convolution" in found["profile"]
-    step = result["tasks"]["a"]
-    assert "momentum update" in step["plain"]["profile"] and "SGD" in step["default"]["profile"]
+@pytest.mark.parametrize("task", throughput.TASKS)
+def test_the_turns_of_every_task(data, task):
+    """In this process; the tests below start others."""
+    how = throughput.parser().parse_args(SMALL)
+    images = open_dataset(data).base
+    some = images.take(images.ids[:8])
+    for mode in ("plain", "default", "amp"):
+        model, turn = throughput.make_turn(how, mode, task, some, torch.device("cpu"))
+        assert turn() == 8
+        shares = throughput.profile(model, turn, torch.device("cpu"))
+        assert 0.9 < sum(shares.values()) < 1.01 and "convolution" in shares
+
+
+def test_parts_of_a_step():
+    def event(name, parent=None):
+        return types.SimpleNamespace(name=name, cpu_parent=parent)
+
+    assert throughput._part(event("aten::mkldnn_convolution")) == "convolution"
+    assert throughput._part(event("aten::leaky_relu_backward")) == "ReLU"
+    assert throughput._part(event("aten::add")) == "other"
+    inside = event("aten::max_pool2d", event("aten::pool", event("part: DropBlock")))
+    assert throughput._part(inside) == "DropBlock"
+    assert throughput._part(event("aten::add_", event("Optimizer.step#SGD.step"))) == "SGD"
+
+
+def test_turn_about(tmp_path, capsys):
+    out, few = tmp_path / "t.json", ["--tasks", "a", "--modes", "plain", "default", "--profile"]
+    throughput.main([*SMALL, *few, "--out", str(out)])
+    result, said = json.loads(out.read_text()), capsys.readouterr().out
+    assert list(result["tasks"]) == ["a"] and "stage (a), the step alone" in said
+    for found in result["tasks"]["a"].values():
+        assert len(found["ms_per_image"]) == 2 and min(found["ms_per_image"]) > 0
+        assert 0.1 < found["memory_gb"] < 10 and found["profile"]
     assert result["settings"]["batch_size"] == 8 and result["made_by"]["torch"] == torch.__version__
 
 
@@ -56,7 +77,7 @@ def test_fixed_batches():
 
 
 def test_scaling_of_a_few_images(tmp_path):
-    how = scaling.parser().parse_args(["-b", "4", "-j", "0", "--steps", "4"])
+    how = scaling.parser().parse_args(["-b", "8", "-j", "0", "--steps", "4"])
     scaling.make_data(tmp_path / "data", 1003)
     names = sorted((tmp_path / "data" / "common").iterdir())
     assert len(names) == 1003 and names[0].samefile(names[999])

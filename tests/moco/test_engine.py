@@ -1,5 +1,6 @@
 """The loop: order of images, schedule, log, checkpoints, resuming."""
 
+import functools
 import json
 import math
 
@@ -9,8 +10,10 @@ import torch
 from conftest import TINY, call, free_url
 from datasets.files import InputError
 from moco import distributed
+from moco.builder import MoCo
 from moco.checkpoint import CHECKPOINT, load_checkpoint
 from moco.engine import EpochBatches, RunLog, contrast_accuracy, learning_rate
+from models import build_encoder
 
 
 def test_batches_cover_a_shuffled_epoch():
@@ -164,6 +167,43 @@ def test_a_student_is_not_resumed_on_other_labels(chain, data, tmp_path):
     )  # fmt: skip
     with pytest.raises(InputError, match="was trained on other pseudo labels than those in"):
         distill(data, tmp_path / "labels", tmp_path / "d", 1, "--resume", tmp_path / "d")
+
+
+def test_compiled_as_it_was(data, tmp_path):
+    """The same losses but for rounding; the checkpoint's names, and what reads it, are the same."""
+    logs = []
+    for name, how in (("one", []), ("other", ["--compile"])):
+        pretrain(data, tmp_path / name, 2, *how)
+        lines = (tmp_path / name / "log.jsonl").read_text().splitlines()
+        logs.append([json.loads(line)["loss"] for line in lines[1:]])
+    assert logs[1] == pytest.approx(logs[0], rel=0.02)
+    states = [load_checkpoint(tmp_path / name)["state_dict"] for name in ("one", "other")]
+    assert states[0].keys() == states[1].keys()
+
+
+def test_nothing_is_compiled_twice():
+    """Not for DropBlock's rising rate, nor for BatchNorm's counts."""
+    torch._dynamo.reset()
+    counters = torch._dynamo.utils.counters
+    model = MoCo(functools.partial(build_encoder, "resnet12", 16), 16, 32, batchnorm_groups=2)
+    for encoder in (model.query_encoder, model.key_encoder):
+        encoder.compile(backend="eager")
+    model.train()
+    graphs = []
+    for _ in range(3):
+        model(torch.rand(4, 3, 32, 32), torch.rand(4, 3, 32, 32))[0].sum().backward()
+        graphs.append(counters["stats"]["unique_graphs"])
+    assert graphs[0] == graphs[2] > 0 and not counters["graph_break"]
+    torch._dynamo.reset()
+
+
+def test_no_compiler(data, tmp_path, monkeypatch):
+    def fails(function):
+        raise RuntimeError("no C++ compiler\nand a long story")
+
+    monkeypatch.setattr(torch, "compile", fails)
+    with pytest.raises(InputError, match="^--compile does not work here: no C.. compiler$"):
+        pretrain(data, tmp_path, 1, "--compile")
 
 
 def test_resumed_into_another_folder(chain, data, tmp_path):
