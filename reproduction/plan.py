@@ -189,7 +189,7 @@ def _add(jobs: dict[str, Job], study: Study, name: str, command: Iterable[object
 
 def _training_flags(study: Study, command: Iterable[str]) -> list[str]:
     flags = ["--arch", study.arch, "--image-size", str(study.image_size)]
-    flags += ["--epochs", str(study.epochs), *["--amp"] * study.amp]
+    flags += ["--epochs", str(study.epochs), "--amp" if study.amp else "--no-amp"]
     return flags if "--cos" in command else flags + study.schedule()
 
 
@@ -228,7 +228,7 @@ def _labels(jobs: dict[str, Job], study: Study, shot: str, seed: int) -> str:
     folder = study.root / "labels" / task
     teacher = study.root / "encoders" / "moco_v1"
     command = ["generate_pseudo.py", "--datadir", study.data, "--resume", teacher]
-    command += ["--savedir", folder, *_task_flags(study, shot, seed), "--overwrite"]
+    command += ["--savedir", folder, *_task_flags(study, shot, seed), "--overwrite", "--no-amp"]
     how = {"folder": folder, "makes": PSEUDO_FILE, "needs": (_encoder(jobs, study, "moco_v1"),)}
     return _add(jobs, study, f"labels {task}", command, **how)
 
@@ -253,7 +253,8 @@ def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int
         needs, task_flags = _on_support(jobs, study, run, shot, seed), []
     folder = score_folder(study, method, shot, seed)
     command = ["test.py", study.data, "--resume", jobs[needs].folder, *task_flags]
-    command += ["--load_cla"] * (how == "direct") + ["--output", folder, "--overwrite"]
+    command += ["--load_cla"] * (how == "direct")
+    command += ["--output", folder, "--overwrite", "--no-amp"]
     name = f"score {run} {_task_name(study, shot, seed)} {how}"
     how = {"folder": folder, "makes": "test_*.json", "needs": (needs,)}
     return _add(jobs, study, name, command, **how)

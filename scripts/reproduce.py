@@ -59,7 +59,11 @@ def make_parser() -> options.ArgumentParser:
     add("--methods", nargs="+", metavar="NAME", help="rows (default: all that are built)")
     add("--lesion-disjoint", action="store_true",
         help="stricter: no query image shows a lesion of the support set (ISIC)")  # fmt: skip
-    add("--amp", action="store_true", help="train in mixed precision (bfloat16)")
+    add(
+        "--amp",
+        action="store_true",
+        help="train in mixed precision (bfloat16); without, in 32 bits on GPUs, too",
+    )
     group = parser.add_argument_group("where it runs")
     add = group.add_argument
     add("--executor", choices=["local", "slurm"], default="local", help="here, or as Slurm jobs")

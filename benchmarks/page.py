@@ -1,0 +1,182 @@
+"""Put what was measured into the page of results: the tables between its markers.
+
+    python -m benchmarks.page
+
+reads the JSON files in benchmarks/results/, and rewrites the tables of its README.md; what has no
+file is "not measured".
+"""
+
+import json
+import re
+import statistics
+from pathlib import Path
+
+from .accuracy import lines_of, summary
+from .throughput import TASKS, peak, ratios
+
+RESULTS = Path(__file__).parent / "results"
+COLUMNS = {
+    "throughput-cpu.json": "2 processor cores, 112 px, batch 16",
+    "throughput-gpu-16.json": "one GPU, 224 px, batch 16",
+    "throughput-gpu-64.json": "one GPU, 224 px, batch 64",
+}
+NOT_MEASURED = "not measured"
+
+
+def read(name: str) -> dict | None:
+    path = RESULTS / name
+    return json.loads(path.read_text()) if path.exists() else None
+
+
+def row(*cells: object) -> str:
+    return "| " + " | ".join(map(str, cells)) + " |"
+
+
+def head(*cells: str) -> list[str]:
+    return [row(*cells), "|" + "---|" * len(cells)]
+
+
+def throughput() -> str:
+    """A line a task and a mode: how many times as fast as plain, median (lowest–highest)."""
+    results = [read(name) for name in COLUMNS]
+    modes = list(dict.fromkeys(m for r in results if r for t in r["tasks"].values() for m in t))
+    lines = head("times as fast as plain", "mode", *COLUMNS.values())
+    for task, name in TASKS.items():
+        for mode in modes[1:]:
+            lines.append(row(name, mode, *(_ratio(result, task, mode) for result in results)))
+    for mode in modes[1:]:
+        cells = (_share_of_step(result, mode) for result in results)
+        lines.append(row("with data, of the step alone", mode, *cells))
+    for task, name in TASKS.items():
+        cells = (_memory(result, task, modes) for result in results)
+        lines.append(row(f"peak memory: {name}", ", ".join(modes), *cells))
+    for mode in modes:
+        cells = (_rate(result, "a", mode) for result in results)
+        lines.append(row("stage (a), TFLOP/s", mode, *cells))
+    return "\n".join(lines)
+
+
+def _found(result: dict | None, task: str, mode: str) -> dict | None:
+    return result and result["tasks"].get(task, {}).get(mode)
+
+
+def _ratio(result: dict | None, task: str, mode: str) -> str:
+    plain, fast = _found(result, task, "plain"), _found(result, task, mode)
+    if not plain or not fast:
+        return NOT_MEASURED
+    r = ratios(plain["ms_per_image"], fast["ms_per_image"])
+    return f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})"
+
+
+def _share_of_step(result: dict | None, mode: str) -> str:
+    alone, with_data = _found(result, "a", mode), _found(result, "a+data", mode)
+    if not alone or not with_data:
+        return NOT_MEASURED
+    alone, with_data = (statistics.median(x["ms_per_image"]) for x in (alone, with_data))
+    return f"{alone / with_data:.0%}"
+
+
+def _memory(result: dict | None, task: str, modes: list[str]) -> str:
+    found = [_found(result, task, mode) for mode in modes]
+    if not any(found):
+        return NOT_MEASURED
+    return ", ".join(f"{x['memory_gb']:.2f}" if x else "–" for x in found) + " GB"
+
+
+def _rate(result: dict | None, task: str, mode: str) -> str:
+    found = _found(result, task, mode)
+    if not found:
+        return NOT_MEASURED
+    rate = 4 * result["flop_per_image"] / statistics.median(found["ms_per_image"]) / 1e9
+    best = peak(result)
+    return f"{rate:.3g}" + (f" ({rate / best:.0%} of {best})" if best else "")
+
+
+def profile() -> str:
+    """Where the time of a stage (a) step goes, in percent, before (plain) and after."""
+    tables = []
+    for name, title in COLUMNS.items():
+        found = (read(name) or {}).get("tasks", {}).get("a", {})
+        shares = {mode: x["profile"] for mode, x in found.items() if "profile" in x}
+        if not shares:
+            tables.append(f"{title}: {NOT_MEASURED}.")
+            continue
+        lines = [f"{title}, in milliseconds an image:", "", *head("part of the step", *shares)]
+        for part in dict.fromkeys(part for of in shares.values() for part in of):
+            took = (
+                of.get(part, 0) * statistics.median(found[mode]["ms_per_image"])
+                for mode, of in shares.items()
+            )
+            lines.append(row(part, *(f"{ms:.3g}" if ms else "–" for ms in took)))
+        tables.append("\n".join(lines))
+    return "\n\n".join(tables)
+
+
+def processes() -> str:
+    lines = head("processes", "images a second", "seconds to the first step", "memory, GB")
+    for count, runs in (read("scaling.json") or {"processes": {}})["processes"].items():
+        columns = ("images_per_second", "seconds_to_first_step", "memory_gb")
+        values = ([run[name] for run in runs] for name in columns)
+        cells = (f"{statistics.median(v):.4g} ({min(v):.4g}–{max(v):.4g})" for v in values)
+        lines.append(row(count, *cells))
+    return "\n".join(lines)
+
+
+def images() -> str:
+    names = ["images listed", "cache", "seconds to the first step", "images a second", "memory, GB"]
+    lines = head(*names)
+    for count, runs in (read("scaling.json") or {"images": {}})["images"].items():
+        for how, run in runs.items():
+            cells = run["seconds_to_first_step"], run["images_per_second"], run["memory_gb"]
+            lines.append(row(f"{int(count):,}", how, *cells))
+    return "\n".join(lines)
+
+
+def on_paper() -> str:
+    lines = head("GPUs", "batch", "computing", "gathering", "summing up", "step", "images a second")
+    for p in (read("scaling.json") or {"on_paper": []})["on_paper"]:
+        parts = (
+            f"{p[part]:.2f} ms" for part in ("compute_ms", "gather_ms", "reduce_ms", "step_ms")
+        )
+        lines.append(row(p["gpus"], p["batch"], *parts, f"{p['images_per_second']:,}"))
+    return "\n".join(lines)
+
+
+def accuracy() -> str:
+    return summary(lines_of(RESULTS / "accuracy.jsonl"))
+
+
+def made_by() -> str:
+    """The command and the machine of each file."""
+    lines = []
+    for path in sorted(RESULTS.glob("*.json*")):
+        about = json.loads(path.read_text().splitlines()[0] if path.suffix == ".jsonl"
+                           else path.read_text())["made_by"]  # fmt: skip
+        lines.append(
+            f"- `{path.name}`: commit {about['commit']}, {about['date'][:10]}, {about['machine']}, "
+            f"torch {about['torch']}"
+        )
+    return "\n".join(lines)
+
+
+TABLES = [throughput, profile, processes, images, on_paper, accuracy, made_by]
+
+
+def rewritten(text: str) -> str:
+    """The page, with each table between `<!-- name -->` and `<!-- /name -->` made anew."""
+    for table in TABLES:
+        name = table.__name__
+        pattern = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)
+        new = f"<!-- {name} -->\n{table()}\n<!-- /{name} -->"
+        text = pattern.sub(lambda _, new=new: new, text)
+    return text
+
+
+def main() -> None:
+    page = RESULTS / "README.md"
+    page.write_text(rewritten(page.read_text()))
+    print(f"written: {page}")
+
+
+if __name__ == "__main__":
+    main()
