@@ -110,7 +110,7 @@ def draw(runs: list[dict], out: Path) -> None:
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
         modes = [mode for mode in MODES if any(run["mode"] == mode for run in runs)]
-        for run in runs:
+        for run in sorted(runs, key=lambda run: modes.index(run["mode"])):
             number = modes.index(run["mode"])
             label = run["mode"] if run["seed"] == 0 else None
             epochs = range(1, len(run["loss"]) + 1)

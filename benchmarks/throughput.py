@@ -169,8 +169,9 @@ def serve(pipe, how: argparse.Namespace, mode: str, task: str, images: ImageSet)
             count = turn()
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
-            pipe.send({"seconds": time.perf_counter() - started, "images": count})
-        pipe.send(peak_memory(device))
+            seconds = time.perf_counter() - started
+            memory = peak_memory(device)  # before a profile adds its own
+            pipe.send({"seconds": seconds, "images": count, "memory_gb": round(memory, 3)})
     except Exception as error:
         pipe.send(error if isinstance(error, InputError) else RuntimeError(repr(error)))
         raise
@@ -262,13 +263,14 @@ def compare(how: argparse.Namespace, task: str, images: ImageSet) -> dict:
         for mode, pipe in pipes.items():
             turns[mode].append(ask(pipe, "turn"))
     shares = {mode: ask(pipe, "profile") for mode, pipe in pipes.items() if how.profile}
-    memory = {mode: ask(pipe, None) for mode, pipe in pipes.items()}
+    for pipe in pipes.values():
+        pipe.send(None)
     for process in processes:
         process.join()
     return {
         mode: {
             "ms_per_image": [round(1e3 * t["seconds"] / t["images"], 4) for t in turns[mode]],
-            "memory_gb": round(memory[mode], 3),
+            "memory_gb": turns[mode][-1]["memory_gb"],
             **({"profile": shares[mode]} if how.profile else {}),
         }
         for mode in how.modes

@@ -252,11 +252,10 @@ def require_compiler(device: torch.device) -> None:
 def keep_freed_memory() -> None:
     """Ask the C library to keep the memory that a step frees for the next step, instead of giving
     it back and having the system fill it with zeros again. Does nothing where it is not glibc."""
-    top_pad, trim_threshold, mmap_max = -2, -1, -4  # mallopt(3)'s numbers
+    trim_threshold, mmap_max = -1, -4  # mallopt(3)'s numbers
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(mmap_max, 0)
         libc.mallopt(trim_threshold, 2**31 - 1)
-        libc.mallopt(top_pad, 2**26)
 
 
 def training_loader(
