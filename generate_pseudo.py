@@ -23,8 +23,6 @@ def main(argv: list[str] | None = None) -> None:
     args = options.labelling_parser().parse_args(argv)
     files = [args.savedir / TASK_FILE, args.savedir / PSEUDO_FILE]
     refuse_to_overwrite(files, args.overwrite)
-    if args.amp is None:
-        args.amp = has_bfloat16(args.device)
     checkpoint = load_checkpoint(args.resume, ("moco",))
     teacher = checkpoint["args"]
     require_match({"arch": args.arch}, teacher, args.resume)
@@ -76,6 +74,8 @@ def teach(
     """The embeddings f_q(x), M×D, and the probabilities p = F(x), M×N, of every base image."""
     made_with = checkpoint["args"]
     device = pick_device(args.device, args.gpu)
+    if args.amp is None:
+        args.amp = has_bfloat16(device)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
     encoder = query_encoder(checkpoint)
     prepare(encoder, device, args.amp)

@@ -29,8 +29,6 @@ from moco.evaluate import encode, fit_on_support, predictions_csv, score, score_
 
 def main(argv: list[str] | None = None) -> None:
     args = options.testing_parser().parse_args(argv)
-    if args.amp is None:
-        args.amp = has_bfloat16(args.device)
     checkpoint = load_checkpoint(args.resume)
     require_match({"arch": args.arch}, checkpoint["args"], args.resume)
     if args.load_cla and (without := no_classifier(checkpoint)):
@@ -52,13 +50,12 @@ def main(argv: list[str] | None = None) -> None:
     refuse_to_overwrite(files, args.overwrite)
     if rare and (here := rare.fingerprint()) != task.rare:
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
-    if rare and not (args.predict and args.load_cla):
+    if not args.predict:
         rare = settings.decoded(args, rare, checkpoint["args"]["image_size"])
-    if args.predict:
-        check_readable(images)
-    else:
         images = task.query(rare)
     support = None if args.load_cla else task.support(rare)
+    if args.predict:
+        check_readable(*([images, support] if support else [images]))
     probabilities = predict(args, checkpoint, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
              "args": settings.recorded(args), "made_by": provenance(),
@@ -84,6 +81,8 @@ def predict(
     """Each image's probability of each of the task's classes, by the student's own classifier or,
     with a support set, by one fitted on that."""
     device = pick_device(args.device, args.gpu)
+    if args.amp is None:
+        args.amp = has_bfloat16(device)
     encoder = query_encoder(checkpoint)
     prepare(encoder, device, args.amp)
     made_with = checkpoint["args"]

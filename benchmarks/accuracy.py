@@ -31,8 +31,9 @@ from moco.checkpoint import load_checkpoint, provenance, query_encoder
 from moco.distributed import pick_device, readers
 from moco.evaluate import encode, fit_on_support, score
 from plots.draw import DASHES, RUN_COLORS, STYLE, pyplot
+from reproduction.table import mean_std
 
-from .plain import PlainMoCo, plain_encoder, plain_sgd
+from .plain import PlainMoCo, plain_encoder, plain_sgd, torch_defaults
 
 MODES = {  # what each asks of main_moco.py
     "plain": None,
@@ -48,6 +49,7 @@ TASKS = range(10)
 def train_plain(how: argparse.Namespace, data: Collection, seed: int) -> tuple[nn.Module, list]:
     """The encoder of a plain run, and the loss of each epoch."""
     device = pick_device(how.device)
+    torch_defaults()
     torch.manual_seed(stream_seed("weights", seed))
     model = PlainMoCo(functools.partial(plain_encoder, how.arch), batchnorm_groups=4).to(device)
     optimizer = plain_sgd(model, 0.03, 0.9, 1e-4)
@@ -84,6 +86,7 @@ def train_fast(how: argparse.Namespace, mode: str, seed: int) -> tuple[nn.Module
 def accuracies(how: argparse.Namespace, encoder: nn.Module, data: Collection) -> list[float]:
     """Total accuracy in each of the tasks, all encoded alike: in 32 bits."""
     device = pick_device(how.device)
+    torch_defaults()
     encoder = encoder.to(device)
     embeddings = encode(encoder, data.rare, how.image_size, device=device)
     row_of = {name: row for row, name in enumerate(data.rare.ids)}
@@ -132,8 +135,8 @@ def summary(runs: list[dict]) -> str:
         if of_mode:
             loss = [run["loss"][-1] for run in of_mode]
             percent = [100 * np.mean(run["accuracy"]) for run in of_mode]
-            numbers = f"{np.mean(loss):.3f} ({np.std(loss):.3f})"
-            numbers += f" | {np.mean(percent):.1f} ({np.std(percent):.1f})"
+            (mean, std), (percent, spread) = mean_std(loss), mean_std(percent)
+            numbers = f"{mean:.3f} ({std or 0:.3f}) | {percent:.1f} ({spread or 0:.1f})"
             lines.append(f"| {mode} | {len(of_mode)} | {numbers} |")
     return "\n".join(lines)
 
@@ -168,6 +171,8 @@ def main(argv: list[str] | None = None) -> None:
         names = ("arch", "image_size", "epochs", "schedule")
         settings = {name: getattr(how, name) for name in names}
         data = open_dataset(how.data)
+        if others := [run for run in lines_of(how.out) if run["settings"] != settings]:
+            raise InputError(f"{how.out} has runs of other settings: {others[0]['settings']}")
         for seed in how.seeds:
             for mode in how.modes:
                 about = {"mode": mode, "seed": seed, "settings": settings}

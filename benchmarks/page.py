@@ -39,7 +39,8 @@ def head(*cells: str) -> list[str]:
 def throughput() -> str:
     """A line a task and a mode: how many times as fast as plain, median (lowest–highest)."""
     results = [read(name) for name in COLUMNS]
-    modes = list(dict.fromkeys(m for r in results if r for t in r["tasks"].values() for m in t))
+    found = [mode for r in results if r for modes in r["tasks"].values() for mode in modes]
+    modes = list(dict.fromkeys(["plain", *found, "default"]))
     lines = head("times as fast as plain", "mode", *COLUMNS.values())
     for task, name in TASKS.items():
         for mode in modes[1:]:
@@ -93,7 +94,7 @@ def _rate(result: dict | None, task: str, mode: str) -> str:
 
 
 def profile() -> str:
-    """Where the time of a stage (a) step goes, in percent, before (plain) and after."""
+    """Where the time of a stage (a) step goes, before (plain) and after."""
     tables = []
     for name, title in COLUMNS.items():
         found = (read(name) or {}).get("tasks", {}).get("a", {})
@@ -116,7 +117,7 @@ def processes() -> str:
     lines = head("processes", "images a second", "seconds to the first step", "memory, GB")
     for count, runs in (read("scaling.json") or {"processes": {}})["processes"].items():
         columns = ("images_per_second", "seconds_to_first_step", "memory_gb")
-        values = ([run[name] for run in runs] for name in columns)
+        values = ([run[name] or 0 for run in runs] for name in columns)
         cells = (f"{statistics.median(v):.4g} ({min(v):.4g}–{max(v):.4g})" for v in values)
         lines.append(row(count, *cells))
     return "\n".join(lines)
@@ -147,11 +148,11 @@ def accuracy() -> str:
 
 
 def made_by() -> str:
-    """The command and the machine of each file."""
+    """The commit and the machine behind each file."""
     lines = []
     for path in sorted(RESULTS.glob("*.json*")):
-        about = json.loads(path.read_text().splitlines()[0] if path.suffix == ".jsonl"
-                           else path.read_text())["made_by"]  # fmt: skip
+        runs = lines_of(path) if path.suffix == ".jsonl" else [json.loads(path.read_text())]
+        about = runs[0]["made_by"]
         lines.append(
             f"- `{path.name}`: commit {about['commit']}, {about['date'][:10]}, {about['machine']}, "
             f"torch {about['torch']}"

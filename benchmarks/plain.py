@@ -1,10 +1,11 @@
-"""The method as published MoCo code computes it: what the fast path is compared with.
+"""The method as published code computes it: what the fast path is compared with.
 
-32-bit numbers, channels first; DropBlock indexes each block; ReLU before pooling; the key encoder
-follows one tensor at a time, and so does SGD; stage (d) encodes the query view once for each loss;
-evaluation takes one image at a time. Views by PIL in worker processes, from files that are decoded
-in every epoch, are the scripts' own `--views pil --no-cache`. It computes the same losses:
-tests/benchmarks/test_plain.py.
+As in MoCo's code: 32-bit numbers (as torch has them by itself), channels first; the key encoder
+follows one tensor at a time, and so does SGD. As in few-shot learning's ResNet-12: DropBlock
+indexes each block; ReLU before pooling. As in the authors' own: stage (d) encodes the query view
+once for each loss; evaluation takes one image at a time. Views by PIL in worker processes, from
+files that are decoded in every epoch, are the scripts' `--views pil --no-cache`. It computes the
+same losses: tests/benchmarks/test_plain.py.
 """
 
 import torch
@@ -18,6 +19,12 @@ from moco.builder import MoCo, Student
 from models import Encoder, build_encoder
 from models.conv4 import Conv4
 from models.resnet12 import ANNEALING_STEPS, BLOCK_SIZE, DROP_RATE, DropBlock, ResidualBlock
+
+
+def torch_defaults() -> None:
+    """As torch is when it starts, and as published code sets it: convolutions looked for once."""
+    torch.set_float32_matmul_precision("highest")
+    torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
 
 
 class IndexedDropBlock(DropBlock):

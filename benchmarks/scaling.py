@@ -14,6 +14,7 @@ import argparse
 import functools
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -70,8 +71,12 @@ def watched(
     model = MoCo(**settings.encoder_values(args), batchnorm_groups=groups)
     times = []
 
+    memory = None
+
     def step(*batch):
+        nonlocal memory
         if len(times) == steps:
+            memory = memory_of_all(int(os.environ["SCALING_PARENT"]))  # while all are at work
             raise Enough
         values = main_moco.step(*batch)
         if device.type == "cuda":
@@ -82,7 +87,7 @@ def watched(
     try:
         fit(model, step, base, about, device=device, **settings.training_values(args))
     except Enough:
-        barrier()
+        barrier()  # the loader's processes are still there, and the other ranks
     if is_main():
         middle = times[len(times) // 2 :]  # the first steps wait for workers to start
         out.write_text(
@@ -92,7 +97,7 @@ def watched(
                     "images_per_second": round(
                         args.batch_size * (len(middle) - 1) / (middle[-1] - middle[0]), 1
                     ),
-                    "memory_gb": memory_of_all(int(os.environ["SCALING_PARENT"])),
+                    "memory_gb": memory,
                 }
             )
         )
@@ -114,7 +119,7 @@ def memory_of_all(parent: int) -> float | None:
         for pid in family:
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 kilobytes += int(line.split()[1]) if line.startswith("Pss:") else 0
-        return round(kilobytes / 1e6, 3)
+        return round(kilobytes * 1024 / 1e9, 3)
     except OSError:
         return None
 
@@ -127,10 +132,13 @@ def measure(how: argparse.Namespace, data: Path, processes: int, folder: Path) -
         "--model_path", str(run), "--overwrite", "--cache", str(folder / "cache"),
         "--epochs", "100000", "--arch", how.arch, "--image-size", str(how.image_size),
         "-b", str(how.batch_size), "-j", str(how.workers), "--print-freq", "1000000",
+        "--device", how.device,
     ]  # fmt: skip
     if processes > 1:
         flags += ["--multiprocessing-distributed", "--nproc", str(processes)]
-        flags += ["--dist-url", f"tcp://localhost:{10100 + os.getpid() % 20000}"]
+        with socket.socket() as probe:
+            probe.bind(("localhost", 0))
+            flags += ["--dist-url", f"tcp://localhost:{probe.getsockname()[1]}"]
     command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(how.steps), str(out)]
     started = ["--started", repr(time.time())]
     ended = subprocess.run([*command, *started, "--", *flags], capture_output=True, text=True)
@@ -206,14 +214,19 @@ def projections(how: argparse.Namespace) -> list[dict]:
 def parser() -> argparse.ArgumentParser:
     described = argparse.RawDescriptionHelpFormatter
     found = argparse.ArgumentParser(description=__doc__, formatter_class=described)
-    found.add_argument("--counts", type=int, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
-    found.add_argument("--processes", type=int, nargs="*", default=[1, 2])
-    found.add_argument("--turns", type=int, default=3, help="of each number of processes")
+    found.add_argument("--device", default="auto")
+    found.add_argument(
+        "--counts", type=options.positive, nargs="*", default=[1000, 10_000, 100_000, 1_000_000]
+    )
+    found.add_argument("--processes", type=options.positive, nargs="*", default=[1, 2])
+    found.add_argument(
+        "--turns", type=options.positive, default=3, help="of each number of processes"
+    )
     found.add_argument("--arch", default="conv4")
     found.add_argument("--image-size", type=int, default=32)
     found.add_argument("-b", "--batch-size", type=int, default=16)
     found.add_argument("-j", "--workers", type=int, default=4)
-    found.add_argument("--steps", type=int, default=60)
+    found.add_argument("--steps", type=options.number(int, 4), default=60)
     found.add_argument("--tflops", type=float, default=316, help="of a GPU, on paper")
     found.add_argument("--inside", type=float, default=450, help="GB/s between GPUs of a machine")
     found.add_argument("--between", type=float, default=50, help="GB/s a GPU between machines")
@@ -233,7 +246,9 @@ def main() -> None:
     result["images"] = {}
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
-        make_data(folder / "few", 640)
+        # One epoch, so that its end is not among the steps that are timed.
+        make_data(folder / "few", how.batch_size * (how.steps + 2))
+        measure(how, folder / "few", 1, folder)  # not counted: it makes the cache
         for _ in tqdm(range(how.turns), desc="processes", unit="turn"):
             for n in how.processes:
                 result["processes"][str(n)].append(measure(how, folder / "few", n, folder))

@@ -102,11 +102,9 @@ def pick_device(name: str, gpu: int | None = None) -> torch.device:
     return device
 
 
-def has_bfloat16(name: str) -> bool:
-    """Is the device that `pick_device` finds by this name a GPU that computes in bfloat16?"""
-    if name == "cpu" or not torch.cuda.is_available():
-        return False
-    return torch.cuda.is_bf16_supported(including_emulation=False)
+def has_bfloat16(device: torch.device) -> bool:
+    """Is this a GPU that computes in bfloat16?"""
+    return device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 8
 
 
 @dataclass(frozen=True)

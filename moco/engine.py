@@ -219,7 +219,7 @@ def prepare(
     model: nn.Module, device: torch.device, amp: bool = False, compile: bool = False
 ) -> None:
     """Put `model` on `device`, in the form in which it computes fastest there: its encoders in
-    mixed precision (`amp`), compiled (`compile`; small batches on a GPU as CUDA graphs).
+    mixed precision (`amp`), compiled (`compile`).
 
     Raises InputError if nothing can be compiled here.
     """
@@ -236,7 +236,9 @@ def prepare(
             module.amp = amp
             if compile:
                 # Modules are compiled in place: the names in the state dict stay as they are.
-                module.compile(mode="reduce-overhead" if device.type == "cuda" else None)
+                # As CUDA graphs on a GPU; for each shape its own code, none for any shape.
+                mode = "reduce-overhead" if device.type == "cuda" else None
+                module.compile(mode=mode, dynamic=False)
 
 
 def require_compiler(device: torch.device) -> None:
@@ -312,8 +314,8 @@ def train_one_epoch(
     totals: dict[str, Tensor] = {}
     for number, (views, rows) in enumerate(loader):
         views = [view.to(device, non_blocking=True) for view in views]
-        statistics = step(model, views, rows.to(device, non_blocking=True), epoch)
         optimizer.zero_grad(set_to_none=True)
+        statistics = step(model, views, rows.to(device, non_blocking=True), epoch)
         statistics["loss"].backward()
         optimizer.step()
         for name, value in statistics.items():

@@ -52,14 +52,15 @@ def settle(args: argparse.Namespace) -> None:
     """Decide what the command line of a training leaves open: as the run that it resumes, or as is
     fastest on the device. Raises InputError if --resume is no checkpoint."""
     before = load_checkpoint(args.resume)["args"] if args.resume else {}
-    on_gpu = args.device != "cpu" and torch.cuda.is_available()
+    device = distributed.pick_device(args.device, args.gpu if torch.cuda.is_available() else None)
     best = {
-        "amp": distributed.has_bfloat16(args.device),
-        "views_by": "batch" if on_gpu and not args.no_cache else "pil",
+        "amp": distributed.has_bfloat16(device),
+        "views_by": "batch" if device.type == "cuda" and not args.no_cache else "pil",
     }
     for name, value in best.items():
         if getattr(args, name) is None:
-            setattr(args, name, before.get(name, value))
+            known = before.get(name)
+            setattr(args, name, value if known in (None, "auto") else known)  # auto: of old files
 
 
 def decoded(args: argparse.Namespace, images: ImageSet, image_size: int) -> ImageSet:
@@ -137,6 +138,8 @@ def check_run(args: argparse.Namespace, about: dict) -> None:
         return
     checkpoint = load_checkpoint(args.resume, (about["stage"],))
     given = {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
+    if checkpoint["args"].get("views_by") == "auto":
+        del given["views_by"]
     require_match(given, checkpoint["args"], args.resume)
     if checkpoint["task"] != about["task"]:
         asked = f"that in {args.savedir}" if hasattr(args, "savedir") else "the one asked for"

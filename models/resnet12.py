@@ -63,7 +63,7 @@ class ResidualBlock(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
-        out = self.bn3(self.conv3(out)) + self.shortcut(x)
+        out = self.bn3(self.conv3(out)).add_(self.shortcut(x))
         return self.drop(self.relu(self.pool(out)))  # as conv4: the same, a quarter of the work
 
 
