@@ -115,7 +115,7 @@ def profile() -> str:
 
 def processes() -> str:
     lines = head("processes", "images a second", "seconds to the first step", "memory, GB")
-    for count, runs in (read("scaling.json") or {"processes": {}})["processes"].items():
+    for count, runs in (read("scaling-processes.json") or {"processes": {}})["processes"].items():
         columns = ("images_per_second", "seconds_to_first_step", "memory_gb")
         values = ([run[name] or 0 for run in runs] for name in columns)
         cells = (f"{statistics.median(v):.4g} ({min(v):.4g}–{max(v):.4g})" for v in values)
@@ -126,7 +126,7 @@ def processes() -> str:
 def images() -> str:
     names = ["images listed", "cache", "seconds to the first step", "images a second", "memory, GB"]
     lines = head(*names)
-    for count, runs in (read("scaling.json") or {"images": {}})["images"].items():
+    for count, runs in (read("scaling-images.json") or {"images": {}})["images"].items():
         for how, run in runs.items():
             cells = run["seconds_to_first_step"], run["images_per_second"], run["memory_gb"]
             lines.append(row(f"{int(count):,}", how, *cells))
@@ -135,7 +135,7 @@ def images() -> str:
 
 def on_paper() -> str:
     lines = head("GPUs", "batch", "computing", "gathering", "summing up", "step", "images a second")
-    for p in (read("scaling.json") or {"on_paper": []})["on_paper"]:
+    for p in (read("scaling-images.json") or {"on_paper": []})["on_paper"]:
         parts = (
             f"{p[part]:.2f} ms" for part in ("compute_ms", "gather_ms", "reduce_ms", "step_ms")
         )

@@ -190,15 +190,26 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
         # Its warning that one process's end ends the others says nothing that the error does not.
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
         try:
-            mp.spawn(_spawned, nprocs=plan.nproc, args=(plan, worker, arguments, complaints))
+            # How processes start other ones is lost on those that are spawned: their readers of
+            # images would each load all of torch.
+            handed = (plan, worker, arguments, complaints, mp.get_start_method())
+            mp.spawn(_spawned, nprocs=plan.nproc, args=handed)
         except (mp.ProcessExitedException, mp.ProcessRaisedException):
             if complaints.empty():
                 raise
             raise InputError(complaints.get()) from None
 
 
-def _spawned(local_rank: int, plan: Plan, worker: Callable, arguments: tuple, complaints) -> None:
+def _spawned(
+    local_rank: int,
+    plan: Plan,
+    worker: Callable,
+    arguments: tuple,
+    complaints,
+    start_method: str,
+) -> None:
     """`_join` as a process of its own, whose errors for people go to `complaints`."""
+    mp.set_start_method(start_method, force=True)
     try:
         _join(local_rank, plan, worker, arguments)
     except (InputError, OSError) as error:
