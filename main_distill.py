@@ -61,11 +61,13 @@ def worker(
     step = distillation_step(args, student, y.to(device), labels.embeddings)
     training = settings.training_values(args)
 
-    def correct(epoch: int) -> dict[str, float]:
-        """Before an epoch: DIC's temperatures anew where they are due; those in force, to log."""
+    def correct(epoch: int, begun: bool) -> dict[str, float]:
+        """Before an epoch: DIC's temperatures anew where they are due (and were not measured when
+        this epoch began); those in force, to log."""
         if args.correction == "none":
             return {}
-        if args.correction == "dic" and epoch and epoch % args.dic_interval == 0:
+        due = epoch and epoch % args.dic_interval == 0 and not begun
+        if args.correction == "dic" and due:
             if is_main():
                 embeddings = encode(
                     student.query_encoder,

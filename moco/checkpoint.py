@@ -1,8 +1,10 @@
 """What a run leaves behind: checkpoints that describe themselves, and where they came from."""
 
 import datetime
+import os
 import pickle
 import shlex
+import shutil
 import subprocess
 import sys
 import zipfile
@@ -18,6 +20,7 @@ from models import Encoder, LinearClassifier, build_encoder
 from .distributed import processors
 
 CHECKPOINT = "checkpoint.pth.tar"
+PREVIOUS = "checkpoint.previous.pth.tar"
 CLASSIFIER = "checkpointClassifier.pth.tar"
 FORMAT = 1
 CONTENTS = ("stage", "epoch", "args", "base", "task", "made_by", "state_dict", "optimizer")
@@ -57,11 +60,15 @@ def save_checkpoint(folder: Path, contents: dict) -> None:
     """Write `contents` to `folder`, and the classifier's weights by themselves if it has one.
 
     `contents`, all of CONTENTS: the stage, epochs done, arguments, fingerprint of the base set,
-    task (or None), what made it, and the weights and optimizer's state. The classifier's own file
-    is for other code; everything here reads the checkpoint.
+    task (or None), what made it, and the weights and optimizer's state; "part" says where in an
+    epoch it is. The classifier's own file is for other code; everything here reads the checkpoint.
+    The one before is kept as PREVIOUS: at every instant one of the two is whole.
     """
+    remove_unfinished(folder)
     with atomic_write(folder / CHECKPOINT) as file:
         torch.save({"format": FORMAT, **contents}, file)
+        file.flush()
+        _keep_previous(folder)
     if contents["task"]:
         about = {key: contents[key] for key in ("epoch", "task", "made_by")}
         weights = _part(contents["state_dict"], "classifier.")
@@ -69,13 +76,46 @@ def save_checkpoint(folder: Path, contents: dict) -> None:
             torch.save({"format": FORMAT, **about, "state_dict": weights}, file)
 
 
-def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -> dict:
-    """The checkpoint at `path`, a file or a run's folder, on the CPU.
+def _keep_previous(folder: Path) -> None:
+    """Give the checkpoint that is about to be replaced its second name."""
+    second = folder / f".{PREVIOUS}.tmp"
+    if not zipfile.is_zipfile(folder / CHECKPOINT):  # none, or cut off: the one before is better
+        return
+    try:
+        os.link(folder / CHECKPOINT, second)
+    except OSError:  # a disk without links
+        shutil.copyfile(folder / CHECKPOINT, second)
+    os.replace(second, folder / PREVIOUS)
 
-    Raises InputError if it is missing, unreadable, or of none of `stages`. Runs no code from it.
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a run that was killed while it wrote has left behind."""
+    for name in (CHECKPOINT, PREVIOUS, CLASSIFIER):
+        for path in folder.glob(f".{name}*.tmp"):
+            path.unlink(missing_ok=True)
+
+
+def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -> dict:
+    """The checkpoint at `path`, a file or a run's folder, on the CPU. Where a folder's latest is
+    missing or broken, the one before it, with a note.
+
+    Raises InputError if there is none, or it is unreadable, or of none of `stages`. Runs no code
+    from it.
     """
     path = Path(path)
-    path = path / CHECKPOINT if path.is_dir() else path
+    if not path.is_dir():
+        return _load_file(path, stages)
+    try:
+        return _load_file(path / CHECKPOINT, stages)
+    except InputError as error:
+        if not (path / PREVIOUS).is_file():
+            raise
+        checkpoint = _load_file(path / PREVIOUS, stages)
+        print(f"note: {error}; the one before it is taken, {path / PREVIOUS}")
+        return checkpoint
+
+
+def _load_file(path: Path, stages: tuple[str, ...]) -> dict:
     if not path.is_file():
         raise InputError(f"no checkpoint here: {path}")
     try:

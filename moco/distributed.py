@@ -5,6 +5,7 @@ Every collective here is the identity in a world of one process.
 
 import logging
 import os
+import signal
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -14,7 +15,9 @@ import torch.distributed as dist
 import torch.multiprocessing as mp
 from torch import Tensor, nn
 
-from datasets.files import InputError
+from datasets.files import InputError, listed
+
+from .interrupts import EXIT_CODES, Stopped, passing_on
 
 
 def world_size() -> int:
@@ -70,14 +73,41 @@ def all_mean(x: Tensor) -> Tensor:
     return x / world_size()
 
 
-def average_running_statistics(module: nn.Module) -> None:
-    """Give every process the mean of all processes' running statistics of BatchNorm.
+_hosts = None  # the group in which processes talk without their GPUs
 
-    While training each follows its own share of the batches, which is all that it needs then.
+
+def agreed(number: int) -> int:
+    """The highest of all processes' numbers. Waits for the processes, but for no GPU."""
+    if world_size() == 1:
+        return number
+    found = torch.tensor(number)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=_hosts)
+    return int(found)
+
+
+def gather_objects(value: object) -> list:
+    """Every process's `value` (which goes through pickle), by rank."""
+    if world_size() == 1:
+        return [value]
+    values = [None] * world_size()
+    dist.all_gather_object(values, value, group=_hosts)
+    return values
+
+
+def running_statistics(module: nn.Module) -> dict[str, Tensor]:
+    """The running means and variances of BatchNorm.
+
+    While training each process follows its own share of the batches, which is all that it needs
+    then.
     """
-    for name, buffer in module.named_buffers():
-        if name.endswith(("running_mean", "running_var")):
-            buffer.copy_(all_mean(buffer))
+    endings = ("running_mean", "running_var")
+    return {name: buffer for name, buffer in module.named_buffers() if name.endswith(endings)}
+
+
+def average_running_statistics(module: nn.Module) -> None:
+    """Give every process the mean of all processes' running statistics of BatchNorm."""
+    for buffer in running_statistics(module).values():
+        buffer.copy_(all_mean(buffer))
 
 
 def pick_device(name: str, gpu: int | None = None) -> torch.device:
@@ -189,15 +219,29 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
         complaints = mp.get_context("spawn").SimpleQueue()
         # Its warning that one process's end ends the others says nothing that the error does not.
         logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-        try:
-            # How processes start other ones is lost on those that are spawned: their readers of
-            # images would each load all of torch.
-            handed = (plan, worker, arguments, complaints, mp.get_start_method())
-            mp.spawn(_spawned, nprocs=plan.nproc, args=handed)
-        except (mp.ProcessExitedException, mp.ProcessRaisedException):
-            if complaints.empty():
+        # How processes start other ones is lost on those that are spawned: their readers of images
+        # would each load all of torch.
+        handed = (plan, worker, arguments, complaints, mp.get_start_method())
+        context = mp.spawn(_spawned, nprocs=plan.nproc, args=handed, join=False)
+        with passing_on(context.processes) as signals:
+            try:
+                while not context.join():
+                    pass
+            except (mp.ProcessExitedException, mp.ProcessRaisedException):
+                if signals:
+                    raise Stopped(signals[0]) from None
+                if not complaints.empty():
+                    raise InputError(complaints.get()) from None
+                codes = [process.exitcode for process in context.processes]
+                if stopped := [code for code in codes if code in EXIT_CODES]:
+                    raise Stopped(stopped[0] - 128) from None
+                lost = [n for n, code in enumerate(codes) if code == -signal.SIGKILL]
+                if lost:
+                    raise InputError(
+                        f"process {listed(lost)} of {plan.nproc} was killed (too little memory?); "
+                        "the same command goes on from the last checkpoint"
+                    ) from None
                 raise
-            raise InputError(complaints.get()) from None
 
 
 def _spawned(
@@ -212,6 +256,8 @@ def _spawned(
     mp.set_start_method(start_method, force=True)
     try:
         _join(local_rank, plan, worker, arguments)
+    except Stopped as stop:
+        sys.exit(stop.exit_code)
     except (InputError, OSError) as error:
         complaints.put(str(error))
         sys.exit(2)
@@ -236,6 +282,8 @@ def _join(local_rank: int, plan: Plan, worker: Callable, arguments: tuple) -> No
     except (RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(f"the processes cannot meet at --dist-url {plan.url}: {reason}") from error
+    global _hosts
+    _hosts = dist.new_group(backend="gloo") if backend == "nccl" else None
     try:
         worker(device, *arguments)
     finally:

@@ -1,5 +1,6 @@
 """The training loop of stages (a) and (d): they differ in what a step computes, not in this."""
 
+import contextlib
 import ctypes
 import json
 import math
@@ -16,21 +17,34 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from datasets.cache import pixels
-from datasets.files import InputError
+from datasets.files import InputError, atomic_write
 from datasets.images import ImageSet
 from models import Encoder
 
 from .augment import RandomViews, random_view, stream_seed
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from .distributed import all_mean, average_running_statistics, barrier, is_main, rank, world_size
+from .distributed import (
+    agreed,
+    all_mean,
+    average_running_statistics,
+    barrier,
+    gather_objects,
+    is_main,
+    rank,
+    running_statistics,
+    world_size,
+)
 from .evaluate import encode, knn_score
+from .interrupts import GO_ON, SAVE, Stopped, watching
+from .interrupts import ignore as ignore_signals
 from .views import BatchViews
 
 Step = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
 
 
 class EpochBatches(Sampler):
-    """This process's share of each batch of a shuffled epoch, as keys (epoch, row).
+    """This process's share of each batch of a shuffled epoch, as keys (epoch, row), from batch
+    `first` on.
 
     `batch_size` counts all processes' images. The order depends on seed and epoch alone, not on
     how many processes share it; the last images that fill no batch are left out.
@@ -40,7 +54,7 @@ class EpochBatches(Sampler):
         self.images = images
         self.batch_size = batch_size
         self.seed = seed
-        self.epoch = 0
+        self.epoch = self.first = 0
 
     def __len__(self) -> int:
         return self.images // self.batch_size
@@ -49,7 +63,8 @@ class EpochBatches(Sampler):
         generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
         order = torch.randperm(self.images, generator=generator).tolist()
         share = self.batch_size // world_size()
-        for start in range(rank() * share, len(self) * self.batch_size, self.batch_size):
+        begin = self.first * self.batch_size + rank() * share
+        for start in range(begin, len(self) * self.batch_size, self.batch_size):
             yield [(self.epoch, row) for row in order[start : start + share]]
 
 
@@ -69,9 +84,10 @@ def contrast_accuracy(logits: Tensor) -> dict[str, Tensor]:
 
 class RunLog:
     """`log.jsonl`: a line on what the run is, then one an epoch; TensorBoard beside it if it is
-    installed. Does nothing but on rank 0."""
+    installed. Does nothing but on rank 0. `done`: how many epochs the run that goes on has behind
+    it."""
 
-    def __init__(self, folder: Path, about: dict, overwrite: bool = False):
+    def __init__(self, folder: Path, about: dict, overwrite: bool = False, done: int = 0):
         self.path = folder / "log.jsonl"
         self.board = None
         if is_main():
@@ -79,12 +95,26 @@ class RunLog:
             if overwrite:
                 self.path.unlink(missing_ok=True)
                 shutil.rmtree(folder / "tensorboard", ignore_errors=True)
+            self._forget(done)
             self._write(about)
             try:
                 from torch.utils.tensorboard import SummaryWriter
             except ImportError:
                 return
-            self.board = SummaryWriter(folder / "tensorboard")
+            self.board = SummaryWriter(folder / "tensorboard", purge_step=done + 1)
+
+    def _forget(self, done: int) -> None:
+        """Leave out what came after `done` epochs: a run killed before it saved them has them
+        again, and half a line is none."""
+        if not self.path.exists():
+            return
+        kept = []
+        for line in self.path.read_text().splitlines():
+            with contextlib.suppress(ValueError):
+                if json.loads(line).get("epoch", 0) <= done:
+                    kept.append(line + "\n")
+        with atomic_write(self.path) as file:
+            file.write("".join(kept).encode())
 
     def _write(self, values: dict) -> None:
         with open(self.path, "a") as file:
@@ -130,25 +160,38 @@ def fit(
     seed: int,
     print_freq: int,
     knn_every: int,
+    save_minutes: float,
     views: int = 2,
-    before_epoch: Callable[[int], dict[str, float]] = lambda epoch: {},
+    before_epoch: Callable[[int, bool], dict[str, float]] = lambda epoch, begun: {},
 ) -> None:
     """Train `model` on random views of `images` by SGD, and leave checkpoints and a log.
 
     `step(model, views, rows, epoch)` computes the statistics of a batch, of which "loss" is
     minimised; its epochs count from 0; `views` is how many views of an image it gets. `about` goes
     into every checkpoint. The model is first saved untrained, or taken from the checkpoint `resume`
-    (`goes_on`: which is the one in `model_path`); then saved after each epoch. Every `knn_every`
-    epochs (0: never) the log gets a k-NN score of `model.query_encoder` on the classes of `images`;
-    what `before_epoch(epoch)` returns goes there, too. `amp` and `compile` as `prepare` has them,
-    `views_by` and `workers` as `training_loader`.
-    Raises InputError when the loss is no longer a number.
+    (`goes_on`: which is the one in `model_path`); then saved after each epoch, every `save_minutes`
+    (0: never), and on a signal. Every `knn_every` epochs (0: never) the log gets a k-NN score of
+    `model.query_encoder` on the classes of `images`; what `before_epoch(epoch, begun)` returns goes
+    there, too (`begun`: part of this epoch's steps were taken before). `amp` and `compile` as
+    `prepare` has them, `views_by` and `workers` as `training_loader`.
+    Raises InputError when the loss is no longer a number, and Stopped after a signal.
     """
     prepare(model, device, amp, compile)
     optimizer = sgd(model, lr, momentum, wd)
-    done = load_training_state(resume, about["stage"], model, optimizer) if resume else 0
-    done = done if start_epoch is None else start_epoch
-    log = RunLog(model_path, {"start_epoch": done, **about}, overwrite and not goes_on)
+    done, begun = 0, None
+    if resume:
+        done, begun = load_training_state(resume, about["stage"], model, optimizer, device)
+    if start_epoch is not None:
+        done, begun = start_epoch, None
+    if goes_on and done >= epochs:
+        if is_main():
+            print(f"{done} epochs were done before: {model_path / CHECKPOINT}")
+        return
+    log = RunLog(model_path, {"start_epoch": done, **about}, overwrite and not goes_on, done)
+
+    def save(done: int, part: dict | None = None) -> None:
+        state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
+        save_checkpoint(model_path, {**about, "epoch": done, "part": part, **state})
 
     def keep(done: int, values: dict[str, float]) -> None:
         """Log and save what `done` epochs have come to."""
@@ -160,8 +203,19 @@ def fit(
                 values = values | knn_score(embeddings, images.labels)
             if values:
                 log.epoch(done, values)
-            state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
-            save_checkpoint(model_path, {**about, "epoch": done, **state})
+            save(done)
+
+    def pause(epoch: int, steps: int, totals: dict[str, Tensor]) -> None:
+        """Between two steps, the last one excepted: save, and stop, if that is wanted."""
+        word = watch.wanted()
+        if word != GO_ON:
+            own = own_state(model, totals, device)
+            part = {"steps": steps, "processes": gather_objects(own)}
+            if is_main():
+                save(epoch, part)
+            if word != SAVE:
+                barrier()
+                raise Stopped(word)
 
     if not goes_on:
         keep(done, {})
@@ -175,27 +229,30 @@ def fit(
         images, batches, views, seed, image_size, aug_plus, views_by, workers, device
     )
     size = len(batches) * batch_size  # of an epoch, in images
-    with tqdm(
-        initial=done * size,
+    first = begun["steps"] if begun else 0
+    bar = tqdm(
+        initial=done * size + first * batch_size,
         total=max(done, epochs) * size,
         unit="img",
         disable=not is_main(),
         mininterval=0.1 if sys.stderr.isatty() else 30,
-    ) as bar:
+    )
+    with bar, watching(save_minutes, agreed) as watch:
         for epoch in range(done, epochs):
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(lr, epoch, epochs, schedule, cos)
-            batches.epoch = epoch
-            in_force = before_epoch(epoch)
+            batches.epoch, batches.first = epoch, begun["steps"] if begun else 0
+            in_force = before_epoch(epoch, begun is not None)
             # What is random in a step then depends on the epoch it is in, not on where the run
             # was started or resumed.
             torch.manual_seed(stream_seed("steps", seed, epoch, rank()))
-            started = time.perf_counter()
+            totals = restore_own_state(model, begun, device) if begun else {}
+            started, taken = time.perf_counter(), len(batches) - batches.first
             values = train_one_epoch(
-                wrapped, step, loader, optimizer, device, epoch, bar, print_freq
+                wrapped, step, loader, optimizer, device, epoch, bar, print_freq, totals, pause
             )
-            seconds = time.perf_counter() - started
+            seconds, begun = (time.perf_counter() - started) * len(batches) / taken, None
             if not math.isfinite(values["loss"]):
                 raise InputError(
                     f"the loss is {values['loss']} in epoch {epoch + 1}; {model_path} keeps the "
@@ -204,6 +261,9 @@ def fit(
             in_force["lr"] = optimizer.param_groups[0]["lr"]
             speed = {"seconds": seconds, "images_per_second": size / seconds}
             keep(epoch + 1, values | in_force | speed)
+            if epoch + 1 < epochs and (word := watch.wanted()) > SAVE:
+                barrier()
+                raise Stopped(word)
     barrier()  # nobody leaves before the last checkpoint is written
     if is_main():
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
@@ -283,20 +343,56 @@ def training_loader(
         batch_sampler=batches,
         num_workers=workers,
         persistent_workers=workers > 0,
+        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # not the steps' own, which a resumed run must find alike
         pin_memory=device.type == "cuda",
     )
 
 
 def load_training_state(
-    path: Path, stage: str, model: nn.Module, optimizer: torch.optim.Optimizer
-) -> int:
+    path: Path,
+    stage: str,
+    model: nn.Module,
+    optimizer: torch.optim.Optimizer,
+    device: torch.device,
+) -> tuple[int, dict | None]:
     """Put `model` and `optimizer` where the checkpoint at `path` left them. Returns the number of
-    epochs done. Raises InputError as `load_checkpoint` does."""
+    epochs done, and where in the next one it was, if it was. Raises InputError as `load_checkpoint`
+    does, or if other processes than these were in the middle of an epoch."""
     checkpoint = load_checkpoint(path, (stage,))
     model.load_state_dict(checkpoint["state_dict"])
     optimizer.load_state_dict(checkpoint["optimizer"])
-    return checkpoint["epoch"]
+    begun = checkpoint.get("part")
+    if begun and len(begun["processes"]) != world_size():
+        raise InputError(
+            f"{path} was saved in the middle of an epoch by {len(begun['processes'])} process(es), "
+            f"not {world_size()}; go on with as many"
+        )
+    return checkpoint["epoch"], begun
+
+
+def own_state(model: nn.Module, totals: dict[str, Tensor], device: torch.device) -> dict:
+    """What of a run's state in the middle of an epoch is each process's own: the random numbers to
+    come, running statistics, and the statistics so far."""
+    state = {
+        "random": torch.get_rng_state(),
+        "running": {name: b.cpu() for name, b in running_statistics(model).items()},
+        "totals": {name: total.cpu() for name, total in totals.items()},
+    }
+    if device.type == "cuda":
+        state["random_cuda"] = torch.cuda.get_rng_state(device)
+    return state
+
+
+def restore_own_state(model: nn.Module, begun: dict, device: torch.device) -> dict[str, Tensor]:
+    """The reverse of `own_state`, for this process. Returns the statistics so far."""
+    state = begun["processes"][rank()]
+    torch.set_rng_state(state["random"])
+    if device.type == "cuda" and "random_cuda" in state:
+        torch.cuda.set_rng_state(state["random_cuda"], device)
+    for name, buffer in running_statistics(model).items():
+        buffer.copy_(state["running"][name])
+    return {name: total.to(device) for name, total in state["totals"].items()}
 
 
 def train_one_epoch(
@@ -308,11 +404,18 @@ def train_one_epoch(
     epoch: int,
     bar: tqdm,
     print_freq: int,
+    totals: dict[str, Tensor] | None = None,
+    pause: Callable[[int, int, dict[str, Tensor]], None] = lambda epoch, steps, totals: None,
 ) -> dict[str, float]:
-    """One pass over `loader`. Returns the epoch's mean of each statistic, over all processes."""
+    """One pass over `loader`, or what is left of it after steps that add up to `totals`.
+
+    Returns the epoch's mean of each statistic, over all processes. `pause(epoch, steps, totals)` is
+    called after each of its steps but the last.
+    """
     model.train()
-    totals: dict[str, Tensor] = {}
-    for number, (views, rows) in enumerate(loader):
+    totals = totals or {}
+    first = getattr(loader.batch_sampler, "first", 0)
+    for number, (views, rows) in enumerate(loader, first):
         views = [view.to(device, non_blocking=True) for view in views]
         optimizer.zero_grad(set_to_none=True)
         statistics = step(model, views, rows.to(device, non_blocking=True), epoch)
@@ -323,4 +426,6 @@ def train_one_epoch(
         if number % print_freq == 0:  # reading a value waits for the device
             bar.set_postfix(loss=f"{statistics['loss'].item():.4f}", refresh=False)
         bar.update(loader.batch_sampler.batch_size)
+        if number + 1 < len(loader):
+            pause(epoch, number + 1, totals)
     return {name: all_mean(total / len(loader)).item() for name, total in totals.items()}

@@ -9,6 +9,8 @@ from datasets.cache import default_folder
 from datasets.files import InputError
 from models import BACKBONES, MIN_IMAGE_SIZE
 
+from .interrupts import Stopped
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows each default once, and none where there is none."""
@@ -46,6 +48,9 @@ def run(main: Callable[[], None]) -> None:
     except (InputError, OSError) as error:  # OSError: a full disk, a folder that is read-only
         print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
         sys.exit(2)
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
@@ -182,8 +187,11 @@ def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
     group.add_argument("--model_path", type=Path, required=True, metavar="DIR",
                        help="folder for checkpoints and log")
     group.add_argument("--resume", type=Path, metavar="PATH",
-                       help="checkpoint, or its folder, to continue from")
+                       help="checkpoint, or its folder, to continue from (default: the one in "
+                       "--model_path, if there is one)")
     group.add_argument("--overwrite", action="store_true", help="start anew over an existing run")
+    group.add_argument("--save-minutes", type=number(float, 0), default=15, metavar="MINUTES",
+                       help="between checkpoints, besides that of each epoch; 0: those alone")
     group.add_argument("-p", "--print-freq", type=positive, default=10, metavar="STEPS",
                        help="steps between updates of the loss on the screen")
     group.add_argument("--knn-every", type=natural, default=0, metavar="EPOCHS",

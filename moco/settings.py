@@ -14,7 +14,7 @@ from datasets.images import ImageSet, check_readable, describe
 from models import build_encoder
 
 from . import distributed
-from .checkpoint import CHECKPOINT, load_checkpoint, require_match
+from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, require_match
 
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
 FIXED = (
@@ -48,9 +48,18 @@ def open_data(
     return open_dataset(folder, args.base_classes, args.rare_classes)
 
 
+def holds_run(folder: Path) -> bool:
+    return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS))
+
+
 def settle(args: argparse.Namespace) -> None:
-    """Decide what the command line of a training leaves open: as the run that it resumes, or as is
-    fastest on the device. Raises InputError if --resume is no checkpoint."""
+    """Decide what the command line of a training leaves open: whether it goes on with a run that
+    --model_path holds; the rest as that run has it, or as is fastest on the device.
+
+    Raises InputError if --resume is no checkpoint.
+    """
+    if args.resume is None and holds_run(args.model_path) and not args.overwrite:
+        args.resume = args.model_path
     before = load_checkpoint(args.resume)["args"] if args.resume else {}
     device = distributed.pick_device(args.device, args.gpu if torch.cuda.is_available() else None)
     best = {
@@ -118,7 +127,8 @@ def batchnorm_groups(args: argparse.Namespace, base_images: int, processes: int)
 def goes_on(args: argparse.Namespace) -> bool:
     """Is --resume the very run that --model_path holds?"""
     there = args.model_path.resolve()
-    return bool(args.resume) and args.resume.resolve() in (there, there / CHECKPOINT)
+    its = (there, there / CHECKPOINT, there / PREVIOUS)
+    return bool(args.resume) and args.resume.resolve() in its
 
 
 def check_run(args: argparse.Namespace, about: dict) -> None:
@@ -128,11 +138,10 @@ def check_run(args: argparse.Namespace, about: dict) -> None:
     not there, or is of another stage, other arguments, data, task or pseudo labels.
     """
     require_writable(args.model_path)
-    there = (args.model_path / CHECKPOINT).exists()
-    if there and not goes_on(args) and not args.overwrite:
+    if holds_run(args.model_path) and not goes_on(args) and not args.overwrite:
         raise InputError(
-            f"{args.model_path} already holds a run: --resume {args.model_path} continues it, "
-            "--overwrite starts anew"
+            f"{args.model_path} already holds a run, which goes on without --resume; --overwrite "
+            "starts anew"
         )
     if args.resume is None:
         return
@@ -181,7 +190,7 @@ def training_values(args: argparse.Namespace) -> dict:
     names = (
         "model_path", "resume", "overwrite", "epochs", "start_epoch", "batch_size", "image_size",
         "aug_plus", "views_by", "lr", "schedule", "cos", "momentum", "wd", "amp", "compile",
-        "seed", "print_freq", "knn_every",
+        "seed", "print_freq", "knn_every", "save_minutes",
     )  # fmt: skip
     nproc = launch_plan(args).nproc if hasattr(args, "nproc") else 1  # baselines have one process
     workers = distributed.readers(args.workers, nproc)

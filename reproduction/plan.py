@@ -135,7 +135,8 @@ class Study:
 
 @dataclass(frozen=True)
 class Job:
-    """One command; done when `makes` is in `folder`, trained for `epochs` if that is not None."""
+    """One command, which goes on with what it has begun; done when `makes` is in `folder`, trained
+    for `epochs` if that is not None."""
 
     name: str
     command: tuple[str, ...]
@@ -149,11 +150,6 @@ class Job:
         if made and self.epochs is not None:
             return load_checkpoint(self.folder)["epoch"] >= self.epochs
         return made
-
-    def argv(self) -> tuple[str, ...]:
-        """The command, which goes on with what was begun."""
-        begun = self.epochs is not None and (self.folder / CHECKPOINT).exists()
-        return (*self.command, "--resume", str(self.folder)) if begun else self.command
 
 
 def jobs_of(study: Study) -> list[Job]:

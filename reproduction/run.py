@@ -33,7 +33,7 @@ def run_job(job: Job, started: set[subprocess.Popen] | None = None, **how) -> in
     with alone_in(job.folder) as lock:
         if job.done():
             return 0
-        command = [sys.executable, *job.argv()]
+        command = [sys.executable, *job.command]
         keep = () if lock is None else (lock,)  # the command holds the lock, too, should we go
         with subprocess.Popen(command, cwd=REPOSITORY, pass_fds=keep, **how) as process:
             started.add(process)

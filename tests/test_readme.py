@@ -19,6 +19,7 @@ PARSERS = {
     "-m baselines.srl": options.srl_parser,
     "scripts/reproduce.py": load_script("scripts/reproduce").make_parser,
     "scripts/figures.py": load_script("scripts/figures").make_parser,
+    "scripts/export.py": load_script("scripts/export").make_parser,
 }
 COMMANDS = re.findall(r"(?:^    |`)python ((?:" + "|".join(PARSERS) + r") [^`\n]+)", README, re.M)
 

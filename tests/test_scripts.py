@@ -337,8 +337,11 @@ def test_pseudo_labels_of_another_data_folder(no, chain, data, tmp_path):
 
 def test_nothing_is_overwritten(no, chain, data):
     before = snapshot(chain.root)
-    assert "already holds a run" in no(*moco(data, chain.pretrained))
-    assert "already holds a run" in no(*distill(data, chain.labels, chain.student))
+    call(*moco(data, chain.pretrained))  # has more epochs than this command asks for
+    assert "--seed 1 was asked for" in no(*moco(data, chain.pretrained, "--seed", 1))
+    assert "--lr 0.5 was" in no(*distill(data, chain.labels, chain.student, "--lr", 0.5))
+    other = moco(data, chain.pretrained, "--resume", chain.student)
+    assert "already holds a run" in no(*other)
     labelling = ["--resume", chain.pretrained, "--datadir", data, "--savedir", chain.labels]
     assert "would be overwritten" in no("generate_pseudo", *labelling)
     again = ["--resume", chain.student, "--load_cla"]

@@ -60,8 +60,9 @@ def test_contrast_accuracy_of_a_collapsed_encoder():
 
 
 def test_log_is_appended_unless_overwritten(tmp_path):
-    for overwrite, lines in ((False, 2), (False, 4), (True, 2)):
-        log = RunLog(tmp_path, {"command": "x"}, overwrite)
+    """An epoch that was logged, but not saved, is there once: when it has been trained again."""
+    for overwrite, done, lines in ((False, 0, 2), (False, 0, 3), (False, 1, 5), (True, 0, 2)):
+        log = RunLog(tmp_path, {"command": "x"}, overwrite, done)
         log.epoch(1, {"loss": 2.0})
         found = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
         assert len(found) == lines and found[-1] == {"epoch": 1, "loss": 2.0}

@@ -1,0 +1,101 @@
+"""Signals end a run between two steps, all its processes at the same one, and nothing is lost."""
+
+import contextlib
+import os
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator
+
+# SIGTERM and SIGUSR1 are what clusters send before they take a machine away; SIGINT is Ctrl-C.
+SIGNALS = [
+    getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
+]
+EXIT_CODES = [128 + signum for signum in SIGNALS]  # as shells count: 143, 138 and 130
+GO_ON, SAVE = 0, 1  # what else than a signal's number a process may have to say
+
+
+class Stopped(Exception):
+    """The run was asked to end by a signal, and has saved where it is."""
+
+    def __init__(self, signum: int):
+        super().__init__(signum)
+        self.signum = signum
+
+    def __str__(self) -> str:
+        return (
+            f"stopped by {signal.Signals(self.signum).name} after saving; the same command goes on"
+        )
+
+    @property
+    def exit_code(self) -> int:
+        return 128 + self.signum
+
+
+class Watch:
+    """What has been asked of a run since the last step: to save, to stop, or nothing. `agree` gives
+    the highest of all processes' numbers."""
+
+    def __init__(self, save_minutes: float, agree: Callable[[int], int]):
+        self.every = 60 * save_minutes or float("inf")
+        self.agree = agree
+        self.saved = time.monotonic()
+        self.signum = 0
+
+    def note(self, signum: int, frame) -> None:
+        """The signals' handler. A second Ctrl-C ends the process at once."""
+        if signum == self.signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.signum = signum
+
+    def wanted(self) -> int:
+        """GO_ON, SAVE, or the number of the signal on which to stop: the same in every process."""
+        due = SAVE if time.monotonic() - self.saved > self.every else GO_ON
+        word = self.agree(self.signum or due)
+        if word:
+            self.saved = time.monotonic()
+        return word
+
+
+@contextlib.contextmanager
+def watching(save_minutes: float, agree: Callable[[int], int]) -> Iterator[Watch]:
+    """A Watch that gets this process's signals while the block runs."""
+    watch = Watch(save_minutes, agree)
+    with handling(watch.note):
+        yield watch
+
+
+@contextlib.contextmanager
+def handling(handler) -> Iterator[None]:
+    """Have `handler` get the signals while the block runs (in a program's main thread alone)."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {signum: signal.signal(signum, handler) for signum in SIGNALS}
+    try:
+        yield
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old)
+
+
+def ignore(*_) -> None:
+    """For processes that help another, which has the signals' say."""
+    for signum in SIGNALS:
+        signal.signal(signum, signal.SIG_IGN)
+
+
+@contextlib.contextmanager
+def passing_on(processes) -> Iterator[list[int]]:
+    """Have the signals that this process gets while the block runs reach `processes`, and a list,
+    and nothing else happen."""
+    seen = []
+
+    def handler(signum, frame):
+        seen.append(signum)
+        for process in processes:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(process.pid, signum)
+
+    with handling(handler):
+        yield seen

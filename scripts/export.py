@@ -1,0 +1,132 @@
+"""Take a network out of a checkpoint, for other code: the query encoder, or with --classifier the
+whole student F′.
+
+    python scripts/export.py runs/student encoder.pt
+    python scripts/export.py runs/student student.onnx --classifier
+
+The name's end says how: .pt or .safetensors, the weights alone (a state dict); .ts, a TorchScript
+program; .onnx, an ONNX graph. Prints the lines that load it.
+"""
+
+import sys
+import warnings
+from collections import OrderedDict
+from pathlib import Path
+
+import torch
+from torch import nn
+
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found from any folder
+
+from datasets.files import InputError, atomic_write, refuse_to_overwrite  # noqa: E402
+from moco import options  # noqa: E402
+from moco.checkpoint import load_checkpoint, query_encoder, student_classifier  # noqa: E402
+
+BATCH = 2  # images in the example that programs and graphs are made from
+
+
+def make_parser() -> options.ArgumentParser:
+    parser = options.ArgumentParser(
+        "Write the network of a checkpoint for other code: weights (.pt, .safetensors), a "
+        "TorchScript program (.ts) or an ONNX graph (.onnx)."
+    )
+    parser.add_argument("checkpoint", type=Path, help="checkpoint, or a run's folder")
+    parser.add_argument("out", type=Path, help="file to write; its end says how")
+    help = "with the student's classifier: images to class logits, not embeddings"
+    parser.add_argument("--classifier", action="store_true", help=help)
+    parser.add_argument("--overwrite", action="store_true", help="write over what is there")
+    return parser
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = make_parser().parse_args(argv)
+    if args.out.suffix not in WRITERS:
+        raise InputError(f"{args.out}: its name's end should be one of {', '.join(WRITERS)}")
+    refuse_to_overwrite([args.out], args.overwrite)
+    checkpoint = load_checkpoint(args.checkpoint)
+    if args.classifier and not checkpoint["task"]:
+        raise InputError(f"--classifier: {args.checkpoint} has none")
+    model, built_by = network(checkpoint, args.classifier)
+    size = checkpoint["args"]["image_size"]
+    print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out)))
+    what = (
+        "logits of " + ", ".join(checkpoint["task"]["classes"]) if args.classifier else "embeddings"
+    )
+    print(f"# images, N×3×{size}×{size} with values 0–1, to {what}; written: {args.out}")
+
+
+def network(checkpoint: dict, classifier: bool) -> tuple[nn.Module, str]:
+    """The network in evaluation mode, and the expression that builds one like it."""
+    args, encoder = checkpoint["args"], query_encoder(checkpoint)
+    built_by = f"build_encoder({args['arch']!r}, {args['moco_dim']}, mlp={args['mlp']})"
+    if not classifier:
+        return encoder, built_by
+    head = student_classifier(checkpoint)
+    shape = f"LinearClassifier({head.linear.in_features}, {head.linear.out_features})"
+    both = OrderedDict(encoder=encoder, classifier=head)
+    built_by = f"torch.nn.Sequential(OrderedDict(encoder={built_by}, classifier={shape}))"
+    return nn.Sequential(both).eval(), built_by
+
+
+def write_weights(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
+    if out.suffix == ".safetensors":
+        try:
+            from safetensors.torch import save
+        except ImportError:
+            raise InputError(".safetensors needs: pip install safetensors") from None
+        with atomic_write(out) as file:
+            file.write(save({k: v.contiguous() for k, v in model.state_dict().items()}))
+        read, load = "from safetensors.torch import load_file", f"load_file({str(out)!r})"
+    else:
+        with atomic_write(out) as file:
+            torch.save(model.state_dict(), file)
+        read, load = "import torch", f"torch.load({str(out)!r}, weights_only=True)"
+    if "Sequential" in built_by:
+        read += "; import torch; from collections import OrderedDict"
+    return [
+        f"{read}; from models import LinearClassifier, build_encoder",
+        f"model = {built_by}.eval()",
+        f"model.load_state_dict({load})",
+    ]
+
+
+def write_program(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
+    with torch.no_grad(), warnings.catch_warnings(), atomic_write(out) as file:
+        warnings.simplefilter("ignore", FutureWarning)  # torch would like torch.export better
+        program = torch.jit.trace(model, torch.rand(BATCH, 3, size, size))
+        torch.jit.save(program, file)
+    return ["import torch", f"model = torch.jit.load({str(out)!r})"]
+
+
+def write_graph(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
+    example, names = (torch.rand(BATCH, 3, size, size),), {"input_names": ["images"]}
+    try:
+        program = torch.onnx.export(
+            model,
+            example,
+            dynamo=True,
+            dynamic_shapes=({0: torch.export.Dim("images")},),
+            verbose=False,
+            **names,
+        )
+    except ImportError as error:
+        raise InputError(f".onnx needs: pip install onnx onnxscript ({error})") from None
+    with atomic_write(out) as file:
+        file.write(program.model_proto.SerializeToString())
+    return [
+        "import onnxruntime",
+        f"model = onnxruntime.InferenceSession({str(out)!r})",
+        'outputs = model.run(None, {"images": images})[0]',
+    ]
+
+
+WRITERS = {
+    ".pt": write_weights,
+    ".safetensors": write_weights,
+    ".ts": write_program,
+    ".onnx": write_graph,
+}
+
+
+if __name__ == "__main__":
+    options.run(main)

@@ -1,0 +1,231 @@
+"""Stopped anywhere, the same command goes on, and ends bit for bit as if it never had been."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from conftest import REPOSITORY, TINY, call, free_url
+from datasets.files import InputError
+from moco import interrupts
+from moco.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
+from moco.interrupts import SAVE, Stopped, Watch
+
+
+def states_equal(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
+def moco(data, folder, *more):
+    return ["main_moco", data, "--model_path", folder, *TINY, "--epochs", 3, *more]
+
+
+def student(data, labels, folder):
+    correction = ["--correction", "dic", "--dic-interval", 1, "--dic-gamma", 0.5]
+    return ["main_distill", data, "--savedir", labels, "--model_path", folder, "-j", 0, *correction,
+            "--epochs", 3]  # fmt: skip
+
+
+def stopping(monkeypatch, *words):
+    """Have the run's Watch want each of `words` in turn, one a step, and nothing after them."""
+    left = list(words)
+    monkeypatch.setattr(Watch, "wanted", lambda self: left.pop(0) if left else 0)
+
+
+TERM = signal.SIGTERM
+STOPS = {  # 4 batches an epoch: after which of the looks at the signals
+    "first step": [TERM],
+    "middle": [0, 0, TERM],
+    "end of an epoch": [0, 0, 0, TERM],
+    "second epoch": [0, 0, 0, 0, 0, TERM],
+}
+
+
+@pytest.mark.parametrize("when", STOPS)
+@pytest.mark.parametrize("stage", ["moco", "distill"])
+def test_stopped_at_any_step(chain, data, tmp_path, monkeypatch, stage, when):
+    def command(folder):
+        if stage == "moco":
+            return moco(data, folder)
+        return student(data, chain.labels, folder)
+
+    call(*command(tmp_path / "whole"))
+    stopping(monkeypatch, *STOPS[when])
+    with pytest.raises(Stopped) as stop:
+        call(*command(tmp_path / "stopped"))
+    assert stop.value.exit_code == 143
+    half = load_checkpoint(tmp_path / "stopped")
+    looks = len(STOPS[when])
+    assert half["epoch"] == looks // 4
+    assert (half["part"] is None) if looks == 4 else (half["part"]["steps"] == looks % 4)
+    call(*command(tmp_path / "stopped"))
+    found, whole = (load_checkpoint(tmp_path / name) for name in ("stopped", "whole"))
+    assert found["epoch"] == 3 and states_equal(found["state_dict"], whole["state_dict"])
+    for a, b in zip(*(c["optimizer"]["state"].values() for c in (found, whole))):
+        assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
+    logs = []
+    for name in ("stopped", "whole"):
+        lines = map(json.loads, (tmp_path / name / "log.jsonl").read_text().splitlines())
+        skip = {"seconds", "images_per_second"}
+        logs.append([{k: v for k, v in x.items() if k not in skip} for x in lines if "epoch" in x])
+    assert logs[0] == logs[1]
+
+
+@pytest.mark.parametrize("how", [["-j", 1], ["--views", "batch"], ["--amp"]])
+def test_however_images_come(data, tmp_path, monkeypatch, how):
+    call(*moco(data, tmp_path / "whole", *how))
+    for steps in (2, 3):  # twice in a row, the second time in another epoch
+        stopping(monkeypatch, *[0] * steps, TERM)
+        with pytest.raises(Stopped):
+            call(*moco(data, tmp_path / "stopped", *how))
+    stopping(monkeypatch)
+    call(*moco(data, tmp_path / "stopped", *how))
+    found, whole = (load_checkpoint(tmp_path / name) for name in ("stopped", "whole"))
+    assert states_equal(found["state_dict"], whole["state_dict"])
+
+
+def test_the_newest_checkpoint_is_broken(data, tmp_path, monkeypatch, capsys):
+    """Then the one before it serves, and is not lost by what is saved next."""
+    call(*moco(data, tmp_path / "whole"))
+    stopping(monkeypatch, 0, SAVE, TERM)
+    with pytest.raises(Stopped):
+        call(*moco(data, tmp_path / "run"))
+    newest, before = tmp_path / "run" / CHECKPOINT, tmp_path / "run" / PREVIOUS
+    assert load_checkpoint(newest)["part"]["steps"] == 3
+    assert load_checkpoint(before)["part"]["steps"] == 2
+    newest.write_bytes(newest.read_bytes()[:5000])
+    (tmp_path / "run" / f".{CHECKPOINT}.1.tmp").write_bytes(b"half a checkpoint")
+    kept = before.read_bytes()
+    stopping(monkeypatch, TERM)
+    with pytest.raises(Stopped):
+        call(*moco(data, tmp_path / "run"))
+    assert "the one before it is taken" in capsys.readouterr().out
+    assert before.read_bytes() == kept and load_checkpoint(newest)["part"]["steps"] == 3
+    call(*moco(data, tmp_path / "run"))
+    assert not list((tmp_path / "run").glob(".*"))
+    found, whole = (load_checkpoint(tmp_path / name) for name in ("run", "whole"))
+    assert states_equal(found["state_dict"], whole["state_dict"])
+
+
+def test_a_disk_that_is_full(data, tmp_path, monkeypatch):
+    """What was saved before stays, and no unfinished file does."""
+    stopping(monkeypatch, SAVE, SAVE)
+    whole_save, saved = torch.save, []
+
+    def save(contents, file):
+        if len(saved) == 2:
+            file.write(b"x" * 1000)
+            raise OSError(28, "No space left on device")
+        saved.append(contents)
+        whole_save(contents, file)
+
+    monkeypatch.setattr(torch, "save", save)
+    with pytest.raises(OSError, match="No space left"):
+        call(*moco(data, tmp_path / "run"))
+    assert load_checkpoint(tmp_path / "run")["part"]["steps"] == 1
+    assert not list((tmp_path / "run").glob(".*"))
+
+
+def start(argv):
+    command = [sys.executable, f"{argv[0]}.py", *map(str, argv[1:])]
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    return subprocess.Popen(
+        command, cwd=REPOSITORY, env=environment, stderr=subprocess.PIPE, text=True
+    )
+
+
+def wait_for(condition, process):
+    for _ in range(1200):
+        if condition():
+            return
+        assert process.poll() is None, process.stderr.read()
+        time.sleep(0.05)
+    raise AssertionError("it never came")
+
+
+@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGUSR1", 138), ("SIGINT", 130)])
+def test_signals_of_a_real_run(data, tmp_path, name, code):
+    process = start(moco(data, tmp_path, "--epochs", 10_000))
+    wait_for((tmp_path / "log.jsonl").exists, process)
+    time.sleep(1)
+    process.send_signal(getattr(signal, name))
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == code
+    assert f"stopped by {name} after saving; the same command goes on" in said
+    assert "Traceback" not in said and load_checkpoint(tmp_path)["epoch"] >= 0
+
+
+def saved_since(folder, nanoseconds):
+    there = folder / CHECKPOINT
+    return there.exists() and there.stat().st_mtime_ns > nanoseconds
+
+
+def test_two_processes_stop_and_go_on_as_one(data, tmp_path):
+    """The signal reaches the parent alone; then one of its processes is killed."""
+
+    def command(folder):
+        return moco(data, folder, "--epochs", 40, "--multiprocessing-distributed", "--nproc", 2,
+                    "--save-minutes", 0.005, "--dist-url", free_url())  # fmt: skip
+
+    folder, codes = tmp_path / "run", []
+    for what in ("term", "kill"):
+        process = start(command(folder))
+        started = time.time_ns()
+        wait_for(lambda since=started: saved_since(folder, since), process)
+        if what == "term":
+            process.terminate()
+        else:
+            children = subprocess.run(
+                ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
+            ).stdout.split()
+            os.kill(int(children[-1]), signal.SIGKILL)
+        said = process.communicate(timeout=60)[1]
+        codes.append(process.returncode)
+        assert "Traceback" not in said, said
+    assert codes == [143, 2] and "the same command goes on from the last checkpoint" in said
+    for name in ("run", "whole"):
+        assert start(command(tmp_path / name)).wait(timeout=300) == 0
+    found, whole = (load_checkpoint(tmp_path / name) for name in ("run", "whole"))
+    assert found["epoch"] == 40 and states_equal(found["state_dict"], whole["state_dict"])
+
+
+def test_in_the_middle_of_an_epoch_as_many_processes(data, tmp_path, monkeypatch):
+    stopping(monkeypatch, TERM)
+    with pytest.raises(Stopped):
+        call(*moco(data, tmp_path))
+    two = ["--multiprocessing-distributed", "--nproc", 2, "--dist-url", free_url()]
+    with pytest.raises(InputError, match="by 1 process.*, not 2; go on with as many"):
+        call(*moco(data, tmp_path, *two))
+
+
+def test_a_second_interrupt_ends_it_at_once():
+    watch = Watch(0, lambda number: number)
+    watch.note(signal.SIGINT, None)
+    assert watch.wanted() == signal.SIGINT
+    with pytest.raises(KeyboardInterrupt):
+        watch.note(signal.SIGINT, None)
+
+
+def test_time_to_save(monkeypatch):
+    now = [0.0]
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+    watch, never = Watch(2, lambda number: number), Watch(0, lambda number: number)
+    wanted = []
+    for now[0] in (0, 119, 121, 122, 240, 242):
+        wanted.append(watch.wanted())
+        assert never.wanted() == 0
+    assert wanted == [0, 0, SAVE, 0, 0, SAVE]
+    assert Watch(0, lambda number: max(number, TERM)).wanted() == TERM  # another's signal
+
+
+def test_handlers_are_put_back():
+    before = signal.getsignal(signal.SIGTERM)
+    with interrupts.watching(0, lambda number: number):
+        assert signal.getsignal(signal.SIGTERM) != before
+    assert signal.getsignal(signal.SIGTERM) == before
