@@ -13,9 +13,8 @@ from datasets.files import refuse_to_overwrite
 from datasets.images import ImageSet, check_readable, describe
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, save_pseudo_labels
 from moco import options, settings
-from moco.checkpoint import load_checkpoint, provenance, query_encoder, require_match
-from moco.distributed import has_bfloat16, pick_device, readers
-from moco.engine import prepare
+from moco.checkpoint import load_checkpoint, provenance, require_match
+from moco.distributed import readers
 from moco.evaluate import encode, fit_on_support
 
 
@@ -73,12 +72,8 @@ def teach(
 ) -> tuple[np.ndarray, np.ndarray]:
     """The embeddings f_q(x), M×D, and the probabilities p = F(x), M×N, of every base image."""
     made_with = checkpoint["args"]
-    device = pick_device(args.device, args.gpu)
-    if args.amp is None:
-        args.amp = has_bfloat16(device)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
-    encoder = query_encoder(checkpoint)
-    prepare(encoder, device, args.amp)
+    encoder, device = settings.ready_encoder(args, checkpoint)
     f_c = fit_on_support(
         encoder,
         support,

@@ -18,12 +18,10 @@ from moco.checkpoint import (
     STAGES,
     load_checkpoint,
     provenance,
-    query_encoder,
     require_match,
     student_classifier,
 )
-from moco.distributed import has_bfloat16, pick_device, readers
-from moco.engine import prepare
+from moco.distributed import readers
 from moco.evaluate import encode, fit_on_support, predictions_csv, score, score_table
 
 
@@ -80,11 +78,7 @@ def predict(
 ) -> np.ndarray:
     """Each image's probability of each of the task's classes, by the student's own classifier or,
     with a support set, by one fitted on that."""
-    device = pick_device(args.device, args.gpu)
-    if args.amp is None:
-        args.amp = has_bfloat16(device)
-    encoder = query_encoder(checkpoint)
-    prepare(encoder, device, args.amp)
+    encoder, device = settings.ready_encoder(args, checkpoint)
     made_with = checkpoint["args"]
     size, workers = made_with["image_size"], readers(args.workers)
     embeddings = encode(encoder, images, size, args.batch_size, workers, device, progress="testing")

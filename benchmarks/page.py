@@ -12,7 +12,7 @@ import statistics
 from pathlib import Path
 
 from .accuracy import lines_of, summary
-from .throughput import TASKS, peak, ratios
+from .throughput import TASKS, peak, ratio
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {
@@ -65,8 +65,7 @@ def _ratio(result: dict | None, task: str, mode: str) -> str:
     plain, fast = _found(result, task, "plain"), _found(result, task, mode)
     if not plain or not fast:
         return NOT_MEASURED
-    r = ratios(plain["ms_per_image"], fast["ms_per_image"])
-    return f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})"
+    return ratio(plain["ms_per_image"], fast["ms_per_image"])
 
 
 def _share_of_step(result: dict | None, mode: str) -> str:

@@ -36,6 +36,8 @@ from moco.checkpoint import provenance
 from moco.distributed import barrier, is_main
 from moco.engine import fit
 
+from .throughput import options_of
+
 LINKS = 1000  # names of a file: file systems allow some tens of thousands
 
 
@@ -240,10 +242,10 @@ def main() -> None:
     how = parser().parse_args()
     result = {
         "made_by": provenance(),
-        "settings": {k: v for k, v in vars(how).items() if k != "out"},
+        "settings": options_of(how),
+        "processes": {str(n): [] for n in how.processes},
+        "images": {},
     }
-    result["processes"] = {str(n): [] for n in how.processes}
-    result["images"] = {}
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
         # One epoch, so that its end is not among the steps that are timed.

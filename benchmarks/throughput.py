@@ -44,6 +44,7 @@ from moco.builder import MoCo, Student
 from moco.checkpoint import provenance
 from moco.distributed import has_bfloat16, pick_device, readers
 from moco.evaluate import encode
+from moco.speed import prepare, sgd
 from models import BACKBONES, build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
 
@@ -82,7 +83,7 @@ class FixedBatches:
 
     def __init__(self, steps: int, batch_size: int, image_size: int, device: torch.device):
         self.steps = steps
-        self.batch_sampler = types.SimpleNamespace(batch_size=batch_size)
+        self.batch_sampler = types.SimpleNamespace(batch_size=batch_size, first=0)
         views = torch.rand(2, batch_size, 3, image_size, image_size, device=device)
         self.batch = list(views), torch.arange(batch_size, device=device)
 
@@ -112,7 +113,7 @@ def make_model(how: argparse.Namespace, mode: str, task: str, device: torch.devi
     if plain:
         torch_defaults()
         return model.to(device)
-    engine.prepare(model, device, **{"amp": has_bfloat16(device), **MODES[mode]})
+    prepare(model, device, **{"amp": has_bfloat16(device), **MODES[mode]})
     return model
 
 
@@ -151,7 +152,7 @@ def make_turn(
     else:
         loader = FixedBatches(how.steps, how.batch_size, how.image_size, device)
     # A rate at which thousands of steps on the same batch leave the weights numbers.
-    optimizer = (plain_sgd if plain else engine.sgd)(model, lr=1e-6, momentum=0.9, wd=1e-4)
+    optimizer = (plain_sgd if plain else sgd)(model, lr=1e-6, momentum=0.9, wd=1e-4)
 
     def turn() -> int:
         bar = tqdm(disable=True)
@@ -305,6 +306,12 @@ def answer(pipe):
     return found
 
 
+def ratio(plain: list[float], fast: list[float]) -> str:
+    """`ratios`, as they are quoted."""
+    r = ratios(plain, fast)
+    return f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})"
+
+
 def ratios(plain: list[float], fast: list[float]) -> dict[str, float]:
     """How many times as fast, turn by turn: the median, and from where to where."""
     found = [slow / quick for slow, quick in zip(plain, fast)]
@@ -393,8 +400,7 @@ def table(result: dict, task: str) -> str:
         rate = passes * result["flop_per_image"] / took / 1e9
         line = f"  {mode:26}{took:10.2f}{rate:9.3f}{found['memory_gb']:7.2f}"
         if mode != "plain" and "plain" in modes:
-            r = ratios(modes["plain"]["ms_per_image"], found["ms_per_image"])
-            line += f"   {r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})"
+            line += "   " + ratio(modes["plain"]["ms_per_image"], found["ms_per_image"])
         lines.append(line)
         shares = found.get("profile", {}).items()
         if shares:

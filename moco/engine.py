@@ -1,10 +1,6 @@
 """The training loop of stages (a) and (d): they differ in what a step computes, not in this."""
 
-import contextlib
-import ctypes
-import json
 import math
-import shutil
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -17,9 +13,8 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from datasets.cache import pixels
-from datasets.files import InputError, atomic_write
+from datasets.files import InputError
 from datasets.images import ImageSet
-from models import Encoder
 
 from .augment import RandomViews, random_view, stream_seed
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
@@ -37,6 +32,8 @@ from .distributed import (
 from .evaluate import encode, knn_score
 from .interrupts import GO_ON, SAVE, Stopped, watching
 from .interrupts import ignore as ignore_signals
+from .runlog import RunLog
+from .speed import prepare, sgd
 from .views import BatchViews
 
 Step = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
@@ -80,56 +77,6 @@ def contrast_accuracy(logits: Tensor) -> dict[str, Tensor]:
     """How often the positive (column 0) is first, and among the first five. logits: B×(1+L)."""
     ahead = (logits[:, 1:] >= logits[:, :1]).sum(dim=1)
     return {"acc1": (ahead < 1).float().mean(), "acc5": (ahead < 5).float().mean()}
-
-
-class RunLog:
-    """`log.jsonl`: a line on what the run is, then one an epoch; TensorBoard beside it if it is
-    installed. Does nothing but on rank 0. `done`: how many epochs the run that goes on has behind
-    it."""
-
-    def __init__(self, folder: Path, about: dict, overwrite: bool = False, done: int = 0):
-        self.path = folder / "log.jsonl"
-        self.board = None
-        if is_main():
-            folder.mkdir(parents=True, exist_ok=True)
-            if overwrite:
-                self.path.unlink(missing_ok=True)
-                shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-            self._forget(done)
-            self._write(about)
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                return
-            self.board = SummaryWriter(folder / "tensorboard", purge_step=done + 1)
-
-    def _forget(self, done: int) -> None:
-        """Leave out what came after `done` epochs: a run killed before it saved them has them
-        again, and half a line is none."""
-        if not self.path.exists():
-            return
-        kept = []
-        for line in self.path.read_text().splitlines():
-            with contextlib.suppress(ValueError):
-                if json.loads(line).get("epoch", 0) <= done:
-                    kept.append(line + "\n")
-        with atomic_write(self.path) as file:
-            file.write("".join(kept).encode())
-
-    def _write(self, values: dict) -> None:
-        with open(self.path, "a") as file:
-            file.write(json.dumps(values) + "\n")
-
-    def epoch(self, done: int, values: dict[str, float]) -> None:
-        """Add the line of the epoch with which `done` are done, and say it on the screen."""
-        if not is_main():
-            return
-        self._write({"epoch": done, **values})
-        tqdm.write(f"epoch {done}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
-        if self.board:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, done)
-            self.board.flush()
 
 
 def fit(
@@ -219,19 +166,15 @@ def fit(
 
     if not goes_on:
         keep(done, {})
-    wrapped = model
-    if world_size() > 1:
-        device_ids = [device] if device.type == "cuda" else None
-        wrapped = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
-        wrapped.broadcast_buffers = False  # each process has its own BatchNorm statistics
+    wrapped = in_parallel(model, device)
     batches = EpochBatches(len(images), batch_size, seed)
+    batches.first = begun["steps"] if begun else 0
     loader = training_loader(
         images, batches, views, seed, image_size, aug_plus, views_by, workers, device
     )
     size = len(batches) * batch_size  # of an epoch, in images
-    first = begun["steps"] if begun else 0
     bar = tqdm(
-        initial=done * size + first * batch_size,
+        initial=done * size + batches.first * batch_size,
         total=max(done, epochs) * size,
         unit="img",
         disable=not is_main(),
@@ -242,7 +185,7 @@ def fit(
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate(lr, epoch, epochs, schedule, cos)
-            batches.epoch, batches.first = epoch, begun["steps"] if begun else 0
+            batches.epoch = epoch
             in_force = before_epoch(epoch, begun is not None)
             # What is random in a step then depends on the epoch it is in, not on where the run
             # was started or resumed.
@@ -252,7 +195,8 @@ def fit(
             values = train_one_epoch(
                 wrapped, step, loader, optimizer, device, epoch, bar, print_freq, totals, pause
             )
-            seconds, begun = (time.perf_counter() - started) * len(batches) / taken, None
+            seconds = (time.perf_counter() - started) * len(batches) / taken
+            begun, batches.first = None, 0
             if not math.isfinite(values["loss"]):
                 raise InputError(
                     f"the loss is {values['loss']} in epoch {epoch + 1}; {model_path} keeps the "
@@ -269,55 +213,14 @@ def fit(
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
 
 
-def sgd(model: nn.Module, lr: float, momentum: float, wd: float) -> torch.optim.SGD:
-    """SGD of what in `model` is trained, all of it in one pass over memory (`fused`)."""
-    trained = [theta for theta in model.parameters() if theta.requires_grad]
-    return torch.optim.SGD(trained, lr, momentum=momentum, weight_decay=wd, fused=True)
-
-
-def prepare(
-    model: nn.Module, device: torch.device, amp: bool = False, compile: bool = False
-) -> None:
-    """Put `model` on `device`, in the form in which it computes fastest there: its encoders in
-    mixed precision (`amp`), compiled (`compile`).
-
-    Raises InputError if nothing can be compiled here.
-    """
-    if device.type == "cpu":
-        keep_freed_memory()
-    else:
-        torch.set_float32_matmul_precision("high")  # TF32
-        torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
-    model.to(device, memory_format=torch.channels_last)  # in which convolutions are faster
-    if compile:
-        require_compiler(device)
-    for module in model.modules():
-        if isinstance(module, Encoder):
-            module.amp = amp
-            if compile:
-                # Modules are compiled in place: the names in the state dict stay as they are.
-                # As CUDA graphs on a GPU; for each shape its own code, none for any shape.
-                mode = "reduce-overhead" if device.type == "cuda" else None
-                module.compile(mode=mode, dynamic=False)
-
-
-def require_compiler(device: torch.device) -> None:
-    """Raise InputError if torch.compile does not work on `device`: for want of a C++ compiler, of
-    Triton, of a GPU that it supports."""
-    try:
-        torch.compile(torch.neg)(torch.ones(2, device=device))
-    except Exception as error:  # of many kinds, by version and cause
-        reason = str(error).strip().partition("\n")[0]
-        raise InputError(f"--compile does not work here: {reason}") from error
-
-
-def keep_freed_memory() -> None:
-    """Ask the C library to keep the memory that a step frees for the next step, instead of giving
-    it back and having the system fill it with zeros again. Does nothing where it is not glibc."""
-    trim_threshold, mmap_max = -1, -4  # mallopt(3)'s numbers
-    if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
-        libc.mallopt(mmap_max, 0)
-        libc.mallopt(trim_threshold, 2**31 - 1)
+def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """`model`, whose gradients become the mean over all processes while they are computed."""
+    if world_size() == 1:
+        return model
+    device_ids = [device] if device.type == "cuda" else None
+    wrapped = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
+    wrapped.broadcast_buffers = False  # each process has its own BatchNorm statistics
+    return wrapped
 
 
 def training_loader(
@@ -414,8 +317,7 @@ def train_one_epoch(
     """
     model.train()
     totals = totals or {}
-    first = getattr(loader.batch_sampler, "first", 0)
-    for number, (views, rows) in enumerate(loader, first):
+    for number, (views, rows) in enumerate(loader, loader.batch_sampler.first):
         views = [view.to(device, non_blocking=True) for view in views]
         optimizer.zero_grad(set_to_none=True)
         statistics = step(model, views, rows.to(device, non_blocking=True), epoch)

@@ -11,10 +11,11 @@ from datasets.cache import cached
 from datasets.episode import Task, draw_task
 from datasets.files import InputError, listed, require_writable
 from datasets.images import ImageSet, check_readable, describe
-from models import build_encoder
+from models import Encoder, build_encoder
 
 from . import distributed
-from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, require_match
+from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, query_encoder, require_match
+from .speed import prepare
 
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
 FIXED = (
@@ -196,6 +197,17 @@ def training_values(args: argparse.Namespace) -> dict:
     workers = distributed.readers(args.workers, nproc)
     values = {name: getattr(args, name) for name in names}
     return values | {"workers": workers, "goes_on": goes_on(args)}
+
+
+def ready_encoder(args: argparse.Namespace, checkpoint: dict) -> tuple[Encoder, torch.device]:
+    """f_q of a checkpoint, frozen, ready on the device that `args` names, and that device; whether
+    in mixed precision is then in `args`, too."""
+    device = distributed.pick_device(args.device, args.gpu)
+    if args.amp is None:
+        args.amp = distributed.has_bfloat16(device)
+    encoder = query_encoder(checkpoint)
+    prepare(encoder, device, args.amp)
+    return encoder, device
 
 
 def encoder_values(args: argparse.Namespace) -> dict:

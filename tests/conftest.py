@@ -65,6 +65,11 @@ def shell(name: str, *argv: object) -> subprocess.CompletedProcess:
     )
 
 
+def states_equal(a, b):
+    assert a.keys() == b.keys()
+    return all(torch.equal(a[name], b[name]) for name in a)
+
+
 def refused(capsys, monkeypatch, name: str, *argv: object) -> str:
     """The one line with which a script refuses `argv`, ending with exit code 2."""
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *(str(word) for word in argv)])

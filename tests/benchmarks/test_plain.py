@@ -14,8 +14,8 @@ from benchmarks import plain
 from datasets import open_dataset
 from datasets.cache import cached
 from moco.builder import MoCo, Student
-from moco.engine import prepare, sgd
 from moco.evaluate import encode
+from moco.speed import prepare, sgd
 from models import build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
 

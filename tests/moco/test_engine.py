@@ -7,12 +7,13 @@ import math
 import pytest
 import torch
 
-from conftest import TINY, call, free_url
+from conftest import TINY, call, free_url, states_equal
 from datasets.files import InputError
 from moco import distributed
 from moco.builder import MoCo
 from moco.checkpoint import CHECKPOINT, load_checkpoint
-from moco.engine import EpochBatches, RunLog, contrast_accuracy, learning_rate
+from moco.engine import EpochBatches, contrast_accuracy, learning_rate
+from moco.runlog import RunLog
 from models import build_encoder
 
 
@@ -69,7 +70,7 @@ def test_log_is_appended_unless_overwritten(tmp_path):
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("moco.engine.is_main", lambda: False)
+    monkeypatch.setattr("moco.runlog.is_main", lambda: False)
     RunLog(tmp_path / "run", {"command": "x"}).epoch(1, {"loss": 2.0})
     assert not (tmp_path / "run").exists()
 
@@ -84,11 +85,6 @@ def test_log_of_a_run(chain):
         assert 0 < line["loss"] < 2 * math.log(33)
         assert {"acc1", "acc5", "lr", "seconds", "images_per_second"} <= line.keys()
     assert list((chain.pretrained / "tensorboard").iterdir())
-
-
-def states_equal(a, b):
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def pretrain(data, folder, epochs, *more):

@@ -9,8 +9,8 @@ from datasets import open_dataset
 from datasets.cache import cached, pixels
 from datasets.images import read_image
 from moco.augment import plain_view
-from moco.engine import prepare
 from moco.evaluate import encode, fit_on_support, knn_score, predictions_csv, score, score_table
+from moco.speed import prepare
 from models import build_encoder
 
 

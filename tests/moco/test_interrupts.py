@@ -10,16 +10,11 @@ import time
 import pytest
 import torch
 
-from conftest import REPOSITORY, TINY, call, free_url
+from conftest import REPOSITORY, TINY, call, free_url, states_equal
 from datasets.files import InputError
 from moco import interrupts
 from moco.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
 from moco.interrupts import SAVE, Stopped, Watch
-
-
-def states_equal(a, b):
-    assert a.keys() == b.keys()
-    return all(torch.equal(a[name], b[name]) for name in a)
 
 
 def moco(data, folder, *more):
