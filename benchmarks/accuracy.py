@@ -24,7 +24,7 @@ from tqdm import tqdm
 import main_moco
 from datasets import Collection, open_dataset
 from datasets.episode import draw_task
-from datasets.files import InputError
+from datasets.files import InputError, require_writable
 from moco import engine, options
 from moco.augment import stream_seed
 from moco.checkpoint import load_checkpoint, provenance, query_encoder
@@ -104,7 +104,11 @@ def accuracies(how: argparse.Namespace, encoder: nn.Module, data: Collection) ->
 
 
 def lines_of(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    """The runs in the file, if there is one. Raises InputError if it holds other things."""
+    try:
+        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+    except ValueError as error:
+        raise InputError(f"{path} is not a file of this benchmark's runs: {error}") from error
 
 
 def draw(runs: list[dict], out: Path) -> None:
@@ -162,6 +166,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     how = parser().parse_args(argv)
+    require_writable(how.out.parent)
     if how.draw:
         draw(lines_of(how.out), how.draw)
         print(f"written: {how.draw}")

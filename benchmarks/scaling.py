@@ -27,7 +27,7 @@ from PIL import Image
 from tqdm import tqdm
 
 import main_moco
-from datasets.files import InputError, atomic_write
+from datasets.files import InputError, atomic_write, require_writable
 from datasets.images import ImageSet
 from moco import options, settings
 from moco.augment import stream_seed
@@ -240,6 +240,8 @@ def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
         return run_watched(sys.argv[1:])
     how = parser().parse_args()
+    if how.out:
+        require_writable(how.out.parent)  # before minutes are spent
     result = {
         "made_by": provenance(),
         "settings": options_of(how),

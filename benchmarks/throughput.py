@@ -37,7 +37,7 @@ import main_distill
 import main_moco
 from datasets import synthetic
 from datasets.cache import cached
-from datasets.files import InputError, atomic_write
+from datasets.files import InputError, atomic_write, require_writable
 from datasets.images import ImageSet, image_files, image_set
 from moco import engine, options
 from moco.builder import MoCo, Student
@@ -359,6 +359,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(argv: list[str] | None = None) -> None:
     how = parser().parse_args(argv)
+    if how.out:
+        require_writable(how.out.parent)  # before minutes are spent
     on_gpu = pick_device(how.device).type == "cuda"
     how.image_size = how.image_size or (224 if on_gpu else 112)
     how.steps = how.steps or (50 if on_gpu else 2)
