@@ -14,9 +14,10 @@ from moco import losses, options, settings
 from moco.augment import stream_seed
 from moco.builder import Student
 from moco.checkpoint import provenance, require_match
-from moco.distributed import broadcast, is_main, launch
+from moco.distributed import broadcast, is_main
 from moco.engine import Step, contrast_accuracy, fit
 from moco.evaluate import encode
+from moco.launch import launch
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -115,4 +116,4 @@ def distillation_step(args, student: Student, y: Tensor, teacher_embeddings: np.
 
 
 if __name__ == "__main__":
-    options.run(main)
+    options.run(main, several=True)

@@ -11,8 +11,8 @@ from moco import losses, options, settings
 from moco.augment import stream_seed
 from moco.builder import MoCo
 from moco.checkpoint import provenance
-from moco.distributed import launch
 from moco.engine import contrast_accuracy, fit
+from moco.launch import launch
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,4 +47,4 @@ def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dic
 
 
 if __name__ == "__main__":
-    options.run(main)
+    options.run(main, several=True)

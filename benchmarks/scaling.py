@@ -14,7 +14,6 @@ import argparse
 import functools
 import json
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -138,9 +137,6 @@ def measure(how: argparse.Namespace, data: Path, processes: int, folder: Path) -
     ]  # fmt: skip
     if processes > 1:
         flags += ["--multiprocessing-distributed", "--nproc", str(processes)]
-        with socket.socket() as probe:
-            probe.bind(("localhost", 0))
-            flags += ["--dist-url", f"tcp://localhost:{probe.getsockname()[1]}"]
     command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(how.steps), str(out)]
     started = ["--started", repr(time.time())]
     ended = subprocess.run([*command, *started, "--", *flags], capture_output=True, text=True)

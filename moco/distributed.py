@@ -1,23 +1,21 @@
-"""One process or many: starting them, and the few collectives that the method needs.
+"""One process or many: which, on what devices, and the few collectives that the method needs.
 
 Every collective here is the identity in a world of one process.
 """
 
-import logging
 import os
-import signal
+import re
 import sys
-from collections.abc import Callable
+import tempfile
+import urllib.parse
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import torch
 import torch.distributed as dist
-import torch.multiprocessing as mp
 from torch import Tensor, nn
 
 from datasets.files import InputError, listed
-
-from .interrupts import EXIT_CODES, Stopped, passing_on
 
 
 def world_size() -> int:
@@ -73,7 +71,7 @@ def all_mean(x: Tensor) -> Tensor:
     return x / world_size()
 
 
-_hosts = None  # the group in which processes talk without their GPUs
+hosts = None  # the group in which processes talk without their GPUs
 
 
 def agreed(number: int) -> int:
@@ -81,7 +79,7 @@ def agreed(number: int) -> int:
     if world_size() == 1:
         return number
     found = torch.tensor(number)
-    dist.all_reduce(found, dist.ReduceOp.MAX, group=_hosts)
+    dist.all_reduce(found, dist.ReduceOp.MAX, group=hosts)
     return int(found)
 
 
@@ -90,7 +88,7 @@ def gather_objects(value: object) -> list:
     if world_size() == 1:
         return [value]
     values = [None] * world_size()
-    dist.all_gather_object(values, value, group=_hosts)
+    dist.all_gather_object(values, value, group=hosts)
     return values
 
 
@@ -137,25 +135,28 @@ def has_bfloat16(device: torch.device) -> bool:
     return device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 8
 
 
+ANY_PORT = "tcp://127.0.0.1:0"  # one that is free: the processes of one machine are told it
+
+
 @dataclass(frozen=True)
 class Plan:
-    """Which processes a run has, and where they meet; `distributed` False means this one alone.
+    """Which processes a run has, and where they meet; without `url` this one alone.
 
-    `backend` `auto` is nccl between GPUs and gloo otherwise.
+    This process starts `nproc` of them, numbered from `first` on, or is itself that one. `backend`
+    `auto` is nccl between GPUs and gloo otherwise; `patience`: seconds to wait for each other.
     """
 
     device: str
     gpu: int | None
-    distributed: bool
-    nproc: int  # on this machine
-    nodes: int
-    node_rank: int
-    url: str
-    backend: str
-
-    @property
-    def processes(self) -> int:
-        return self.nproc * self.nodes
+    backend: str = "auto"
+    url: str | None = None  # tcp://, file://, or env:// for torchrun's
+    is_opened: bool = False  # is somebody at `url` already, who is none of these processes?
+    processes: int = 1
+    first: int = 0
+    nproc: int = 1
+    local: int = 0  # number of `first` on its machine, which has `on_machine` of them
+    on_machine: int = 1
+    patience: float = 300
 
 
 def plan(
@@ -166,10 +167,14 @@ def plan(
     nproc: int | None,
     world_size: int,
     rank: int,
-    dist_url: str,
+    dist_url: str | None,
     dist_backend: str,
+    dist_timeout: float,
 ) -> Plan:
-    """What the flags of these names ask for. Raises InputError if they contradict each other."""
+    """What torchrun or srun has started, or what the flags of these names ask for.
+
+    Raises InputError if these contradict each other.
+    """
     if nproc is not None and not multiprocessing_distributed:
         raise InputError(f"--nproc {nproc} needs --multiprocessing-distributed")
     if rank >= world_size:
@@ -179,19 +184,123 @@ def plan(
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if dist_backend == "nccl" and not gpus:
         raise InputError("--dist-backend nccl needs GPUs; gloo runs without")
-    if multiprocessing_distributed and nproc is None:
-        nproc = max(1, gpus)
-    if nproc is not None and nproc > 1:
+    by, found = launched(os.environ)
+    if by:
+        if multiprocessing_distributed or world_size > 1:
+            flag = "multiprocessing-distributed" if multiprocessing_distributed else "world-size"
+            raise InputError(
+                f"{by} has started {found['processes']} processes, and --{flag} asks for others; "
+                "use one of the two"
+            )
+        if dist_url and by == "srun":
+            found["url"] = dist_url
+    else:
+        nproc = nproc or (max(1, gpus) if multiprocessing_distributed else 1)
+        found = {"processes": nproc * world_size, "first": rank * nproc, "nproc": nproc}
+        found["on_machine"] = nproc
+        if world_size > 1:
+            if not dist_url:
+                raise InputError(
+                    f"--world-size {world_size} needs --dist-url tcp://FIRST_MACHINE:PORT"
+                )
+            found["url"] = dist_url
+        elif multiprocessing_distributed:
+            found["url"] = ANY_PORT
+    here = found.get("on_machine", 1)
+    if here > 1:
         if gpu is not None or ":" in device:
             which = device if gpu is None else f"--gpu {gpu}"
             raise InputError(
-                f"{which} names one GPU, but {nproc} processes were asked for; "
+                f"{which} names one GPU, but {here} processes were asked for; "
                 "CUDA_VISIBLE_DEVICES chooses several"
             )
-        if gpus and nproc > gpus:
-            raise InputError(f"--nproc {nproc} is more than this machine's {gpus} GPUs")
-    distributed = multiprocessing_distributed or world_size > 1
-    return Plan(device, gpu, distributed, nproc or 1, world_size, rank, dist_url, dist_backend)
+        if 1 < gpus < here or (gpus == 1 and not by):  # srun may show each process but its own
+            raise InputError(f"{here} processes are more than this machine's {gpus} GPUs")
+    if dist_url:
+        _check_url(dist_url)
+    return Plan(device, gpu, dist_backend, patience=dist_timeout, **found)
+
+
+def _check_url(url: str) -> None:
+    try:
+        parts = urllib.parse.urlsplit(url)
+        sound = parts.scheme == "tcp" and parts.hostname and parts.port
+    except ValueError:  # no number, or out of range
+        sound = False
+    if not sound:
+        raise InputError(f"--dist-url {url}: expected tcp://HOST:PORT, such as tcp://node1:10001")
+
+
+TORCHRUN = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+SRUN = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID", "SLURM_STEP_ID",
+        "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_LAUNCHER_PORT")  # fmt: skip
+
+
+def launched(environment: Mapping[str, str]) -> tuple[str | None, dict]:
+    """The launcher that has started this process as one of several, torchrun or srun, and what of
+    its Plan that says; None and {} if there is none.
+
+    torchrun counts where it runs in srun's tasks. Raises InputError if only some of a launcher's
+    variables are there, or those of both contradict each other.
+    """
+    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or 1)  # batch scripts are in no step
+    by_torchrun = [name for name in TORCHRUN if name in environment]
+    if any(name in by_torchrun for name in TORCHRUN[:3]):
+        _require(environment, "torchrun", TORCHRUN)
+        rank, size, local, here = (_number(environment, name) for name in TORCHRUN[:4])
+        if tasks > 1 and "TORCHELASTIC_RUN_ID" not in environment:  # set by hand
+            if (environment["SLURM_PROCID"], tasks) != (str(rank), size):
+                raise InputError(
+                    f"srun says process {environment['SLURM_PROCID']} of {tasks}, but RANK and "
+                    f"WORLD_SIZE say {rank} of {size}; unset these"
+                )
+        found = {"url": "env://", "processes": size, "first": rank}
+        return "torchrun", found | {"local": local, "on_machine": here}
+    if tasks == 1:
+        return None, {}
+    _require(environment, "srun", SRUN)
+    rank, local, machine = (_number(environment, name) for name in SRUN[:3])
+    here = _tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+    job = f"{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
+    if len(here) == 1:  # a file does; the launcher's port tells a step from those before it
+        name = f"processes-meet-{job}-{environment['SLURM_STEP_LAUNCHER_PORT']}"
+        url = f"file://{os.path.join(tempfile.gettempdir(), name)}"
+    else:
+        host = environment.get("MASTER_ADDR") or _first_host(environment["SLURM_STEP_NODELIST"])
+        port = environment.get("MASTER_PORT") or 20_000 + int(environment["SLURM_JOB_ID"]) % 10_000
+        url = f"tcp://{host}:{port}"
+    found = {"url": url, "processes": tasks, "first": rank}
+    return "srun", found | {"local": local, "on_machine": here[machine]}
+
+
+def _require(environment: Mapping[str, str], launcher: str, names: Sequence[str]) -> None:
+    if missing := [name for name in names if name not in environment]:
+        there = [name for name in names if name in environment]
+        raise InputError(
+            f"{launcher} has started this process in part: {listed(there) or 'it'} is set, but not "
+            f"{listed(missing)}; let {launcher} set them all, or unset them"
+        )
+
+
+def _number(environment: Mapping[str, str], name: str) -> int:
+    try:
+        return int(environment[name])
+    except ValueError:
+        raise InputError(f"{name}={environment[name]}: expected a number") from None
+
+
+def _tasks_per_node(text: str) -> list[int]:
+    """Slurm's "2(x3),1" as [2, 2, 2, 1]."""
+    counts = []
+    for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
+        counts += [int(tasks)] * int(times or 1)
+    return counts
+
+
+def _first_host(nodes: str) -> str:
+    """The first of Slurm's list of hosts: "gpu[03-05,7]-a,node1" gives gpu03-a."""
+    before, number, after = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes).groups("")
+    return before + number + after
 
 
 def readers(workers: int, nproc: int = 1) -> int:
@@ -204,87 +313,3 @@ def processors() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
-
-
-def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
-    """Run `worker(device, *arguments)` in each of this machine's processes.
-
-    A worker's failure ends them all, and is raised here: an InputError or OSError as InputError.
-    """
-    if not plan.distributed:
-        worker(pick_device(plan.device, plan.gpu), *arguments)
-    elif plan.nproc == 1:
-        _join(0, plan, worker, arguments)
-    else:
-        complaints = mp.get_context("spawn").SimpleQueue()
-        # Its warning that one process's end ends the others says nothing that the error does not.
-        logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-        # How processes start other ones is lost on those that are spawned: their readers of images
-        # would each load all of torch.
-        handed = (plan, worker, arguments, complaints, mp.get_start_method())
-        context = mp.spawn(_spawned, nprocs=plan.nproc, args=handed, join=False)
-        with passing_on(context.processes) as signals:
-            try:
-                while not context.join():
-                    pass
-            except (mp.ProcessExitedException, mp.ProcessRaisedException):
-                if signals:
-                    raise Stopped(signals[0]) from None
-                if not complaints.empty():
-                    raise InputError(complaints.get()) from None
-                codes = [process.exitcode for process in context.processes]
-                if stopped := [code for code in codes if code in EXIT_CODES]:
-                    raise Stopped(stopped[0] - 128) from None
-                lost = [n for n, code in enumerate(codes) if code == -signal.SIGKILL]
-                if lost:
-                    raise InputError(
-                        f"process {listed(lost)} of {plan.nproc} was killed (too little memory?); "
-                        "the same command goes on from the last checkpoint"
-                    ) from None
-                raise
-
-
-def _spawned(
-    local_rank: int,
-    plan: Plan,
-    worker: Callable,
-    arguments: tuple,
-    complaints,
-    start_method: str,
-) -> None:
-    """`_join` as a process of its own, whose errors for people go to `complaints`."""
-    mp.set_start_method(start_method, force=True)
-    try:
-        _join(local_rank, plan, worker, arguments)
-    except Stopped as stop:
-        sys.exit(stop.exit_code)
-    except (InputError, OSError) as error:
-        complaints.put(str(error))
-        sys.exit(2)
-
-
-def _join(local_rank: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
-    """Pick a device, join the process group, work, leave."""
-    gpu, backend = plan.gpu, plan.backend
-    if plan.nproc > 1:
-        gpu = local_rank if torch.cuda.is_available() else None
-        torch.set_num_threads(max(1, processors() // plan.nproc))
-    device = pick_device(plan.device, gpu)
-    if backend == "auto":
-        backend = "nccl" if device.type == "cuda" else "gloo"
-    try:
-        dist.init_process_group(
-            backend,
-            init_method=plan.url,
-            world_size=plan.processes,
-            rank=plan.node_rank * plan.nproc + local_rank,
-        )
-    except (RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"the processes cannot meet at --dist-url {plan.url}: {reason}") from error
-    global _hosts
-    _hosts = dist.new_group(backend="gloo") if backend == "nccl" else None
-    try:
-        worker(device, *arguments)
-    finally:
-        dist.destroy_process_group()

@@ -1,6 +1,7 @@
 """The command line: each script's flags, in groups that the scripts share."""
 
 import argparse
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -9,6 +10,7 @@ from datasets.cache import default_folder
 from datasets.files import InputError
 from models import BACKBONES, MIN_IMAGE_SIZE
 
+from .distributed import launched
 from .interrupts import Stopped
 
 
@@ -41,12 +43,22 @@ class ArgumentParser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
-def run(main: Callable[[], None]) -> None:
-    """Run a script: bad input ends it with one line and exit code 2, Ctrl-C with 130."""
+def run(main: Callable[[], None], several: bool = False) -> None:
+    """Run a script: bad input ends it with one line and exit code 2, Ctrl-C with 130.
+
+    `several`: torchrun or srun may start it as several processes; the first one speaks for all.
+    """
+    name = Path(sys.argv[0]).name
     try:
+        by, found = launched(os.environ)
+        if by and found["processes"] > 1 and not several:
+            raise InputError(f"{by} has started {found['processes']} of it; it is one process")
+        if found.get("first"):
+            sys.stdout = open(os.devnull, "w")
+            name += f", process {found['first']}"
         main()
     except (InputError, OSError) as error:  # OSError: a full disk, a folder that is read-only
-        print(f"{Path(sys.argv[0]).name}: error: {error}", file=sys.stderr)
+        print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
         print(stop, file=sys.stderr)
@@ -117,8 +129,11 @@ def add_distributed(parser: ArgumentParser) -> None:
                        help="with it: this many processes instead (on a CPU, too)")
     group.add_argument("--world-size", type=positive, default=1, metavar="N", help="number of machines")
     group.add_argument("--rank", type=natural, default=0, metavar="N", help="which machine this is")
-    group.add_argument("--dist-url", default="tcp://localhost:10001", metavar="URL",
-                       help="where the processes meet: tcp:// and a free port of the first machine")
+    group.add_argument("--dist-url", metavar="URL",
+                       help="where those of several machines meet: tcp:// and a free port of the first "
+                       "machine; those of one machine find each other")
+    group.add_argument("--dist-timeout", type=number(float, 1), default=300, metavar="SECONDS",
+                       help="how long they wait for each other at the start")
     group.add_argument("--dist-backend", default="auto", choices=["auto", "nccl", "gloo"],
                        help="auto: nccl between GPUs, gloo otherwise")
 

@@ -193,8 +193,8 @@ def training_values(args: argparse.Namespace) -> dict:
         "aug_plus", "views_by", "lr", "schedule", "cos", "momentum", "wd", "amp", "compile",
         "seed", "print_freq", "knn_every", "save_minutes",
     )  # fmt: skip
-    nproc = launch_plan(args).nproc if hasattr(args, "nproc") else 1  # baselines have one process
-    workers = distributed.readers(args.workers, nproc)
+    here = launch_plan(args).on_machine if hasattr(args, "nproc") else 1  # baselines: one process
+    workers = distributed.readers(args.workers, here)
     values = {name: getattr(args, name) for name in names}
     return values | {"workers": workers, "goes_on": goes_on(args)}
 
@@ -232,7 +232,7 @@ def launch_plan(args: argparse.Namespace) -> distributed.Plan:
     """Which processes to start."""
     names = (
         "device", "gpu", "multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url",
-        "dist_backend",
+        "dist_backend", "dist_timeout",
     )  # fmt: skip
     return distributed.plan(**{name: getattr(args, name) for name in names})
 

@@ -3,7 +3,6 @@
 import importlib
 import importlib.util
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -43,12 +42,6 @@ def load_script(name: str):
     sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
-
-
-def free_url() -> str:
-    with socket.socket() as probe:
-        probe.bind(("localhost", 0))
-        return f"tcp://localhost:{probe.getsockname()[1]}"
 
 
 def call(name: str, *argv: object) -> None:

@@ -7,7 +7,7 @@ import math
 import pytest
 import torch
 
-from conftest import TINY, call, free_url, states_equal
+from conftest import TINY, call, states_equal
 from datasets.files import InputError
 from moco import distributed
 from moco.builder import MoCo
@@ -244,7 +244,7 @@ def test_two_processes_train_as_one(chain, data, tmp_path, stage):
         how += ["--correction", "dic", "--dic-interval", 1]
         return distill(data, chain.labels, tmp_path / folder, epochs, *how)["state_dict"]
 
-    two_processes = ["--multiprocessing-distributed", "--nproc", 2, "--dist-url", free_url()]
+    two_processes = ["--multiprocessing-distributed", "--nproc", 2]
     epochs = 1 if stage == "moco" else 2  # the correction comes after the first
     start, one, two = train("0", 0), train("1", epochs), train("2", epochs, *two_processes)
     logs = [(tmp_path / n / "log.jsonl").read_text().splitlines()[-1] for n in "12"]

@@ -1,0 +1,153 @@
+"""Starting a run's processes, having them meet, and ending them together."""
+
+import contextlib
+import logging
+import signal
+import socket
+import sys
+import urllib.parse
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import timedelta
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+import torch.multiprocessing as mp
+
+from datasets.files import InputError, listed
+
+from . import distributed
+from .distributed import Plan, pick_device, processors
+from .interrupts import EXIT_CODES, Stopped, passing_on
+
+GOES_ON = "the same command goes on from the last checkpoint"
+WAIT = timedelta(minutes=30)  # in a collective: the main process may be scoring meanwhile
+
+
+def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
+    """Run `worker(device, *arguments)` in each of the processes that are this one's to start, or in
+    this one if it is one of several.
+
+    A worker's failure ends them all, and is raised here: an InputError or OSError as InputError.
+    """
+    if plan.url is None:
+        worker(pick_device(plan.device, plan.gpu), *arguments)
+        return
+    if plan.url == distributed.ANY_PORT:  # this process has them meet, at a port that is free
+        server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
+        plan = replace(plan, url=f"tcp://127.0.0.1:{server.port}", is_opened=True)
+    if plan.nproc == 1:
+        _join(0, plan, worker, arguments)
+        return
+    complaints = mp.get_context("spawn").SimpleQueue()
+    # Its warning that one process's end ends the others says nothing that the error does not.
+    logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
+    # How processes start other ones is lost on those that are spawned: their readers of images
+    # would each load all of torch.
+    handed = (plan, worker, arguments, complaints, mp.get_start_method())
+    context = mp.spawn(_spawned, nprocs=plan.nproc, args=handed, join=False)
+    with passing_on(context.processes) as signals:
+        try:
+            while not context.join():
+                pass
+        except (mp.ProcessExitedException, mp.ProcessRaisedException):
+            if signals:
+                raise Stopped(signals[0]) from None
+            codes = [process.exitcode for process in context.processes]
+            if lost := [n for n, code in enumerate(codes) if code == -signal.SIGKILL]:
+                raise InputError(
+                    f"process {listed(lost)} of {plan.nproc} was killed (too little memory?); "
+                    + GOES_ON
+                ) from None
+            if not complaints.empty():
+                raise InputError(complaints.get()) from None
+            if stopped := [code for code in codes if code in EXIT_CODES]:
+                raise Stopped(stopped[0] - 128) from None
+            raise
+
+
+def _spawned(
+    number: int, plan: Plan, worker: Callable, arguments: tuple, complaints, start_method: str
+) -> None:
+    """`_join` as a process of its own, whose errors for people go to `complaints`."""
+    mp.set_start_method(start_method, force=True)
+    try:
+        _join(number, plan, worker, arguments)
+    except Stopped as stop:
+        sys.exit(stop.exit_code)
+    except (InputError, OSError) as error:
+        complaints.put(str(error))
+        sys.exit(2)
+
+
+def _join(number: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
+    """Pick a device, meet the other processes, work, leave."""
+    gpu, backend, rank = plan.gpu, plan.backend, plan.first + number
+    if plan.on_machine > 1:
+        gpus = torch.cuda.device_count()  # or one, where srun shows each process its own
+        gpu = (plan.local + number) % gpus if gpus else None
+        torch.set_num_threads(max(1, processors() // plan.on_machine))
+    device = pick_device(plan.device, gpu)
+    if backend == "auto":
+        backend = "nccl" if device.type == "cuda" else "gloo"
+    store = _meet(plan, rank)
+    how = {"store": store, "rank": rank, "world_size": plan.processes, "timeout": WAIT}
+    try:
+        dist.init_process_group(backend, **how)
+        distributed.hosts = dist.new_group(backend="gloo") if backend == "nccl" else None
+        worker(device, *arguments)
+    except dist.DistError as error:
+        raise _lost(error) from error
+    except RuntimeError as error:
+        if "gloo" not in str(error):  # whose errors have no class of their own
+            raise
+        raise _lost(error) from error
+    finally:
+        if dist.is_initialized():
+            dist.destroy_process_group()
+        if plan.url.startswith("file://"):
+            Path(plan.url.removeprefix("file://")).unlink(missing_ok=True)
+
+
+def _lost(error: RuntimeError) -> InputError:
+    reason = str(error).partition("\n")[0].rpartition("] ")[2]
+    return InputError(f"lost another of the processes ({reason}); {GOES_ON}")
+
+
+def _meet(plan: Plan, rank: int) -> dist.Store:
+    """Where all of the run's processes are, once they are all there.
+
+    Raises InputError naming those that are missing after `plan.patience` seconds.
+    """
+    try:
+        store = _open_store(plan, rank)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0]
+        raise InputError(
+            f"process {rank} of {plan.processes} cannot reach the others at {plan.url}"
+            f"{'' if rank == 0 else ', which process 0 opens'}: {reason}"
+        ) from error
+    names = [f"process {number} is here" for number in range(plan.processes)]
+    store.set(names[rank], "")
+    with contextlib.suppress(RuntimeError):
+        store.wait(names, timedelta(seconds=plan.patience))
+        return store
+    missing = [number for number, name in enumerate(names) if not store.check([name])]
+    raise InputError(
+        f"of {plan.processes} processes {listed(missing)} did not come to {plan.url} within "
+        f"{plan.patience:.0f} s; --dist-timeout waits longer"
+    )
+
+
+def _open_store(plan: Plan, rank: int) -> dist.Store:
+    patience = timedelta(seconds=plan.patience)
+    parts = urllib.parse.urlsplit(plan.url)
+    if parts.scheme == "env":
+        return next(dist.rendezvous(plan.url, timeout=patience))[0]
+    if parts.scheme == "file":
+        return dist.FileStore(parts.path, plan.processes)
+    socket.getaddrinfo(parts.hostname, parts.port)  # a wrong name would be tried until the end
+    opens = rank == 0 and not plan.is_opened
+    how = {"timeout": patience, "wait_for_workers": False}
+    return dist.TCPStore(parts.hostname, parts.port, is_master=opens, **how)

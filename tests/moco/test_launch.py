@@ -1,0 +1,111 @@
+"""Processes started in each of the ways that there are, and those that do not find each other."""
+
+import os
+import socket
+import subprocess
+import sys
+
+from conftest import REPOSITORY, TINY, states_equal
+from moco.checkpoint import load_checkpoint
+
+
+def command(data, folder, *more):
+    words = ["main_moco.py", data, "--model_path", folder, *TINY, "--epochs", 2, *more]
+    return [str(word) for word in words]
+
+
+def start(words, **environment):
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
+    how = {"cwd": REPOSITORY, "env": environment, "text": True}
+    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+
+
+def srun_variables(rank, of=2):
+    """What srun says to each of the tasks on one machine."""
+    return {
+        "SLURM_STEP_NUM_TASKS": f"{of}", "SLURM_PROCID": f"{rank}", "SLURM_LOCALID": f"{rank}",
+        "SLURM_NODEID": "0", "SLURM_JOB_ID": f"{os.getpid()}", "SLURM_STEP_ID": "0",
+        "SLURM_STEP_NODELIST": "localhost", "SLURM_STEP_TASKS_PER_NODE": f"{of}",
+        "SLURM_STEP_LAUNCHER_PORT": "40001",
+    }  # fmt: skip
+
+
+def free_port():
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def ended(processes):
+    found = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), found
+    return found
+
+
+def test_every_launcher_trains_the_same(data, tmp_path):
+    python = [sys.executable]
+    spawned = ["--multiprocessing-distributed", "--nproc", 2]
+    ended([start([*python, *command(data, tmp_path / "spawn", *spawned)])])
+    torchrun = [*python, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
+    torchrun += ["--master-port", str(free_port())]
+    ended([start([*torchrun, *command(data, tmp_path / "torchrun")])])
+    srun = [*python, *command(data, tmp_path / "srun")]
+    said = ended([start(srun, **srun_variables(rank)) for rank in (0, 1)])
+    assert "2 epochs done" in said[0][0] and not said[1][0]  # one speaks for both
+    machines = ["--world-size", 2, "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
+    by_hand = [*python, *command(data, tmp_path / "machines", *machines)]
+    ended([start([*by_hand, "--rank", str(rank)]) for rank in (1, 0)])
+    whole = load_checkpoint(tmp_path / "spawn")["state_dict"]
+    for name in ("torchrun", "srun", "machines"):
+        assert states_equal(load_checkpoint(tmp_path / name)["state_dict"], whole), name
+
+
+def complaint(words, **environment):
+    """The one line on which a process ends, with exit code 2."""
+    process = start([sys.executable, *words], **environment)
+    said = process.communicate(timeout=120)[1]
+    assert process.returncode == 2 and "Traceback" not in said, said
+    lines = [line for line in said.splitlines() if "error:" in line]
+    assert len(lines) == 1, said
+    return lines[0]
+
+
+def test_those_that_do_not_come_are_named(data, tmp_path):
+    def missing(rank, url):
+        machines = ["--world-size", 4, "--rank", rank, "--dist-url", url, "--dist-timeout", 2]
+        return complaint(command(data, tmp_path, *machines))
+
+    url = f"tcp://127.0.0.1:{free_port()}"
+    line = missing(0, url)
+    assert f"error: of 4 processes 1, 2, 3 did not come to {url} within 2 s" in line
+    assert f"process 1 of 4 cannot reach the others at {url}, which process 0 op" in missing(1, url)
+    nowhere = "tcp://no-such-host.invalid:10001"
+    assert f"process 1 of 4 cannot reach the others at {nowhere}" in missing(1, nowhere)
+    with socket.socket() as taken:
+        taken.bind(("127.0.0.1", 0))
+        taken.listen()
+        url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
+        assert f"process 0 of 4 cannot reach the others at {url}" in missing(0, url)
+    line = complaint(command(data, tmp_path, "--dist-timeout", 2), **srun_variables(0))
+    assert "error: of 2 processes 1 did not come to file:///" in line
+    assert not (tmp_path / "checkpoint.pth.tar").exists()
+
+
+def test_one_that_is_lost_ends_the_others(data, tmp_path):
+    words = [sys.executable, *command(data, tmp_path, "--epochs", 10_000)]
+    first, second = (start(words, **srun_variables(rank)) for rank in (0, 1))
+    while not (tmp_path / "log.jsonl").exists():
+        assert first.poll() is None, first.communicate()
+    second.kill()
+    said = first.communicate(timeout=60)[1]
+    assert first.returncode == 2 and "Traceback" not in said
+    assert "main_moco.py: error: lost another of the processes (" in said
+    assert "the same command goes on from the last checkpoint" in said
+    second.communicate()
+
+
+def test_what_is_one_process_is_not_several(chain, data, tmp_path):
+    words = ["test.py", str(data), "--resume", str(chain.pretrained), "--output", str(tmp_path)]
+    line = complaint(words, **srun_variables(1))
+    assert "test.py: error: srun has started 2 of it; it is one process" in line
+    assert not list(tmp_path.iterdir())
