@@ -8,10 +8,10 @@ larger collection): a note says so.
 
 import numpy as np
 
-from datasets.episode import TASK_FILE, save_task
+from datasets.episode import TASK_FILE, load_task, save_task
 from datasets.files import refuse_to_overwrite
 from datasets.images import ImageSet, check_readable, describe
-from datasets.pseudo import PSEUDO_FILE, PseudoLabels, save_pseudo_labels
+from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import options, settings
 from moco.checkpoint import load_checkpoint, provenance, require_match
 from moco.distributed import readers
@@ -21,14 +21,21 @@ from moco.evaluate import encode, fit_on_support
 def main(argv: list[str] | None = None) -> None:
     args = options.labelling_parser().parse_args(argv)
     files = [args.savedir / TASK_FILE, args.savedir / PSEUDO_FILE]
-    refuse_to_overwrite(files, args.overwrite)
     checkpoint = load_checkpoint(args.resume, ("moco",))
     teacher = checkpoint["args"]
     require_match({"arch": args.arch}, teacher, args.resume)
     data = settings.open_data(args.datadir, args, teacher, args.resume)
-    task = settings.draw(args.datadir, args, data.rare, args.k_shot)
-    support, query = task.support(data.rare), task.query(data.rare)
     base = data.base.fingerprint()
+    if all(file.exists() for file in files) and not args.overwrite:
+        before = load_pseudo_labels(args.savedir)[1].about
+        if before["base"] == base and settings.is_same_work(args, before, checkpoint):
+            print(f"done before: {files[0]}, {files[1]}")
+            return
+    refuse_to_overwrite(files[1:], args.overwrite)  # the task alone is an unfinished run's
+    task = settings.draw(args.datadir, args, data.rare, args.k_shot)
+    if files[0].exists() and not args.overwrite and load_task(args.savedir) != task:
+        refuse_to_overwrite(files[:1], args.overwrite)
+    support, query = task.support(data.rare), task.query(data.rare)
     if base != checkpoint["base"]:
         trained_on = describe(checkpoint["base"])
         print(f"note: {args.resume} was trained on {trained_on}, not {describe(base)}")
@@ -51,7 +58,8 @@ def main(argv: list[str] | None = None) -> None:
             "task": task.to_dict(),
             "base": base,
             "teacher": {name: teacher.get(name) for name in settings.INHERITED} | classes,
-            "teacher_epoch": checkpoint["epoch"],
+            "epoch": checkpoint["epoch"],
+            "checkpoint_made_by": checkpoint["made_by"],
             "args": settings.recorded(args),
             "made_by": provenance(),
         },

@@ -10,7 +10,7 @@ import json
 import numpy as np
 import torch
 
-from datasets.episode import Task, load_task
+from datasets.episode import TASK_FILE, Task, load_task
 from datasets.files import InputError, atomic_write, refuse_to_overwrite
 from datasets.images import ImageSet, check_readable, describe, unlabelled
 from moco import options, settings
@@ -45,7 +45,15 @@ def main(argv: list[str] | None = None) -> None:
     name = f"{how}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
     name = f"predict_{images.name}_{name}" if args.predict else f"test_{name}"
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
-    refuse_to_overwrite(files, args.overwrite)
+    if files[0].exists() and not args.overwrite:
+        before = json.loads(files[0].read_text())
+        same_images = before.get("images") == images.fingerprint()
+        if same_images and settings.is_same_work(args, before, checkpoint):
+            if not args.predict:
+                print(score_table(before))
+            print(f"done before: {files[0]}, {files[1]}")
+            return
+    refuse_to_overwrite(files[:1], args.overwrite)  # the table alone is an unfinished run's
     if rare and (here := rare.fingerprint()) != task.rare:
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
     if not args.predict:
@@ -56,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(*([images, support] if support else [images]))
     probabilities = predict(args, checkpoint, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
+             "images": images.fingerprint(),
              "args": settings.recorded(args), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
              "training": settings.training_of(checkpoint)}  # fmt: skip
@@ -67,7 +76,8 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{task}; classifier: {how}; {len(images)} query images, none of the support set")
         print(score_table(scores))
     table = predictions_csv(images, probabilities, task.classes, truth=not args.predict)
-    for file, content in zip(files, (json.dumps({**scores, **about}, indent=1), table)):
+    scores = json.dumps({**scores, **about}, indent=1)
+    for file, content in ((files[1], table), (files[0], scores)):
         with atomic_write(file) as out:
             out.write(content.encode())
     print(f"written: {files[0]}, {files[1]}")
@@ -99,10 +109,10 @@ def predict(
 def no_classifier(checkpoint: dict) -> str | None:
     """What of a checkpoint says that it has no classifier that was trained; None if it has."""
     args = checkpoint["args"]
-    if not checkpoint["task"]:
-        return STAGES[checkpoint["stage"]]
     if checkpoint["stage"] == "scratch":
         return None
+    if checkpoint["stage"] != "distill":
+        return STAGES[checkpoint["stage"]]
     if not args["p_label"]:
         return "a student trained with --no-p_label"
     return None if "cls" in args["losses"] else f"a student trained with --losses {args['losses']}"
@@ -121,6 +131,10 @@ def find_task(args, checkpoint: dict, rare: ImageSet | None) -> Task:
             )
     elif args.savedir:
         task, where = load_task(args.savedir), args.savedir
+    elif args.load_cla:
+        raise InputError(
+            f"{args.resume} does not tell its task; --savedir names the folder of its {TASK_FILE}"
+        )
     else:
         return settings.draw(args.data, args, rare, args.k_shot or 5)
     if args.lesion_disjoint or args.rare_split:
@@ -130,6 +144,8 @@ def find_task(args, checkpoint: dict, rare: ImageSet | None) -> Task:
         )
     given = {"n_way": args.n_way, "k_shot": args.k_shot, "seed": args.seed}
     require_match(given, {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}, where)
+    if args.load_cla and task.n_way != (has := student_classifier(checkpoint).linear.out_features):
+        raise InputError(f"{args.resume} tells {has} classes apart, but {where} has {task.n_way}")
     return task
 
 

@@ -2,7 +2,6 @@
 
 import datetime
 import os
-import pickle
 import shlex
 import shutil
 import subprocess
@@ -12,12 +11,15 @@ from pathlib import Path
 
 import torch
 import torchvision
-from torch import nn
+from torch import Tensor, nn
 
+from datasets.episode import Task
 from datasets.files import InputError, atomic_write, listed
+from datasets.images import describe
 from models import Encoder, LinearClassifier, build_encoder
 
 from .distributed import processors
+from .released import from_released, is_released
 
 CHECKPOINT = "checkpoint.pth.tar"
 PREVIOUS = "checkpoint.previous.pth.tar"
@@ -116,21 +118,11 @@ def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -
 
 
 def _load_file(path: Path, stages: tuple[str, ...]) -> dict:
-    if not path.is_file():
-        raise InputError(f"no checkpoint here: {path}")
-    try:
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
-    except (
-        OSError,
-        EOFError,
-        RuntimeError,
-        ValueError,
-        pickle.UnpicklingError,
-        zipfile.BadZipFile,
-    ) as error:
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
-    if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in STAGES:
+    checkpoint = _read(path)
+    if is_released(checkpoint):
+        beside = path.with_name(CLASSIFIER)
+        checkpoint = from_released(checkpoint, _read(beside) if beside.exists() else None, path)
+    if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in list(STAGES):
         raise InputError(f"{path} is not a checkpoint of this project's scripts")
     if checkpoint.get("format", 0) > FORMAT:
         raise InputError(
@@ -143,7 +135,52 @@ def _load_file(path: Path, stages: tuple[str, ...]) -> dict:
             f"{path} is a checkpoint of {STAGES[checkpoint['stage']]}; "
             f"needed is one of {' or '.join(STAGES[stage] for stage in stages)}"
         )
+    try:
+        _check_weights(checkpoint)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{path} is not a sound checkpoint: {error}") from error
     return checkpoint
+
+
+def _check_weights(checkpoint: dict) -> None:
+    """Raises ValueError, or what wrong types lead to, if the encoder's weights are not those that
+    the settings ask for, or some weights are no numbers."""
+    describe(checkpoint["base"])
+    if checkpoint["task"] is not None:
+        Task.from_dict(checkpoint["task"])
+    with torch.device("meta"):  # shapes alone
+        encoder = build_encoder(*(checkpoint["args"][name] for name in ("arch", "moco_dim", "mlp")))
+    asked = {f"query_encoder.{name}": x.shape for name, x in encoder.state_dict().items()}
+    found = {name: x.shape for name, x in checkpoint["state_dict"].items()}
+    if wrong := [name for name, shape in asked.items() if found.get(name) != shape]:
+        raise ValueError(f"its weights are not those of its settings: {listed(wrong, 3)}")
+    if odd := not_finite(checkpoint["state_dict"]):
+        raise ValueError(f"not all finite numbers: {listed(odd, 3)}")
+
+
+def _read(path: Path) -> object:
+    """What torch.save wrote to `path`, without running any code from it."""
+    if not path.is_file():
+        raise InputError(f"no checkpoint here: {path}")
+    try:
+        if zipfile.is_zipfile(path):  # as ever since torch 1.6; torch.load leaves out the checksums
+            with zipfile.ZipFile(path) as parts:
+                if broken := parts.testzip():
+                    raise InputError(f"{path} is broken: the checksum of {broken} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except InputError:
+        raise
+    except Exception as error:  # what bytes that are no pickle lead to is anybody's guess
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
+
+
+def not_finite(weights: dict[str, Tensor]) -> list[str]:
+    """Which of these have values that are no finite numbers."""
+    return [
+        name for name, value in weights.items()
+        if value.is_floating_point() and not value.isfinite().all()
+    ]  # fmt: skip
 
 
 def require_match(given: dict, recorded: dict, where: str | Path) -> None:

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from datasets.cache import pixels
-from datasets.files import InputError
+from datasets.files import InputError, listed
 from datasets.images import ImageSet
 
 from .augment import RandomViews, random_view, stream_seed
-from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
+from .checkpoint import CHECKPOINT, load_checkpoint, not_finite, save_checkpoint
 from .distributed import (
     agreed,
     all_mean,
@@ -108,6 +108,7 @@ def fit(
     print_freq: int,
     knn_every: int,
     save_minutes: float,
+    detect_anomaly: bool,
     views: int = 2,
     before_epoch: Callable[[int, bool], dict[str, float]] = lambda epoch, begun: {},
 ) -> None:
@@ -121,7 +122,9 @@ def fit(
     `model.query_encoder` on the classes of `images`; what `before_epoch(epoch, begun)` returns goes
     there, too (`begun`: part of this epoch's steps were taken before). `amp` and `compile` as
     `prepare` has them, `views_by` and `workers` as `training_loader`.
-    Raises InputError when the loss is no longer a number, and Stopped after a signal.
+    `detect_anomaly` looks at every step, and has torch say which operation made what is no number.
+    Raises InputError when losses or weights are no longer finite numbers, before they are saved;
+    and Stopped after a signal.
     """
     prepare(model, device, amp, compile)
     optimizer = sgd(model, lr, momentum, wd)
@@ -152,9 +155,14 @@ def fit(
                 log.epoch(done, values)
             save(done)
 
+    recent: list[tuple[int, Tensor, Tensor]] = []  # steps whose loss nobody has looked at
+
     def pause(epoch: int, steps: int, totals: dict[str, Tensor]) -> None:
         """Between two steps, the last one excepted: save, and stop, if that is wanted."""
         word = watch.wanted()
+        if word != GO_ON or len(recent) >= (1 if detect_anomaly else print_freq):
+            weights = model.state_dict() if word != GO_ON else {}
+            require_finite(recent, weights, images, epoch, model_path)
         if word != GO_ON:
             own = own_state(model, totals, device)
             part = {"steps": steps, "processes": gather_objects(own)}
@@ -180,7 +188,8 @@ def fit(
         disable=not is_main(),
         mininterval=0.1 if sys.stderr.isatty() else 30,
     )
-    with bar, watching(save_minutes, agreed) as watch:
+    anomalies = torch.autograd.set_detect_anomaly(detect_anomaly)
+    with bar, anomalies, watching(save_minutes, agreed) as watch:
         for epoch in range(done, epochs):
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             for group in optimizer.param_groups:
@@ -192,16 +201,20 @@ def fit(
             torch.manual_seed(stream_seed("steps", seed, epoch, rank()))
             totals = restore_own_state(model, begun, device) if begun else {}
             started, taken = time.perf_counter(), len(batches) - batches.first
-            values = train_one_epoch(
-                wrapped, step, loader, optimizer, device, epoch, bar, print_freq, totals, pause
-            )
+            try:
+                values = train_one_epoch(
+                    wrapped, step, loader, optimizer, device, epoch, bar, print_freq, totals, pause,
+                    recent,
+                )  # fmt: skip
+            except RuntimeError as error:
+                if not (detect_anomaly and "nan values" in str(error)):
+                    raise
+                raise InputError(
+                    f"epoch {epoch + 1}, {told(recent[-1], images)}: {error}"
+                ) from error
+            require_finite(recent, model.state_dict(), images, epoch, model_path)
             seconds = (time.perf_counter() - started) * len(batches) / taken
             begun, batches.first = None, 0
-            if not math.isfinite(values["loss"]):
-                raise InputError(
-                    f"the loss is {values['loss']} in epoch {epoch + 1}; {model_path} keeps the "
-                    "checkpoint of the epoch before; a lower --lr may help"
-                )
             in_force["lr"] = optimizer.param_groups[0]["lr"]
             speed = {"seconds": seconds, "images_per_second": size / seconds}
             keep(epoch + 1, values | in_force | speed)
@@ -211,6 +224,36 @@ def fit(
     barrier()  # nobody leaves before the last checkpoint is written
     if is_main():
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
+
+
+def require_finite(
+    recent: list[tuple[int, Tensor, Tensor]],
+    weights: dict[str, Tensor],
+    images: ImageSet,
+    epoch: int,
+    model_path: Path,
+) -> None:
+    """Raise InputError, in all processes, if in one of them a loss of the `recent` steps (number,
+    rows of `images`, loss) or one of the `weights` is no finite number. Empties `recent`."""
+    complaint = ""
+    losses = torch.stack([loss for _, _, loss in recent])
+    if bad := (~losses.isfinite()).nonzero().flatten().tolist():
+        complaint = told(recent[bad[0]], images)
+    elif odd := not_finite(weights):
+        complaint = f"step {recent[-1][0] + 1}: weights are no finite numbers: {listed(odd, 3)}"
+    recent.clear()
+    if agreed(bool(complaint)):
+        complaints = listed(filter(None, gather_objects(complaint)))
+        raise InputError(
+            f"epoch {epoch + 1}, {complaints}; the last good checkpoint is "
+            f"{model_path / CHECKPOINT}; a lower --lr may help, and --detect-anomaly tells more"
+        )
+
+
+def told(step: tuple[int, Tensor, Tensor], images: ImageSet) -> str:
+    number, rows, loss = step
+    ids = listed((images.ids[row] for row in rows.tolist()), limit=100)
+    return f"step {number + 1}: the loss of the images {ids} is {loss.item()}"
 
 
 def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
@@ -263,8 +306,12 @@ def load_training_state(
     epochs done, and where in the next one it was, if it was. Raises InputError as `load_checkpoint`
     does, or if other processes than these were in the middle of an epoch."""
     checkpoint = load_checkpoint(path, (stage,))
-    model.load_state_dict(checkpoint["state_dict"])
-    optimizer.load_state_dict(checkpoint["optimizer"])
+    try:
+        model.load_state_dict(checkpoint["state_dict"])
+        optimizer.load_state_dict(checkpoint["optimizer"])
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise InputError(f"{path} does not fit the run that is to go on: {reason}") from error
     begun = checkpoint.get("part")
     if begun and len(begun["processes"]) != world_size():
         raise InputError(
@@ -309,18 +356,21 @@ def train_one_epoch(
     print_freq: int,
     totals: dict[str, Tensor] | None = None,
     pause: Callable[[int, int, dict[str, Tensor]], None] = lambda epoch, steps, totals: None,
+    recent: list[tuple[int, Tensor, Tensor]] | None = None,
 ) -> dict[str, float]:
     """One pass over `loader`, or what is left of it after steps that add up to `totals`.
 
     Returns the epoch's mean of each statistic, over all processes. `pause(epoch, steps, totals)` is
-    called after each of its steps but the last.
+    called after each of its steps but the last. The steps' numbers, rows and losses go to `recent`.
     """
     model.train()
     totals = totals or {}
+    recent = [] if recent is None else recent
     for number, (views, rows) in enumerate(loader, loader.batch_sampler.first):
         views = [view.to(device, non_blocking=True) for view in views]
         optimizer.zero_grad(set_to_none=True)
         statistics = step(model, views, rows.to(device, non_blocking=True), epoch)
+        recent.append((number, rows, statistics["loss"].detach()))
         statistics["loss"].backward()
         optimizer.step()
         for name, value in statistics.items():

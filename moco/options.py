@@ -198,6 +198,8 @@ def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
     group.add_argument("--start-epoch", type=natural, metavar="N",
                        help="number of the first epoch (default: the checkpoint's with --resume, else 0)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random in the run")
+    group.add_argument("--detect-anomaly", action="store_true",
+                       help="have torch say which operation made a number that is none: much slower")
     group = parser.add_argument_group("what it writes")
     group.add_argument("--model_path", type=Path, required=True, metavar="DIR",
                        help="folder for checkpoints and log")

@@ -2,6 +2,7 @@
 
 import argparse
 import functools
+import json
 from pathlib import Path
 
 import torch
@@ -23,6 +24,9 @@ FIXED = (
     "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "views_by", "seed", "p_label",
     "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval",
     "dic_dispersion", "simclr_t", "distill_t", "distill_weight",
+)  # fmt: skip
+OF_THE_MACHINE = (
+    "device", "gpu", "workers", "batch_size", "amp", "cache", "no_cache", "overwrite",
 )  # fmt: skip
 CLASSES = ("base_classes", "rare_classes")  # of a user's own images
 # What a student takes over from its teacher where it is not told otherwise; the first few it must.
@@ -191,7 +195,7 @@ def training_values(args: argparse.Namespace) -> dict:
     names = (
         "model_path", "resume", "overwrite", "epochs", "start_epoch", "batch_size", "image_size",
         "aug_plus", "views_by", "lr", "schedule", "cos", "momentum", "wd", "amp", "compile",
-        "seed", "print_freq", "knn_every", "save_minutes",
+        "seed", "print_freq", "knn_every", "save_minutes", "detect_anomaly",
     )  # fmt: skip
     here = launch_plan(args).on_machine if hasattr(args, "nproc") else 1  # baselines: one process
     workers = distributed.readers(args.workers, here)
@@ -226,6 +230,18 @@ def training_of(checkpoint: dict) -> dict:
     args = checkpoint["args"]
     kept = {name: args[name] for name in FIXED if name in args and name != "seed"}
     return {"stage": checkpoint["stage"], **kept}
+
+
+def is_same_work(args: argparse.Namespace, before: dict, checkpoint: dict) -> bool:
+    """Does what `before`, the file of an earlier run, says of itself hold for this one, too: the
+    same command, but for where and how fast it runs, and the same checkpoint?"""
+
+    def kept(values: dict) -> dict:
+        return {name: value for name, value in values.items() if name not in OF_THE_MACHINE}
+
+    made_from = (before.get("epoch"), before.get("checkpoint_made_by"))
+    same = kept(before.get("args", {})) == kept(json.loads(json.dumps(recorded(args))))
+    return same and made_from == (checkpoint["epoch"], checkpoint["made_by"])
 
 
 def launch_plan(args: argparse.Namespace) -> distributed.Plan:

@@ -7,11 +7,12 @@ import shutil
 
 import pytest
 import torch
+from PIL import Image
 
 from conftest import TINY, call, refused, shell
 from datasets import isic2018, open_dataset
 from datasets.episode import Task, load_task
-from datasets.pseudo import load_pseudo_labels
+from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels
 from moco.checkpoint import CHECKPOINT, CLASSIFIER, load_checkpoint
 
 
@@ -217,6 +218,8 @@ def test_predicting_images_without_labels(no, chain, data, tmp_path):
     assert (tmp_path / "out" / "predict_new patients_lr_3way_2shot_seed0.csv").is_file()
     (tmp_path / "empty").mkdir()
     assert "no images in" in no("test", *student[:-1], tmp_path / "empty")
+    call("test", *student, *out)  # the same again: done before
+    Image.new("RGB", (40, 40)).save(new / "new.png")
     assert "would be overwritten" in no("test", *student, *out)
 
 
@@ -348,6 +351,32 @@ def test_nothing_is_overwritten(no, chain, data):
     assert snapshot(chain.root) == before
 
 
+def test_what_is_done_is_not_done_again(chain, data, tmp_path, capsys, no):
+    """The same commands, as a cluster gives them once more; where they were killed in between the
+    files that they write, they finish."""
+    labels, scores = tmp_path / "labels", tmp_path / "scores"
+    labelling = ["generate_pseudo", "--resume", chain.pretrained, "--datadir", data,
+                 "--savedir", labels, "--k_shot", 2]  # fmt: skip
+    testing = ["test", data, "--resume", chain.student, "--load_cla", "--output", scores]
+    for command, folder in ((labelling, labels), (testing, scores)):
+        call(*command)
+        printed = capsys.readouterr().out
+        done = snapshot(tmp_path)
+        call(*command, "-b", 7, "--no-cache")  # how fast it goes does not matter
+        again = capsys.readouterr().out
+        assert "done before: " in again and snapshot(tmp_path) == done
+        assert [line for line in printed.splitlines() if line.startswith("total")] == [
+            line for line in again.splitlines() if line.startswith("total")
+        ]
+        assert "would be overwritten" in no(*command, "--augnum", 3)
+        last = folder / PSEUDO_FILE if folder == labels else next(folder.glob("*.json"))
+        last.unlink()
+        call(*command)
+        assert last.exists() and "done before" not in capsys.readouterr().out
+    (labels / PSEUDO_FILE).unlink()
+    assert "task.json would be overwritten" in no(*labelling, "--seed", 1)
+
+
 def test_overwriting_on_request(data, tmp_path):
     call(*moco(data, tmp_path))
     call(*moco(data, tmp_path, "--seed", 1, "--overwrite"))
@@ -374,5 +403,5 @@ def test_several_processes_complain_once(data, tmp_path):
     result = shell("main_moco", *argv)
     assert result.returncode == 2
     lines = [line for line in result.stderr.splitlines() if "error" in line or "Error" in line]
-    assert len(lines) == 1 and "main_moco.py: error: the loss is nan in epoch" in lines[0]
+    assert len(lines) == 1 and "main_moco.py: error: epoch 1, step" in lines[0]
     assert "Traceback" not in result.stderr and "Warning" not in result.stderr

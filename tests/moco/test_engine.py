@@ -254,11 +254,3 @@ def test_two_processes_train_as_one(chain, data, tmp_path, stage):
         if one[name].is_floating_point():  # weights, queue and BatchNorm's running statistics
             moved, apart = (one[name] - start[name]).norm(), (two[name] - one[name]).norm()
             assert moved > 0 and apart < 0.02 * moved, (name, apart / moved)
-
-
-def test_a_loss_that_is_no_number_stops_the_run(data, tmp_path):
-    with pytest.raises(InputError, match="the loss is nan.*checkpoint of the epoch before"):
-        call("main_moco", data, "--model_path", tmp_path, *TINY, "--epochs", 3, "--lr", 1e30)
-    state = load_checkpoint(tmp_path)["state_dict"]
-    assert all(value.isfinite().all() for value in state.values())
-    assert distributed.world_size() == 1

@@ -1,0 +1,120 @@
+"""The authors' released weights, under the names and in the shapes that their code gives them."""
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from conftest import call, refused
+from datasets.files import InputError
+from moco.checkpoint import CHECKPOINT, CLASSIFIER, load_checkpoint, query_encoder
+from moco.options import pretraining_parser
+from models.resnet12 import WIDTHS
+
+QUEUE = 24
+
+
+def their_weights():
+    """A state_dict as DistributedDataParallel gave it them."""
+    torch.manual_seed(0)
+    weights = {"queue": F.normalize(torch.randn(128, QUEUE), dim=0)}
+    weights["queue_ptr"] = torch.tensor([16])
+    for encoder in ("encoder_q", "encoder_k"):
+        for layer, (before, width) in enumerate(zip((3, *WIDTHS), WIDTHS), start=1):
+            block = f"{encoder}.layer{layer}.0"
+            kernels = {f"conv{n}": (width, before if n == 1 else width, 3, 3) for n in (1, 2, 3)}
+            for name, shape in {**kernels, "downsample.0": (width, before, 1, 1)}.items():
+                fan = shape[1] * shape[2] * shape[3]
+                weights[f"{block}.{name}.weight"] = torch.randn(shape) * (2 / fan) ** 0.5
+            for name in ("bn1", "bn2", "bn3", "downsample.1"):
+                weights[f"{block}.{name}.weight"] = torch.rand(width) + 0.5
+                weights[f"{block}.{name}.bias"] = torch.randn(width) * 0.1
+                weights[f"{block}.{name}.running_mean"] = torch.randn(width) * 0.1
+                weights[f"{block}.{name}.running_var"] = torch.rand(width) + 0.5
+                weights[f"{block}.{name}.num_batches_tracked"] = torch.tensor(7)
+        weights[f"{encoder}.classifier.weight"] = torch.randn(128, 640) * 0.04
+        weights[f"{encoder}.classifier.bias"] = torch.randn(128) * 0.1
+    return {f"module.{name}": value for name, value in weights.items()}
+
+
+def their_embedding(images, weights):
+    """What these weights compute in evaluation mode, step by step."""
+    w = {name.removeprefix("module.encoder_q."): value for name, value in weights.items()}
+
+    def bn(x, name):
+        kinds = ("running_mean", "running_var", "weight", "bias")
+        return F.batch_norm(x, *(w[f"{name}.{kind}"] for kind in kinds))
+
+    x = images
+    for block in (f"layer{n}.0" for n in (1, 2, 3, 4)):
+        shortcut = bn(F.conv2d(x, w[f"{block}.downsample.0.weight"]), f"{block}.downsample.1")
+        for n in (1, 2, 3):
+            x = bn(F.conv2d(x, w[f"{block}.conv{n}.weight"], padding=1), f"{block}.bn{n}")
+            x = F.leaky_relu(x + shortcut if n == 3 else x, 0.1)
+        x = F.max_pool2d(x, 2)
+    return F.linear(x.mean(dim=(2, 3)), w["classifier.weight"], w["classifier.bias"])
+
+
+@pytest.fixture
+def released(tmp_path, monkeypatch):
+    small = pretraining_parser()
+    small.set_defaults(image_size=32)  # 224 pixels would take a minute
+    monkeypatch.setattr("moco.released.pretraining_parser", lambda: small)
+    optimizer = {"state": {}, "param_groups": [{"lr": 0.03, "params": [0]}]}
+    contents = {"epoch": 200, "arch": "resnet12", "state_dict": their_weights()}
+    torch.save({**contents, "optimizer": optimizer}, tmp_path / CHECKPOINT)
+    return tmp_path
+
+
+def add_classifier(folder, classes=3):
+    torch.manual_seed(1)
+    weights = {"module.layer.1.weight": torch.randn(classes, 128) * 0.1}
+    weights["module.layer.1.bias"] = torch.randn(classes) * 0.1
+    torch.save({"epoch": 200, "state_dict": weights}, folder / CLASSIFIER)
+    return weights
+
+
+def test_it_computes_what_theirs_did(released):
+    found = load_checkpoint(released)
+    assert found["stage"] == "moco" and found["epoch"] == 200
+    images = torch.rand(2, 3, 48, 48)
+    ours = query_encoder(found)(images)
+    torch.testing.assert_close(ours, their_embedding(images, their_weights()))
+    theirs = their_weights()["module.queue"]
+    assert torch.equal(found["state_dict"]["queue"], theirs.T)
+    assert found["state_dict"]["queue_position"] == 16 and found["args"]["moco_k"] == QUEUE
+
+
+def test_legacy_files_too(released):
+    """As torch before 1.6 wrote them."""
+    contents = torch.load(released / CHECKPOINT, weights_only=True)
+    torch.save(contents, released / CHECKPOINT, _use_new_zipfile_serialization=False)
+    assert load_checkpoint(released)["epoch"] == 200
+
+
+def test_scored(released, chain, data, capsys, monkeypatch):
+    """The encoder by a logistic regression; the student by its classifier, on a task that the user
+    has to name."""
+    call("test", data, "--resume", released, "--k_shot", 2, "-j", 0)
+    assert "classifier: lr" in capsys.readouterr().out
+    add_classifier(released)
+    student = ["test", data, "--resume", released, "--load_cla", "-j", 0]
+    assert "does not tell its task; --savedir names" in refused(capsys, monkeypatch, *student)
+    call(*student, "--savedir", chain.labels)
+    assert "classifier: direct" in capsys.readouterr().out
+    add_classifier(released, classes=2)
+    line = refused(capsys, monkeypatch, *student, "--savedir", chain.labels, "--overwrite")
+    assert "tells 2 classes apart, but" in line and line.endswith("has 3")
+
+
+def test_a_teacher_for_all_that_follows(released, data, tmp_path, capsys):
+    labels = tmp_path / "labels"
+    call("generate_pseudo", "--datadir", data, "--resume", released, "--savedir", labels,
+         "--k_shot", 2, "-j", 0)  # fmt: skip
+    assert "was trained on a set that it does not tell" in capsys.readouterr().out
+    assert (labels / "pseudo_labels.npz").exists()
+
+
+def test_other_backbones_of_theirs_are_refused(released):
+    torch.save({"arch": "4conv", "state_dict": their_weights()}, released / CHECKPOINT)
+    with pytest.raises(InputError, match="--arch 4conv; only its resnet12 can be read"):
+        load_checkpoint(released)
