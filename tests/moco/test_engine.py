@@ -9,7 +9,6 @@ import torch
 
 from conftest import TINY, call, states_equal
 from datasets.files import InputError
-from moco import distributed
 from moco.builder import MoCo
 from moco.checkpoint import CHECKPOINT, load_checkpoint
 from moco.engine import EpochBatches, contrast_accuracy, learning_rate
