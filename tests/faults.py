@@ -1,0 +1,219 @@
+"""Kill trainings at random instants, fill their disk, break their newest checkpoint, take away one
+of their processes; start each again with the same command; see that nothing is lost.
+
+python tests/faults.py --kills 50
+"""
+
+import argparse
+import contextlib
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import tempfile
+import time
+from collections import Counter
+from pathlib import Path
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+sys.path.insert(0, str(REPOSITORY))
+
+import torch  # noqa: E402
+
+from datasets import synthetic  # noqa: E402
+from datasets.files import InputError  # noqa: E402
+from moco.checkpoint import CHECKPOINT, load_checkpoint  # noqa: E402
+
+# Some tens of steps a second, and a checkpoint after each: much of the time, it is saving.
+TINY = "--arch conv4 --image-size 32 -b 8 --moco-k 32 --bn-groups 2 -j 0".split()
+OFTEN = ["--save-minutes", "1e-9", "--dist-timeout", "60"]
+TWO = ["--multiprocessing-distributed", "--nproc", "2"]
+
+
+class Training:
+    """A command that is started again and again until it has ended by itself, and what came of it:
+    `counts`, with what its checkpoint held before each start."""
+
+    def __init__(self, command: list[str], folder: Path, counts: Counter):
+        self.command = [sys.executable, *command, "--model_path", str(folder)]
+        self.folder = folder
+        self.counts = counts
+        self.before = (0, 0)
+
+    @contextlib.contextmanager
+    def running(self):
+        environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+        how = {"cwd": REPOSITORY, "env": environment, "text": True, "start_new_session": True}
+        with subprocess.Popen(
+            self.command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, **how
+        ) as process:
+            yield process
+            self.said = process.stderr.read()
+        self.code = process.returncode
+        if "Traceback" in self.said:
+            raise AssertionError(f"a traceback: {self.said}")
+
+    def look(self) -> None:
+        """Raise AssertionError if what the folder holds is not sound, or behind what it held."""
+        try:
+            found = load_checkpoint(self.folder)
+        except InputError as error:
+            if "no checkpoint here" in str(error) and self.before == (0, 0):
+                return  # none has been written yet
+            raise AssertionError(f"lost: {error}") from error
+        here = (found["epoch"], found["part"]["steps"] if found["part"] else 0)
+        if here < self.before:
+            raise AssertionError(f"went back from {self.before} to {here} (epochs, steps)")
+        self.counts["restarts that went on"] += here > (0, 0)
+        self.before = here
+
+    def finish(self) -> dict:
+        with self.running():
+            pass
+        if self.code != 0:
+            raise AssertionError(f"it does not go on: {self.said}")
+        if left := [path.name for path in self.folder.rglob(".*")]:
+            raise AssertionError(f"left behind: {left}")
+        return load_checkpoint(self.folder)
+
+
+def killed(training: Training, kills: int, wait: random.Random) -> None:
+    """SIGKILL to all of its processes at a random instant after the first steps could be taken, or
+    to one alone."""
+    for _ in range(kills):
+        with training.running() as process:
+            began = time.time_ns()
+            while process.poll() is None and not _saved_since(training.folder, began):
+                time.sleep(0.02)
+            time.sleep(wait.uniform(0, 1))
+            children = _children(process.pid) if "--nproc" in training.command else []
+            if process.poll() is not None:
+                training.counts["ended before the kill"] += 1
+            elif children and wait.random() < 0.5:
+                os.kill(wait.choice(children), signal.SIGKILL)
+                training.counts["one of two processes killed"] += 1
+            else:
+                os.killpg(process.pid, signal.SIGKILL)
+                training.counts["killed"] += 1
+        training.look()
+
+
+def _saved_since(folder: Path, nanoseconds: int) -> bool:
+    try:
+        return (folder / CHECKPOINT).stat().st_mtime_ns > nanoseconds
+    except OSError:
+        return False
+
+
+def _children(pid: int) -> list[int]:
+    """The processes that train for process `pid`: not what multiprocessing starts beside them."""
+    found = subprocess.run(["pgrep", "-P", str(pid), "-f", "spawn_main"], capture_output=True)
+    return [int(word) for word in found.stdout.split()]
+
+
+def cut_off(training: Training, times: int, wait: random.Random) -> None:
+    """The newest checkpoint loses its end, or some bytes are changed: the one before it serves."""
+    for _ in range(times):
+        killed(training, 1, wait)
+        newest = training.folder / CHECKPOINT
+        content = bytearray(newest.read_bytes())
+        if wait.random() < 0.5:
+            content = content[: wait.randrange(len(content))]
+            training.counts["newest checkpoint cut off"] += 1
+        else:
+            at = wait.randrange(len(content) // 2)
+            content[at : at + 1000] = bytes(byte ^ 255 for byte in content[at : at + 1000])
+            training.counts["newest checkpoint with wrong bytes"] += 1
+        newest.write_bytes(content)
+        training.before = (0, 0)  # one save behind
+        training.look()
+
+
+def filled(training: Training, times: int, disk: Path, wait: random.Random) -> None:
+    """No room is left on the disk, a tmpfs, at a random instant; then there is some again."""
+    for _ in range(times):
+        with training.running() as process:
+            began = time.time_ns()
+            while process.poll() is None and not _saved_since(training.folder, began):
+                time.sleep(0.02)
+            time.sleep(wait.uniform(0, 0.5))
+            ballast = disk / "ballast"
+            with contextlib.suppress(OSError), open(ballast, "wb") as file:
+                while True:
+                    file.write(bytes(1 << 16))
+            process.wait(60)
+        if training.code != 2 or "No space left" not in training.said:
+            raise AssertionError(f"exit code {training.code} on a full disk: {training.said}")
+        ballast.unlink()
+        training.counts["disk full"] += 1
+        training.look()
+
+
+def whole(command: list[str], folder: Path) -> dict:
+    """What the command ends with if nobody stops it."""
+    return Training(command, folder, Counter()).finish()["state_dict"]
+
+
+def try_all(kills: int, seed: int, room: Path) -> Counter:
+    """The `kills` are shared out: stages (a) and (d), one process and two."""
+    wait, counts = random.Random(seed), Counter()
+    data = room / "data"
+    synthetic.make(data, base=34, rare=26, size=40, seed=0)
+    epochs = ["--epochs", str(20 + kills)]  # more than it has time for between kills
+    teacher, labels = room / "teacher", room / "labels"
+    run = [sys.executable, "main_moco.py", data, "--model_path", teacher, *TINY, "--epochs", "1"]
+    subprocess.run(run, cwd=REPOSITORY, check=True, capture_output=True)
+    run = [sys.executable, "generate_pseudo.py", "--datadir", data, "--resume", teacher,
+           "--savedir", labels, "--k_shot", "2"]  # fmt: skip
+    subprocess.run(run, cwd=REPOSITORY, check=True, capture_output=True)
+    moco = ["main_moco.py", str(data), *TINY, *epochs]
+    student = ["main_distill.py", str(data), "--savedir", str(labels), "-j", "0", *epochs,
+               "--correction", "dic"]  # fmt: skip
+    for name, command in {"a": moco, "d": student}.items():
+        for processes in ([], TWO):
+            folder = room / f"{name}{len(processes)}"
+            training = Training([*command, *OFTEN, *processes], folder, counts)
+            killed(training, -(-kills // 4), wait)
+            cut_off(training, -(-kills // 25), wait)
+            found = training.finish()["state_dict"]
+            undisturbed = whole([*command, *processes], folder.with_name(f"{folder.name}-whole"))
+            if not all(torch.equal(found[key], undisturbed[key]) for key in undisturbed):
+                raise AssertionError(f"stage ({name}) ended elsewhere than without kills")
+            counts["ended bit for bit as without"] += 1
+    disk = room / "disk"
+    disk.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(disk)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        counts["not tried: a full disk, for which one must be root"] += 1
+        return counts
+    try:
+        training = Training([*moco, *OFTEN], disk / "run", counts)
+        filled(training, max(1, kills // 10), disk, wait)
+        found = training.finish()["state_dict"]
+        if not all(torch.equal(found[key], value) for key, value in
+                   load_checkpoint(room / "a0-whole")["state_dict"].items()):  # fmt: skip
+            raise AssertionError("the run on a full disk ended elsewhere than without")
+        counts["ended bit for bit as without"] += 1
+    finally:
+        subprocess.run(["umount", str(disk)], check=True)
+    return counts
+
+
+def main(argv: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
+    parser.add_argument("--kills", type=int, default=50, metavar="N")
+    parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    args = parser.parse_args(argv)
+    with tempfile.TemporaryDirectory(prefix="faults-") as room:
+        os.environ["XDG_CACHE_HOME"] = room
+        began = time.monotonic()
+        counts = try_all(args.kills, args.seed, Path(room))
+    for name, count in counts.items():
+        print(f"{count:5d}  {name}")
+    print(json.dumps({"seconds": round(time.monotonic() - began), **counts}))
+
+
+if __name__ == "__main__":
+    main()
