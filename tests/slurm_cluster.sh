@@ -15,7 +15,7 @@ up() {
     dd if=/dev/urandom of="$DIR/munge.key" bs=1024 count=1 status=none
     chmod 600 "$DIR/munge.key"
     # The folder may be below one that everybody can write to: --force.
-    munged --force --key-file="$DIR/munge.key" --socket="$DIR/munge.socket" \
+    munged --force --origin=127.0.0.1 --key-file="$DIR/munge.key" --socket="$DIR/munge.socket" \
         --pid-file="$DIR/munged.pid" --log-file="$DIR/munged.log" --seed-file="$DIR/munge.seed"
     cat > "$SLURM_CONF" <<CONF
 ClusterName=test
@@ -50,10 +50,21 @@ PartitionName=high Nodes=node PriorityTier=2
 CONF
     slurmctld
     slurmd -N node
+    for _ in {1..100}; do
+        [ "$(sinfo -h -p low -o %T 2> /dev/null)" != idle ] || return 0
+        sleep 0.1
+    done
+    echo "Slurm did not start; the reasons are in $DIR/*.log" >&2
+    exit 1
 }
 
 down() {
-    true
+    if scancel --user=root; then
+        while [ -n "$(squeue -h)" ]; do sleep 0.2; done
+        scontrol shutdown
+    fi
+    munged --stop --socket="$DIR/munge.socket"
+    while [ -e "$DIR/slurmctld.pid" ] || [ -e "$DIR/slurmd.pid" ]; do sleep 0.1; done
 }
 
 "$1"
