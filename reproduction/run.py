@@ -144,25 +144,28 @@ def become(job: Job) -> None:
 
 
 def submit_to_slurm(
-    jobs: Sequence[Job], logs: Path, options: dict[str, str], words: Sequence[str]
+    jobs: Sequence[Job], root: Path, options: dict[str, str], words: Sequence[str]
 ) -> dict[str, str]:
     """Have Slurm run `scripts/reproduce.py WORDS --only NAME` for each of `jobs` that is not done,
-    when those that it needs have ended well, and for the table, when all have ended. Returns
-    Slurm's number of each by name; their output goes to `logs`.
+    when those that it needs have ended well, and for the table, when all have ended. What has
+    been submitted for the same place `root` before comes first. Returns Slurm's number of each by
+    name; their output goes to the logs in `root`.
 
     `options` are sbatch's own ("partition", ...; "" for those without a value). Raises InputError
     if Slurm does not take a job.
     """
+    logs = root / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     here = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     numbers: dict[str, str] = {}
 
     def submit(name: str, condition: str, needs: Iterable[str]) -> None:
-        there = [numbers[need] for need in needs if need in numbers]
-        after = [options.get("dependency"), ":".join([condition, *there]) if there else None]
-        given = {"job-name": name, "output": _log_file(logs, name), **options}
-        if any(after):
-            given["dependency"] = ",".join(filter(None, after))
+        after = [options["dependency"]] if "dependency" in options else []
+        if there := [numbers[need] for need in needs if need in numbers]:
+            after.append(":".join([condition, *there]))
+        given = {"job-name": f"{name} {root.name}", "output": _log_file(logs, name), **options}
+        # Singleton: one job of a name at a time, so that no GPU waits for another one's run.
+        given["dependency"] = ",".join([*after, "singleton"])
         flags = [f"--{key}={value}" if value else f"--{key}" for key, value in given.items()]
         scripts = REPOSITORY / "scripts"
         command = [scripts / "slurm" / "job.sbatch", scripts / "reproduce.py", *words]

@@ -166,10 +166,9 @@ def main(argv: list[str] | None = None) -> None:
     print(heading(study))
     if args.executor == "slurm" and not args.only:
         given = dict(word.partition("=")[::2] for word in args.slurm)
-        logs = study.root / "logs"
-        for name, number in submit_to_slurm(jobs, logs, given, words).items():
+        for name, number in submit_to_slurm(jobs, study.root, given, words).items():
             print(f"{number}  {name}")
-        print(f"submitted; their output is in {logs}, the table will be in {study.root}")
+        print(f"submitted; the table will be in {study.root}, the jobs' output is in its logs")
         return None
     try:
         if not args.only:

@@ -2,8 +2,8 @@
 # A Slurm of one node for the tests, as root, everything of it in the folder DIR; no systemd needed:
 #     bash tests/slurm_cluster.sh up DIR && export SLURM_CONF=DIR/slurm.conf
 #     bash tests/slurm_cluster.sh down DIR
-# It has more CPUs than the machine, so that tests can run at once, and two partitions: jobs in
-# `high` take the place of those in `low`, the default one.
+# It has more CPUs than the machine, so that tests can run at once, GPUs that are not there, so that
+# what the README says can be typed, and two partitions: jobs in `high` preempt those in `gpu`.
 set -euo pipefail
 DIR=$(realpath -m "$2")
 export SLURM_CONF=$DIR/slurm.conf
@@ -17,6 +17,7 @@ up() {
     # The folder may be below one that everybody can write to: --force.
     munged --force --origin=127.0.0.1 --key-file="$DIR/munge.key" --socket="$DIR/munge.socket" \
         --pid-file="$DIR/munged.pid" --log-file="$DIR/munged.log" --seed-file="$DIR/munge.seed"
+    echo "Name=gpu File=/dev/zero" > "$DIR/gres.conf"
     cat > "$SLURM_CONF" <<CONF
 ClusterName=test
 SlurmctldHost=localhost(127.0.0.1)
@@ -44,14 +45,15 @@ ReturnToService=2
 KillWait=30
 MinJobAge=3600
 SlurmdParameters=config_overrides
-NodeName=node CPUs=8 NodeHostname=localhost NodeAddr=127.0.0.1
-PartitionName=low Nodes=node Default=YES PriorityTier=1
+GresTypes=gpu
+NodeName=node CPUs=8 Gres=gpu:1 NodeHostname=localhost NodeAddr=127.0.0.1
+PartitionName=gpu Nodes=node Default=YES PriorityTier=1
 PartitionName=high Nodes=node PriorityTier=2
 CONF
     slurmctld
     slurmd -N node
     for _ in {1..100}; do
-        [ "$(sinfo -h -p low -o %T 2> /dev/null)" != idle ] || return 0
+        [ "$(sinfo -h -p gpu -o %T 2> /dev/null)" != idle ] || return 0
         sleep 0.1
     done
     echo "Slurm did not start; the reasons are in $DIR/*.log" >&2

@@ -165,10 +165,9 @@ def test_two_tables_share_a_run_that_is_requeued(smears, tmp_path):
     command += ["--out", tmp_path, "--executor", "slurm", "--slurm", "time=5"]
     both = [submitted(call(*command)) for _ in range(2)]
     root = tmp_path / "papsmear-conv4-32px-80epochs"
-    run = root / "encoders" / "moco_v1"
-    advance(run)
-    for jobs in both:
-        call("scontrol", "requeue", jobs["encoder moco_v1"])
+    run, first = root / "encoders" / "moco_v1", both[0]["encoder moco_v1"]
+    stop(first, run, "scontrol", "requeue", first)
+    assert about(both[1]["encoder moco_v1"])["JobState"] == "PENDING"
     for jobs in both:
         wait_for(lambda last=jobs["table"]: is_in(last, *ENDED))
         assert {about(number)["JobState"] for number in jobs.values()} == {"COMPLETED"}

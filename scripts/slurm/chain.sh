@@ -10,14 +10,13 @@ shift 2
 cd "$(dirname "$0")/../.."
 mkdir -p "$OUT"
 OPTIONS=("$@")
-AFTER=()
+AFTER=
 
 submit() { # STAGE ARGUMENT...
-    local number
-    number=$(sbatch --parsable --job-name="$1" --output="$OUT/$1.log" "${OPTIONS[@]}" "${AFTER[@]}" \
-        "scripts/slurm/$1.sbatch" "${@:2}")
-    echo "$number  $1  $OUT/$1.log"
-    AFTER=("--dependency=afterok:$number")
+    # Singleton: one job of a name at a time, should the chain be submitted twice.
+    AFTER=$(sbatch --parsable --job-name="$1 $OUT" --output="$OUT/$1.log" "${OPTIONS[@]}" \
+        --dependency="${AFTER:+afterok:$AFTER,}singleton" "scripts/slurm/$1.sbatch" "${@:2}")
+    echo "$AFTER  $1  $OUT/$1.log"
 }
 
 submit pretrain "$DATA" --model_path "$OUT/pretrained" ${PRETRAIN:-}

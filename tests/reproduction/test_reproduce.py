@@ -285,14 +285,21 @@ def test_stopping_it_stops_the_commands(tmp_path, how):
     assert not (tmp_path / "begun1").exists()
 
 
-def test_a_job_is_run_by_one_process_alone(tmp_path):
+def become(job: Job) -> int:
+    code = "from pathlib import *; from reproduction.plan import *; from reproduction.run import *"
+    code += f"; become({job!r})"
+    return subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode
+
+
+@pytest.mark.parametrize("how", [run.run_job, become])
+def test_a_job_is_run_by_one_process_alone(tmp_path, how):
     """Who comes second waits, and finds it done."""
-    code = "import time; time.sleep(1); (p / 'n').open('a').write('x'); " + (
+    code = "import time; time.sleep(2); (p / 'n').open('a').write('x'); " + (
         "(p / 'twice').write_text('')"
     )
     both = [job("twice", tmp_path, code) for _ in range(2)]
     with ThreadPoolExecutor() as pool:
-        assert list(pool.map(run.run_job, both)) == [0, 0]
+        assert list(pool.map(how, both)) == [0, 0]
     assert (tmp_path / "n").read_text() == "x"
 
 
@@ -364,8 +371,8 @@ def test_slurm_gets_the_same_work_with_its_order(smears, tmp_path, sent, capsys)
     for j in jobs:
         words = (sent / str(int(said[j.name]) - 100)).read_text().splitlines()
         after = ":".join([",afterok", *(said[n] for n in j.needs)]) if j.needs else ""
-        assert f"--dependency=after:9{after}" in words
-        assert {"--partition=gpu", "--exclusive", f"--job-name={j.name}"} < set(words)
+        assert f"--dependency=after:9{after},singleton" in words
+        assert {"--partition=gpu", "--exclusive"} < set(words)
         assert words[-1] == f"--only={j.name}" and "scripts/slurm/job.sbatch" in " ".join(words)
     last = (sent / str(len(jobs))).read_text()
     assert ":".join([",afterany", *(said[j.name] for j in jobs)]) in last
