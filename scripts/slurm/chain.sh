@@ -5,7 +5,8 @@
 # environment are more flags of the stages. The same command again goes on from what is done.
 set -euo pipefail
 [ $# -ge 2 ] || { echo "usage: bash scripts/slurm/chain.sh DATA OUT [SBATCH_OPTION ...]" >&2; exit 2; }
-DATA=$(realpath "$1") OUT=$(realpath -m "$2")
+DATA=$(realpath -e "$1")
+OUT=$(realpath -m "$2")
 shift 2
 cd "$(dirname "$0")/../.."
 mkdir -p "$OUT"
