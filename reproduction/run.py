@@ -3,13 +3,13 @@
 import contextlib
 import os
 import queue
-import re
+import shutil
 import signal
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from moco.distributed import processors
 from .plan import Job
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+TABLE = "table"  # the name of what comes after all jobs
 
 
 def run_job(job: Job, started: set[subprocess.Popen] | None = None, **how) -> int:
@@ -61,7 +62,7 @@ def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
     def work(job: Job) -> tuple[int, float]:
         slot, began = slots.get(), time.perf_counter()
         try:
-            with open(_log_file(logs, job), "ab") as log:
+            with open(_log_file(logs, job.name), "ab") as log:
                 how = {"env": _environment(slot, at_once), "stdout": log, "stderr": log}
                 code = run_job(job, started, **how)
         finally:
@@ -83,7 +84,7 @@ def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
                 code, seconds = future.result()
                 if code:
                     failed.append(job)
-                    print(f"FAILED: {job.name}; see {_log_file(logs, job)}", flush=True)
+                    print(f"FAILED: {job.name}; see {_log_file(logs, job.name)}", flush=True)
                 else:
                     done.add(job.name)
                     print(f"{len(done)}/{len(jobs)}  {job.name}  {seconds:.0f} s", flush=True)
@@ -114,8 +115,8 @@ def _stopping(started: set[subprocess.Popen]) -> Iterator[None]:
             signal.signal(signal.SIGTERM, before)
 
 
-def _log_file(logs: Path, job: Job) -> Path:
-    return logs / f"{job.name.replace(' ', '-')}.log"
+def _log_file(logs: Path, name: str) -> Path:
+    return logs / f"{name.replace(' ', '-')}.log"
 
 
 def _environment(slot: int, at_once: int) -> dict[str, str]:
@@ -129,68 +130,57 @@ def _environment(slot: int, at_once: int) -> dict[str, str]:
     return environment
 
 
-class SlurmTask:
-    """A job as submitit runs it: a failure fails the Slurm job, and the time limit sends it to the
-    queue again, where it goes on from its last checkpoint."""
-
-    def __init__(self, job: Job):
-        self.job = job
-
-    def __call__(self) -> None:
-        if code := run_job(self.job):
-            raise RuntimeError(f"{self.job.name} ended with exit code {code}")
-
-    def checkpoint(self):
-        import submitit
-
-        return submitit.helpers.DelayedSubmission(SlurmTask(self.job))
+def become(job: Job) -> None:
+    """Run the command of `job` in place of this process, which is then as good as the command to
+    whoever sends it signals, unless the job is done; where another process is at it, wait for that.
+    """
+    job.folder.mkdir(parents=True, exist_ok=True)
+    with alone_in(job.folder) as lock:
+        if not job.done():
+            if lock is not None:
+                os.set_inheritable(lock, True)
+            os.chdir(REPOSITORY)
+            os.execv(sys.executable, [sys.executable, *job.command])
 
 
 def submit_to_slurm(
-    jobs: Sequence[Job], logs: Path, parameters: dict[str, str | bool], last: Callable[[], object]
+    jobs: Sequence[Job], root: Path, options: dict[str, str], words: Sequence[str]
 ) -> dict[str, str]:
-    """Submit the `jobs` that are not done, each to start when those it needs have ended well, and
-    `last` for when all have ended. Returns Slurm's number of each by name.
+    """Have Slurm run `scripts/reproduce.py WORDS --only NAME` for each of `jobs` that is not done,
+    when those that it needs have ended well, and for the table, when all have ended. What has
+    been submitted for the same place `root` before comes first. Returns Slurm's number of each by
+    name; their output goes to the logs in `root`.
 
-    `parameters` are sbatch's own ("partition", …; True for those without a value), of which "time",
-    in minutes, is needed. Raises InputError without it, submitit or Slurm.
+    `options` are sbatch's own ("partition", ...; "" for those without a value). Raises InputError
+    if Slurm does not take a job.
     """
-    parameters = dict(parameters)
-    minutes, before = str(parameters.pop("time", "")), parameters.pop("dependency", None)
-    if not minutes.isdecimal():
-        raise InputError(
-            "--slurm needs time=MINUTES, a job's limit; it goes on after it is reached"
-        )
-    try:
-        import submitit
-    except ImportError:
-        raise InputError("--executor slurm needs submitit: pip install submitit") from None
+    logs = root / "logs"
+    logs.mkdir(parents=True, exist_ok=True)
+    here = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     numbers: dict[str, str] = {}
-    try:
-        executor = submitit.SlurmExecutor(folder=logs, max_num_timeout=100)
-        os.environ["PYTHONPATH"] = os.pathsep.join(  # where the tasks find this package
-            filter(None, [str(REPOSITORY), os.environ.get("PYTHONPATH")])
-        )
 
-        def submit(name: str, task: Callable, dependency: str, needs: Sequence[str]) -> None:
-            there = [numbers[need] for need in needs if need in numbers]
-            after = [f"{dependency}:{':'.join(there)}"] if there else []
-            more = {**parameters, "dependency": ",".join([*filter(None, [before]), *after])}
-            executor.update_parameters(
-                job_name=re.sub(r"\W+", "-", name),
-                time=int(minutes),
-                # What can never start is taken off the queue; else the table would wait for it.
-                additional_parameters={
-                    "kill-on-invalid-dep": "yes",
-                    **{key: value for key, value in more.items() if value},
-                },
-            )
-            numbers[name] = str(executor.submit(task).job_id)
+    def submit(name: str, condition: str, needs: Iterable[str]) -> None:
+        after = [options["dependency"]] if "dependency" in options else []
+        if there := [numbers[need] for need in needs if need in numbers]:
+            after.append(":".join([condition, *there]))
+        given = {"job-name": f"{name} {root.name}", "output": _log_file(logs, name), **options}
+        # Singleton: one job of a name at a time, so that no GPU waits for another one's run.
+        given["dependency"] = ",".join([*after, "singleton"])
+        flags = [f"--{key}={value}" if value else f"--{key}" for key, value in given.items()]
+        scripts = REPOSITORY / "scripts"
+        command = [scripts / "slurm" / "job.sbatch", scripts / "reproduce.py", *words]
+        sent = subprocess.run(
+            ["sbatch", "--parsable", *flags, *command, f"--only={name}"],
+            env={**os.environ, "PATH": here}, capture_output=True, text=True,
+        )  # fmt: skip
+        if sent.returncode:
+            raise InputError(f"Slurm does not take {name}: {sent.stderr.partition(chr(10))[0]}")
+        numbers[name] = sent.stdout.strip()
 
-        for job in jobs:
-            if not job.done():
-                submit(job.name, SlurmTask(job), "afterok", job.needs)
-        submit("table", last, "afterany", list(numbers))
-    except (RuntimeError, submitit.core.utils.FailedJobError) as error:
-        raise InputError(f"Slurm takes no jobs: {str(error).partition(chr(10))[0]}") from error
+    if not shutil.which("sbatch"):
+        raise InputError("--executor slurm needs sbatch, which is not here: run it on the cluster")
+    for job in jobs:
+        if not job.done():
+            submit(job.name, "afterok", job.needs)
+    submit(TABLE, "afterany", list(numbers))
     return numbers

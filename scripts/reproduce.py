@@ -6,7 +6,6 @@ python scripts/reproduce.py --table 5 --data DATA --out runs/tables
 """
 
 import argparse
-import functools
 import itertools
 import json
 import shlex
@@ -33,7 +32,7 @@ from reproduction.plan import (  # noqa: E402
     jobs_of,
     read_tables,
 )
-from reproduction.run import run_here, submit_to_slurm  # noqa: E402
+from reproduction.run import TABLE, become, run_here, submit_to_slurm  # noqa: E402
 from reproduction.table import heading, write_table  # noqa: E402
 
 
@@ -71,6 +70,7 @@ def make_parser() -> options.ArgumentParser:
         help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
     add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
         help="sbatch's own options for each job: partition=gpu gres=gpu:1 time=1440")  # fmt: skip
+    add("--only", metavar="NAME", help="run one job, by its name in what is printed, or `table`")
     add("--device", metavar="DEVICE", help="passed on to every command")
     add("-j", "--workers", type=options.natural, metavar="N", help="passed on to every command")
     return parser
@@ -143,6 +143,11 @@ def main(argv: list[str] | None = None) -> None:
         for job in jobs:
             print(shlex.join(["python", *job.command]))
         return None
+    if args.only and args.only != TABLE:
+        by_name = {job.name: job for job in jobs}
+        if args.only not in by_name:
+            raise InputError(f"--only {args.only}: there are {listed(by_name)} and {TABLE}")
+        return become(by_name[args.only])
     require_writable(study.root)
     data = open_dataset(study.data)
     if data.name != study.table.dataset:
@@ -159,17 +164,15 @@ def main(argv: list[str] | None = None) -> None:
     words = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "scripts/reproduce.py", *_without_paths(words)])
     print(heading(study))
-    if args.executor == "slurm":
-        pairs = (word.partition("=") for word in args.slurm)
-        parameters = {key: value if equals else True for key, equals, value in pairs}
-        finish = functools.partial(write_table, study, command)
-        numbers = submit_to_slurm(jobs, study.root / "slurm", parameters, finish)
-        for name, number in numbers.items():
+    if args.executor == "slurm" and not args.only:
+        given = dict(word.partition("=")[::2] for word in args.slurm)
+        for name, number in submit_to_slurm(jobs, study.root, given, words).items():
             print(f"{number}  {name}")
-        print(f"submitted; the table will be in {study.root}")
+        print(f"submitted; the table will be in {study.root}, the jobs' output is in its logs")
         return None
     try:
-        run_here(jobs, study.root / "logs", args.jobs)
+        if not args.only:
+            run_here(jobs, study.root / "logs", args.jobs)
     finally:
         print(write_table(study, command))
         print(f"written: {study.root}")
@@ -194,8 +197,9 @@ def require_same_images(root: Path, data: Collection) -> None:
 
 
 def _without_paths(words: list[str]) -> list[str]:
-    """The command as the table quotes it: the folders are nobody else's."""
+    """The command as the table quotes it: the folders are nobody else's, --only is Slurm's."""
     names = {"--data": "DATA", "--out": "OUT"}
+    words = [word for word in words if not word.startswith("--only=")]
     words = [part for word in words for part in _parts(word, names)]
     return [names.get(before, word) for before, word in zip(["", *words], words)]
 

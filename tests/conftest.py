@@ -9,10 +9,11 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
-from datasets import synthetic
+from datasets import papsmear, synthetic
 from moco import options
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -30,6 +31,18 @@ def data(tmp_path_factory) -> Path:
     """A data folder in ISIC's layout: 35 base and 25 rare images of 40×40."""
     root = tmp_path_factory.mktemp("data")
     synthetic.make(root, base=34, rare=26, size=40, seed=0)
+    return root
+
+
+@pytest.fixture(scope="session")
+def smears(tmp_path_factory) -> Path:
+    """A data folder in Pap-smear's layout: 32 base and 18 rare pictures of 40×40."""
+    root = tmp_path_factory.mktemp("smears")
+    generator = np.random.default_rng(0)
+    for name, look in zip(papsmear.CLASSES, synthetic.LOOKS.values()):
+        (root / name).mkdir()
+        for number in range(8 if name in papsmear.BASE_CLASSES else 6):
+            synthetic.draw_lesion(look, generator, 40).save(root / name / f"{number}.png")
     return root
 
 

@@ -44,5 +44,5 @@ def test_links_and_flags_exist():
 
 
 def test_scripts_it_names_exist():
-    for script in re.findall(r"bash (scripts/\w+\.sh)", README):
+    for script in re.findall(r"scripts/[\w/]+\.(?:sh|sbatch)", README):
         assert (REPOSITORY / script).is_file()

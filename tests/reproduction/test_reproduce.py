@@ -1,6 +1,5 @@
 """The papers' tables: what is to be run, running it, and the table beside the paper's."""
 
-import argparse
 import csv
 import json
 import shlex
@@ -13,11 +12,9 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from conftest import REPOSITORY, call, load_script, refused
-from datasets import papsmear, synthetic
 from datasets.files import InputError
 from moco import options
 from reproduction import run, table
@@ -197,18 +194,6 @@ def test_list(capsys):
     assert lines[1].split()[:4] == ["1", "isic2018", "resnet12", "6,400"]  # (5 + 27) · 200
 
 
-@pytest.fixture(scope="module")
-def smears(tmp_path_factory) -> Path:
-    """A data folder in Pap-smear's layout: 32 base and 18 rare pictures of 40×40."""
-    root = tmp_path_factory.mktemp("smears")
-    generator = np.random.default_rng(0)
-    for name, look in zip(papsmear.CLASSES, synthetic.LOOKS.values()):
-        (root / name).mkdir()
-        for number in range(8 if name in papsmear.BASE_CLASSES else 6):
-            synthetic.draw_lesion(look, generator, 40).save(root / name / f"{number}.png")
-    return root
-
-
 NARROW_METHODS = ["moco_v1", "hybrid", "hybrid_ddl", "hybrid_dic"]
 NARROW = "--table 5 --epochs 1 --image-size 32 --shots 1 --seeds 0 -j 0 --jobs 2 --methods".split()
 NARROW += NARROW_METHODS
@@ -300,14 +285,21 @@ def test_stopping_it_stops_the_commands(tmp_path, how):
     assert not (tmp_path / "begun1").exists()
 
 
-def test_a_job_is_run_by_one_process_alone(tmp_path):
+def become(job: Job) -> int:
+    code = "from pathlib import *; from reproduction.plan import *; from reproduction.run import *"
+    code += f"; become({job!r})"
+    return subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode
+
+
+@pytest.mark.parametrize("how", [run.run_job, become])
+def test_a_job_is_run_by_one_process_alone(tmp_path, how):
     """Who comes second waits, and finds it done."""
-    code = "import time; time.sleep(1); (p / 'n').open('a').write('x'); " + (
+    code = "import time; time.sleep(2); (p / 'n').open('a').write('x'); " + (
         "(p / 'twice').write_text('')"
     )
     both = [job("twice", tmp_path, code) for _ in range(2)]
     with ThreadPoolExecutor() as pool:
-        assert list(pool.map(run.run_job, both)) == [0, 0]
+        assert list(pool.map(how, both)) == [0, 0]
     assert (tmp_path / "n").read_text() == "x"
 
 
@@ -351,90 +343,66 @@ def test_a_training_that_was_stopped_is_not_done(smears, tmp_path, chain):
 
 
 SBATCH = """#!/bin/sh
-n=$(ls "$FAKE" | wc -l); cp "$1" "$FAKE/$n"; echo "Submitted batch job $((100 + n))"
+n=$(ls "$FAKE" | wc -l); printf '%s\\n' "$@" > "$FAKE/$n"; echo $((100 + n))
 """
 
 
-def test_slurm_gets_the_same_work_with_its_order(smears, tmp_path, capsys, monkeypatch):
-    pytest.importorskip("submitit")
+@pytest.fixture
+def sent(tmp_path, monkeypatch):
+    """A folder that gets the words of each call of sbatch, as a file."""
     (tmp_path / "bin").mkdir()
     (tmp_path / "sent").mkdir()
-    for name, text in (("sbatch", SBATCH), ("srun", "#!/bin/sh\n")):
-        (tmp_path / "bin" / name).write_text(text)
-        (tmp_path / "bin" / name).chmod(0o755)
+    (tmp_path / "bin" / "sbatch").write_text(SBATCH)
+    (tmp_path / "bin" / "sbatch").chmod(0o755)
     monkeypatch.setenv("FAKE", str(tmp_path / "sent"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
+    return tmp_path / "sent"
+
+
+def test_slurm_gets_the_same_work_with_its_order(smears, tmp_path, sent, capsys):
     argv = [*NARROW, "--data", str(smears), "--out", str(tmp_path / "out")]
-    reproduce.main(
-        [
-            *argv,
-            "--executor",
-            "slurm",
-            "--slurm",
-            "partition=gpu",
-            "gres=gpu:1",
-            "requeue",
-            "time=90",
-        ]
-    )
+    options = ["partition=gpu", "exclusive", "dependency=after:9"]
+    reproduce.main([*argv, "--executor", "slurm", "--slurm", *options])
     said = dict(
         line.split("  ", 1)[::-1] for line in capsys.readouterr().out.splitlines() if line[0] == "1"
     )
     jobs = jobs_of(study(*argv))
     assert list(said) == [*(j.name for j in jobs), "table"]
     for j in jobs:
-        sent = (tmp_path / "sent" / str(int(said[j.name]) - 100)).read_text()
-        for told in (
-            "partition=gpu",
-            "gres=gpu:1",
-            "requeue",
-            "time=90",
-            "kill-on-invalid-dep=yes",
-        ):
-            assert f"#SBATCH --{told}\n" in sent
-        assert ("--dependency" in sent) == bool(j.needs)
-        if j.needs:
-            assert "--dependency=afterok:" + ":".join(said[n] for n in j.needs) in sent
-    last = (tmp_path / "sent" / str(len(jobs))).read_text()
-    assert "--dependency=afterany:" + ":".join(said[j.name] for j in jobs) in last
+        words = (sent / str(int(said[j.name]) - 100)).read_text().splitlines()
+        after = ":".join([",afterok", *(said[n] for n in j.needs)]) if j.needs else ""
+        assert f"--dependency=after:9{after},singleton" in words
+        assert {"--partition=gpu", "--exclusive"} < set(words)
+        assert words[-1] == f"--only={j.name}" and "scripts/slurm/job.sbatch" in " ".join(words)
+    last = (sent / str(len(jobs))).read_text()
+    assert ":".join([",afterany", *(said[j.name] for j in jobs)]) in last
 
 
-def test_slurm_dependencies_of_ones_own_are_kept(tmp_path, monkeypatch):
-    submitit = pytest.importorskip("submitit")
-    sent = []
-
-    class Executor(submitit.SlurmExecutor):
-        affinity = classmethod(lambda cls: 1)  # as where there is a Slurm
-
-        def submit(self, task):
-            sent.append(self.parameters["additional_parameters"].get("dependency"))
-            return argparse.Namespace(job_id=len(sent))
-
-    monkeypatch.setattr(submitit, "SlurmExecutor", Executor)
-    jobs = [job("a", tmp_path / "a", "1"), job("b", tmp_path / "b", "1", "a")]
-    parameters = {"time": "5", "dependency": "after:9"}
-    run.submit_to_slurm(jobs, tmp_path / "logs", parameters, print)
-    assert sent == ["after:9", "after:9,afterok:1", "after:9,afterany:1:2"]
-
-
-def test_slurm_task_runs_the_job_and_comes_back_after_a_stop(tmp_path):
-    pytest.importorskip("submitit")
-    task = run.SlurmTask(job("x", tmp_path, "(p / 'x').write_text('')"))
-    task()
-    assert task.job.done()
-    assert task.checkpoint().function.job is task.job
-    with pytest.raises(RuntimeError, match="y ended with exit code 3"):
-        run.SlurmTask(job("y", tmp_path, "raise SystemExit(3)"))()
+def test_only_one_job(smears, tmp_path, capsys, monkeypatch):
+    """It takes the process's place, unless it is done."""
+    became = []
+    monkeypatch.setattr(run.os, "execv", lambda path, words: became.append(words[1:]))
+    monkeypatch.setattr(run.os, "chdir", lambda path: None)
+    argv = [*NARROW, "--data", str(smears), "--out", str(tmp_path)]
+    encoder = jobs_of(study(*argv))[0]
+    reproduce.main([*argv, "--only", encoder.name])
+    assert became == [list(encoder.command)]
+    done = job("x", tmp_path, "raise SystemExit(3)")
+    (tmp_path / "x").touch()
+    run.become(done)
+    assert len(became) == 1
+    said = refused(capsys, monkeypatch, "scripts/reproduce", *argv, "--only", "encoder")
+    assert "--only encoder: there are encoder moco_v1, " in said
 
 
-def test_without_slurm_it_says_so(smears, tmp_path, monkeypatch):
-    pytest.importorskip("submitit")
+def test_what_slurm_does_not_take(smears, tmp_path, sent, capsys, monkeypatch):
+    argv = [*NARROW, "--data", smears, "--out", tmp_path / "out", "--executor", "slurm"]
+    (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho no such partition >&2; exit 1")
+    said = refused(capsys, monkeypatch, "scripts/reproduce", *argv)
+    assert "Slurm does not take encoder moco_v1: no such partition" in said
     monkeypatch.setenv("PATH", str(tmp_path))
-    with pytest.raises(InputError, match="Slurm takes no jobs"):
-        run.submit_to_slurm([], tmp_path / "logs", {"time": "5"}, print)
-    for parameters in ({}, {"time": True}, {"time": "1-0"}):
-        with pytest.raises(InputError, match="needs time=MINUTES"):
-            run.submit_to_slurm([], tmp_path / "logs", parameters, print)
+    said = refused(capsys, monkeypatch, "scripts/reproduce", *argv)
+    assert "--executor slurm needs sbatch, which is not here" in said
 
 
 def test_mean_std_and_cells():

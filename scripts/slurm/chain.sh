@@ -1,0 +1,26 @@
+#!/usr/bin/env bash
+# The four stages as Slurm jobs, each to start when the one before it has ended well:
+#     bash scripts/slurm/chain.sh DATA OUT --partition=gpu --gres=gpu:1 --time=24:00:00
+# What follows OUT goes to sbatch, for each job; PRETRAIN, LABEL, DISTILL and TEST in the
+# environment are more flags of the stages. The same command again goes on from what is done.
+set -euo pipefail
+[ $# -ge 2 ] || { echo "usage: bash scripts/slurm/chain.sh DATA OUT [SBATCH_OPTION ...]" >&2; exit 2; }
+DATA=$(realpath -e "$1")
+OUT=$(realpath -m "$2")
+shift 2
+cd "$(dirname "$0")/../.."
+mkdir -p "$OUT"
+OPTIONS=("$@")
+AFTER=
+
+submit() { # STAGE ARGUMENT...
+    # Singleton: one job of a name at a time, should the chain be submitted twice.
+    AFTER=$(sbatch --parsable --job-name="$1 $OUT" --output="$OUT/$1.log" "${OPTIONS[@]}" \
+        --dependency="${AFTER:+afterok:$AFTER,}singleton" "scripts/slurm/$1.sbatch" "${@:2}")
+    echo "$AFTER  $1  $OUT/$1.log"
+}
+
+submit pretrain "$DATA" --model_path "$OUT/pretrained" ${PRETRAIN:-}
+submit label --datadir "$DATA" --resume "$OUT/pretrained" --savedir "$OUT/labels" ${LABEL:-}
+submit distill "$DATA" --savedir "$OUT/labels" --model_path "$OUT/student" ${DISTILL:-}
+submit test "$DATA" --resume "$OUT/student" --load_cla ${TEST:-}

@@ -1,0 +1,72 @@
+#!/usr/bin/env bash
+# A Slurm of one node for the tests, as root, everything of it in the folder DIR; no systemd needed:
+#     bash tests/slurm_cluster.sh up DIR && export SLURM_CONF=DIR/slurm.conf
+#     bash tests/slurm_cluster.sh down DIR
+# It has more CPUs than the machine, so that tests can run at once, GPUs that are not there, so that
+# what the README says can be typed, and two partitions: jobs in `high` preempt those in `gpu`.
+set -euo pipefail
+DIR=$(realpath -m "$2")
+export SLURM_CONF=$DIR/slurm.conf
+
+free_port() { python3 -c 'import socket; s = socket.socket(); s.bind(("", 0)); print(s.getsockname()[1])'; }
+
+up() {
+    mkdir -p "$DIR"/{state,spool}
+    dd if=/dev/urandom of="$DIR/munge.key" bs=1024 count=1 status=none
+    chmod 600 "$DIR/munge.key"
+    # The folder may be below one that everybody can write to: --force.
+    munged --force --origin=127.0.0.1 --key-file="$DIR/munge.key" --socket="$DIR/munge.socket" \
+        --pid-file="$DIR/munged.pid" --log-file="$DIR/munged.log" --seed-file="$DIR/munge.seed"
+    echo "Name=gpu File=/dev/zero" > "$DIR/gres.conf"
+    cat > "$SLURM_CONF" <<CONF
+ClusterName=test
+SlurmctldHost=localhost(127.0.0.1)
+SlurmctldPort=$(free_port)
+SlurmdPort=$(free_port)
+SlurmUser=root
+# A job that is requeued waits for its old credential to expire: two minutes otherwise.
+AuthInfo=socket=$DIR/munge.socket,cred_expire=5
+StateSaveLocation=$DIR/state
+SlurmdSpoolDir=$DIR/spool
+SlurmctldPidFile=$DIR/slurmctld.pid
+SlurmdPidFile=$DIR/slurmd.pid
+SlurmctldLogFile=$DIR/slurmctld.log
+SlurmdLogFile=$DIR/slurmd.log
+ProctrackType=proctrack/linuxproc
+TaskPlugin=task/none
+SwitchType=switch/none
+MpiDefault=none
+SelectType=select/cons_tres
+SelectTypeParameters=CR_CPU
+SchedulerParameters=sched_interval=1,batch_sched_delay=0,bf_interval=1
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
+ReturnToService=2
+KillWait=30
+MinJobAge=3600
+SlurmdParameters=config_overrides
+GresTypes=gpu
+NodeName=node CPUs=8 Gres=gpu:1 NodeHostname=localhost NodeAddr=127.0.0.1
+PartitionName=gpu Nodes=node Default=YES PriorityTier=1
+PartitionName=high Nodes=node PriorityTier=2
+CONF
+    slurmctld
+    slurmd -N node
+    for _ in {1..100}; do
+        [ "$(sinfo -h -p gpu -o %T 2> /dev/null)" != idle ] || return 0
+        sleep 0.1
+    done
+    echo "Slurm did not start; the reasons are in $DIR/*.log" >&2
+    exit 1
+}
+
+down() {
+    if scancel --user=root; then
+        while [ -n "$(squeue -h)" ]; do sleep 0.2; done
+        scontrol shutdown
+    fi
+    munged --stop --socket="$DIR/munge.socket"
+    while [ -e "$DIR/slurmctld.pid" ] || [ -e "$DIR/slurmd.pid" ]; do sleep 0.1; done
+}
+
+"$1"

@@ -1,0 +1,177 @@
+"""The Slurm scripts on a real Slurm: what is stopped goes on, what is ended has ended."""
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import time
+
+import pytest
+
+from conftest import REPOSITORY, TINY, states_equal
+from datasets import synthetic
+from moco.checkpoint import CHECKPOINT, load_checkpoint
+
+ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def cluster(tmp_path_factory):
+    if not shutil.which("slurmctld") or os.geteuid() != 0:
+        assert os.environ.get("REQUIRE_SLURM") != "1", "REQUIRE_SLURM=1, but no Slurm, or not root"
+        pytest.skip("needs root and Slurm's daemons (apt-get install slurm-wlm)")
+    folder = tmp_path_factory.mktemp("slurm")
+    script = ["bash", REPOSITORY / "tests" / "slurm_cluster.sh"]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("SLURM_CONF", str(folder / "slurm.conf"))
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setenv("PATH", os.path.dirname(sys.executable), prepend=os.pathsep)
+        try:
+            subprocess.run([*script, "up", folder], check=True)
+            yield
+        finally:
+            subprocess.run([*script, "down", folder], check=True)
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    """A data folder with 18 batches of 8 an epoch: a second."""
+    root = tmp_path_factory.mktemp("images")
+    synthetic.make(root, base=150, rare=26, size=40, seed=0)
+    return root
+
+
+def call(*command: object, **environment: str) -> str:
+    return subprocess.run(
+        list(map(str, command)), cwd=REPOSITORY, env={**os.environ, **environment}, text=True,
+        check=True, stdout=subprocess.PIPE,
+    ).stdout  # fmt: skip
+
+
+def submitted(said: str) -> dict[str, str]:
+    """Job numbers by name, from the lines that say so."""
+    lines = [line.split("  ") for line in said.splitlines() if line[:1].isdigit()]
+    return {words[1]: words[0] for words in lines}
+
+
+def chain(data, out, *options: object, epochs: int = 8, pretrain: str = "") -> dict[str, str]:
+    flags = {
+        "PRETRAIN": " ".join([*TINY, "--epochs", str(epochs), pretrain]),
+        "LABEL": "--k_shot 2 -j 0",
+        "DISTILL": "-j 0",
+        "TEST": "-j 0",
+    }
+    return submitted(call("bash", "scripts/slurm/chain.sh", data, out, *options, **flags))
+
+
+def about(number: str) -> dict[str, str]:
+    words = call("scontrol", "show", "job", "--oneliner", number).split()
+    return dict(word.partition("=")[::2] for word in words)
+
+
+def wait_for(condition, seconds=120):
+    for _ in range(10 * seconds):
+        if condition():
+            return
+        time.sleep(0.1)
+    raise AssertionError("it never came")
+
+
+def is_in(number: str, *states: str) -> bool:
+    return about(number)["JobState"] in states
+
+
+def epochs_logged(run) -> list[int]:
+    log = run / "log.jsonl"
+    lines = map(json.loads, log.read_text().splitlines() if log.exists() else [])
+    return [line["epoch"] for line in lines if "epoch" in line]
+
+
+def advance(run) -> None:
+    """Wait until one more epoch is done and the next one has begun."""
+    before = len(epochs_logged(run))
+    wait_for(lambda: len(epochs_logged(run)) > before)
+    time.sleep(0.3)
+
+
+def stop(number: str, run, *command: object) -> None:
+    """Have `command` stop a training in the middle of an epoch; it is in the queue again then."""
+    part = None
+    while not part:  # it was just between two epochs
+        advance(run)
+        call(*command)
+        wait_for(lambda: is_in(number, "PENDING"))
+        part = load_checkpoint(run)["part"]
+
+
+def test_a_chain_that_is_stopped_again_and_again(images, tmp_path):
+    whole = chain(images, tmp_path / "whole", "--partition=high")
+    out = tmp_path / "stopped"
+    jobs = chain(images, out)
+    for name, run in (("pretrain", out / "pretrained"), ("distill", out / "student")):
+        stop(jobs[name], run, "scancel", "--signal=USR1", jobs[name])
+        stop(jobs[name], run, "scontrol", "requeue", jobs[name])
+    # All the CPUs, for a partition that comes first.
+    needy = ["sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=true"]
+    stop(jobs["distill"], out / "student", *needy)
+    for numbers in (jobs, whole):
+        wait_for(lambda last=numbers["test"]: is_in(last, *ENDED))
+        assert {about(number)["JobState"] for number in numbers.values()} == {"COMPLETED"}
+    assert [about(number)["Restarts"] for number in whole.values()] == ["0", "0", "0", "0"]
+    assert int(about(jobs["pretrain"])["Restarts"]) >= 2
+    assert int(about(jobs["distill"])["Restarts"]) >= 3
+    for run in ("pretrained", "student"):
+        found, other = (load_checkpoint(tmp_path / name / run) for name in ("stopped", "whole"))
+        assert found["epoch"] == 8 and states_equal(found["state_dict"], other["state_dict"])
+        for a, b in zip(*(c["optimizer"]["state"].values() for c in (found, other))):
+            assert (a["momentum_buffer"] == b["momentum_buffer"]).all()
+        assert epochs_logged(out / run) == list(range(1, 9))
+    (scores,) = (out / "student").glob("test_*.json")
+    assert 0 <= json.loads(scores.read_text())["accuracy"] <= 1
+    log = (out / "distill.log").read_text(errors="replace")  # Slurm writes into the bar
+    assert "stopped by SIGUSR1" in log and "DUE TO PREEMPTION" in log and "8 epochs done" in log
+
+
+def test_a_time_limit_sends_back_and_scancel_ends(images, tmp_path):
+    """A limit of a minute is less than the two before which the signal comes."""
+    jobs = chain(images, tmp_path, "--time=1", epochs=10_000)
+    first, run = jobs["pretrain"], tmp_path / "pretrained"
+    wait_for(lambda: about(first)["Restarts"] != "0")
+    said = (tmp_path / "pretrain.log").read_text(errors="replace")
+    assert "stopped by SIGUSR1 after saving; the same command goes on" in said
+    assert load_checkpoint(run)["part"] is not None
+    advance(run)
+    call("scancel", first)
+    wait_for(lambda: all(is_in(number, "CANCELLED") for number in jobs.values()))
+    saved = (run / CHECKPOINT).stat().st_mtime_ns
+    time.sleep(8)  # what is requeued waits for five seconds and then runs
+    assert all(is_in(number, "CANCELLED") for number in jobs.values())
+    assert (run / CHECKPOINT).stat().st_mtime_ns == saved
+
+
+def test_what_needs_a_stage_that_fails_is_not_run(images, tmp_path):
+    jobs = chain(images, tmp_path, pretrain="--no-such-flag")
+    wait_for(lambda: all(is_in(number, *ENDED) for number in jobs.values()))
+    states = [about(number)["JobState"] for number in jobs.values()]
+    assert states == ["FAILED", "CANCELLED", "CANCELLED", "CANCELLED"]
+    assert about(jobs["pretrain"])["ExitCode"] == "2:0"
+    assert "--no-such-flag" in (tmp_path / "pretrain.log").read_text()
+
+
+def test_two_tables_share_a_run_that_is_requeued(smears, tmp_path):
+    narrow = "--table 5 --epochs 80 --image-size 32 --shots 1 --seeds 0 -j 0 --methods moco_v1"
+    command = ["python", "scripts/reproduce.py", *narrow.split(), "--data", smears]
+    command += ["--out", tmp_path, "--executor", "slurm", "--slurm", "time=5"]
+    both = [submitted(call(*command)) for _ in range(2)]
+    root = tmp_path / "papsmear-conv4-32px-80epochs"
+    run, first = root / "encoders" / "moco_v1", both[0]["encoder moco_v1"]
+    stop(first, run, "scontrol", "requeue", first)
+    assert about(both[1]["encoder moco_v1"])["JobState"] == "PENDING"
+    for jobs in both:
+        wait_for(lambda last=jobs["table"]: is_in(last, *ENDED))
+        assert {about(number)["JobState"] for number in jobs.values()} == {"COMPLETED"}
+    assert epochs_logged(run) == list(range(1, 81))
+    assert "\nmoco_v1,1,0," in (root / "table5_runs.csv").read_text()
+    log = (root / "logs" / "encoder-moco_v1.log").read_text(errors="replace")
+    assert log.count("80 epochs done") == 1, log
