@@ -175,3 +175,17 @@ def test_two_tables_share_a_run_that_is_requeued(smears, tmp_path):
     assert "\nmoco_v1,1,0," in (root / "table5_runs.csv").read_text()
     log = (root / "logs" / "encoder-moco_v1.log").read_text(errors="replace")
     assert log.count("80 epochs done") == 1, log
+
+
+def test_two_tasks_are_two_processes(images, tmp_path):
+    command = [images, *TINY, "--epochs", 6, "--model_path"]
+    flags = ["--ntasks=2", f"--output={tmp_path}/log", "scripts/slurm/pretrain.sbatch"]
+    number = call("sbatch", "--parsable", *flags, *command, tmp_path / "srun").strip()
+    stop(number, tmp_path / "srun", "scancel", "--signal=USR1", number)
+    wait_for(lambda: is_in(number, *ENDED))
+    log = (tmp_path / "log").read_text(errors="replace")
+    assert is_in(number, "COMPLETED") and log.count("6 epochs done") == 1, log
+    several = ["--multiprocessing-distributed", "--nproc", 2]
+    call("python", "main_moco.py", *command, tmp_path / "spawned", *several)
+    found, other = (load_checkpoint(tmp_path / name) for name in ("srun", "spawned"))
+    assert states_equal(found["state_dict"], other["state_dict"])
