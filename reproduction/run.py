@@ -131,9 +131,8 @@ def _environment(slot: int, at_once: int) -> dict[str, str]:
 
 
 def become(job: Job) -> None:
-    """Run the command of `job` in place of this process, which is then as good as the command to
-    whoever sends it signals, unless the job is done; where another process is at it, wait for that.
-    """
+    """As `run_job`, but the command takes the place of this process: signals reach it, and its exit
+    code is this process's."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with alone_in(job.folder) as lock:
         if not job.done():
@@ -147,32 +146,34 @@ def submit_to_slurm(
     jobs: Sequence[Job], root: Path, options: dict[str, str], words: Sequence[str]
 ) -> dict[str, str]:
     """Have Slurm run `scripts/reproduce.py WORDS --only NAME` for each of `jobs` that is not done,
-    when those that it needs have ended well, and for the table, when all have ended. What has
-    been submitted for the same place `root` before comes first. Returns Slurm's number of each by
-    name; their output goes to the logs in `root`.
+    when those that it needs have ended well, and for the table, when all have ended. Returns
+    Slurm's number of each by name; their output goes to the logs in `root`.
 
-    `options` are sbatch's own ("partition", ...; "" for those without a value). Raises InputError
-    if Slurm does not take a job.
+    `options` are sbatch's own ("partition", …; "" for those without a value). Raises InputError if
+    Slurm does not take a job.
     """
     logs = root / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    here = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    scripts = REPOSITORY / "scripts"
+    path = [os.path.dirname(sys.executable), os.environ.get("PATH", "")]  # where python is found
+    environment = {**os.environ, "PATH": os.pathsep.join(path)}
     numbers: dict[str, str] = {}
 
     def submit(name: str, condition: str, needs: Iterable[str]) -> None:
-        after = [options["dependency"]] if "dependency" in options else []
+        # Singleton: one job of a name at a time, so that no GPU waits for another one's run.
+        after = ["singleton", options["dependency"]] if "dependency" in options else ["singleton"]
         if there := [numbers[need] for need in needs if need in numbers]:
             after.append(":".join([condition, *there]))
-        given = {"job-name": f"{name} {root.name}", "output": _log_file(logs, name), **options}
-        # Singleton: one job of a name at a time, so that no GPU waits for another one's run.
-        given["dependency"] = ",".join([*after, "singleton"])
+        given = {
+            **options,
+            "job-name": f"{name} {root.name}",
+            "output": _log_file(logs, name),
+            "dependency": ",".join(after),
+        }
         flags = [f"--{key}={value}" if value else f"--{key}" for key, value in given.items()]
-        scripts = REPOSITORY / "scripts"
-        command = [scripts / "slurm" / "job.sbatch", scripts / "reproduce.py", *words]
-        sent = subprocess.run(
-            ["sbatch", "--parsable", *flags, *command, f"--only={name}"],
-            env={**os.environ, "PATH": here}, capture_output=True, text=True,
-        )  # fmt: skip
+        script = [scripts / "slurm" / "job.sbatch", scripts / "reproduce.py", *words]
+        command = ["sbatch", "--parsable", *flags, *script, f"--only={name}"]
+        sent = subprocess.run(command, env=environment, capture_output=True, text=True)
         if sent.returncode:
             raise InputError(f"Slurm does not take {name}: {sent.stderr.partition(chr(10))[0]}")
         numbers[name] = sent.stdout.strip()

@@ -70,7 +70,7 @@ def make_parser() -> options.ArgumentParser:
         help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
     add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
         help="sbatch's own options for each job: partition=gpu gres=gpu:1 time=1440")  # fmt: skip
-    add("--only", metavar="NAME", help="run one job, by its name in what is printed, or `table`")
+    add("--only", metavar="NAME", help="one job alone, by the name that is printed, or `table`")
     add("--device", metavar="DEVICE", help="passed on to every command")
     add("-j", "--workers", type=options.natural, metavar="N", help="passed on to every command")
     return parser

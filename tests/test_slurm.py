@@ -115,7 +115,7 @@ def test_a_chain_that_is_stopped_again_and_again(images, tmp_path):
     # All the CPUs, for a partition that comes first.
     needy = ["sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=true"]
     stop(jobs["distill"], out / "student", *needy)
-    for numbers in (jobs, whole):
+    for numbers in (whole, jobs):
         wait_for(lambda last=numbers["test"]: is_in(last, *ENDED))
         assert {about(number)["JobState"] for number in numbers.values()} == {"COMPLETED"}
     assert [about(number)["Restarts"] for number in whole.values()] == ["0", "0", "0", "0"]
@@ -131,6 +131,11 @@ def test_a_chain_that_is_stopped_again_and_again(images, tmp_path):
     assert 0 <= json.loads(scores.read_text())["accuracy"] <= 1
     log = (out / "distill.log").read_text(errors="replace")  # Slurm writes into the bar
     assert "stopped by SIGUSR1" in log and "DUE TO PREEMPTION" in log and "8 epochs done" in log
+    done = jobs["label"], jobs["test"]  # a job can be requeued after its end, too
+    for number in done:
+        call("scontrol", "requeue", number)
+    wait_for(lambda: all(is_in(number, *ENDED) for number in done))
+    assert all(is_in(number, "COMPLETED") for number in done)
 
 
 def test_a_time_limit_sends_back_and_scancel_ends(images, tmp_path):
@@ -189,3 +194,9 @@ def test_two_tasks_are_two_processes(images, tmp_path):
     call("python", "main_moco.py", *command, tmp_path / "spawned", *several)
     found, other = (load_checkpoint(tmp_path / name) for name in ("srun", "spawned"))
     assert states_equal(found["state_dict"], other["state_dict"])
+
+
+def test_all_jobs_are_submitted_alike():
+    scripts = list((REPOSITORY / "scripts" / "slurm").glob("*.sbatch"))
+    assert len(scripts) == 5
+    assert len({path.read_text().splitlines()[1] for path in scripts}) == 1

@@ -15,7 +15,7 @@ AFTER=
 
 submit() { # STAGE ARGUMENT...
     # Singleton: one job of a name at a time, should the chain be submitted twice.
-    AFTER=$(sbatch --parsable --job-name="$1 $OUT" --output="$OUT/$1.log" "${OPTIONS[@]}" \
+    AFTER=$(sbatch --parsable "${OPTIONS[@]}" --job-name="$1 $OUT" --output="$OUT/$1.log" \
         --dependency="${AFTER:+afterok:$AFTER,}singleton" "scripts/slurm/$1.sbatch" "${@:2}")
     echo "$AFTER  $1  $OUT/$1.log"
 }

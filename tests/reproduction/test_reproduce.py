@@ -371,7 +371,7 @@ def test_slurm_gets_the_same_work_with_its_order(smears, tmp_path, sent, capsys)
     for j in jobs:
         words = (sent / str(int(said[j.name]) - 100)).read_text().splitlines()
         after = ":".join([",afterok", *(said[n] for n in j.needs)]) if j.needs else ""
-        assert f"--dependency=after:9{after},singleton" in words
+        assert f"--dependency=singleton,after:9{after}" in words
         assert {"--partition=gpu", "--exclusive"} < set(words)
         assert words[-1] == f"--only={j.name}" and "scripts/slurm/job.sbatch" in " ".join(words)
     last = (sent / str(len(jobs))).read_text()
