@@ -3,6 +3,7 @@
 import contextlib
 import functools
 import hashlib
+import logging
 import os
 import re
 import threading
@@ -24,6 +25,7 @@ from .files import InputError, listed, read_array, reason
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 # What Pillow warns of (a large image, an odd tag) is read all the same, or is an error in the end.
 warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ArrayImage(NamedTuple):
