@@ -193,7 +193,11 @@ def _open(path: Path | ArrayImage) -> Image.Image:
         return Image.fromarray(_array(path.file, path.array)[path.row])
     if os.path.exists(path) and not os.path.isfile(path):  # one waits for ever for a named pipe
         raise ValueError("not a file")
-    return Image.open(path)
+    image = Image.open(path)
+    if image.format == "PNG":  # which has checksums, that Pillow looks at nowhere else
+        image.verify()
+        image = Image.open(path)
+    return image
 
 
 ORIENTATION = 0x0112  # EXIF's tag, and what puts an image with each of its values upright
