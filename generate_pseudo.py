@@ -10,7 +10,7 @@ import numpy as np
 
 from datasets.episode import TASK_FILE, load_task, save_task
 from datasets.files import refuse_to_overwrite
-from datasets.images import ImageSet, check_readable, describe
+from datasets.images import ImageSet, check_readable, describe, unreadable
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import options, settings
 from moco.checkpoint import load_checkpoint, provenance, require_match
@@ -44,7 +44,8 @@ def main(argv: list[str] | None = None) -> None:
             print(
                 f"note: {name} keeps {left} query images: its accuracy moves in steps of 1/{left}"
             )
-    check_readable(support)
+    if unreadable(support):
+        check_readable(support, data.base)  # to name them all at once
     base_images = settings.decoded(args, data.base, teacher["image_size"])
 
     embeddings, probabilities = teach(args, checkpoint, support, base_images)
@@ -54,7 +55,6 @@ def main(argv: list[str] | None = None) -> None:
         probabilities=probabilities,
         embeddings=embeddings,
         about={
-            "format": 1,
             "task": task.to_dict(),
             "base": base,
             "teacher": {name: teacher.get(name) for name in settings.INHERITED} | classes,

@@ -28,7 +28,7 @@ def main(argv: list[str] | None = None) -> None:
     settings.settle(args)
     have = {"n_way": task.n_way, "k_shot": task.k_shot}
     require_match({"n_way": args.n_way, "k_shot": args.k_shot}, have, args.savedir)
-    base = settings.open_data(args.data, args).base
+    base = settings.open_data(args.data, args, use=["base"]).base
     labels = labels.for_images(base)
     groups = settings.batchnorm_groups(args, len(base), plan.processes)
     about = {

@@ -19,7 +19,7 @@ def main(argv: list[str] | None = None) -> None:
     args = options.pretraining_parser().parse_args(argv)
     plan = settings.launch_plan(args)
     settings.settle(args)
-    base = settings.open_data(args.data, args).base
+    base = settings.open_data(args.data, args, use=["base"]).base
     groups = settings.batchnorm_groups(args, len(base), plan.processes)
     about = {
         "stage": "moco",

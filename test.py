@@ -37,9 +37,13 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("the data folder is needed; only --predict with --load_cla does without")
     rare = None
     if args.data:
-        rare = settings.open_data(args.data, args, checkpoint["args"], args.resume).rare
+        made = checkpoint["args"]
+        rare = settings.open_data(args.data, args, made, args.resume, use=["rare"]).rare
     task = find_task(args, checkpoint, rare)
-    images = unlabelled(args.predict) if args.predict else task.query(rare)
+    if args.predict:
+        images = settings.readable(args, unlabelled(args.predict))
+    else:
+        images = task.query(rare)
     how = "direct" if args.load_cla else "lr"
     folder = args.output or (args.resume if args.resume.is_dir() else args.resume.parent)
     name = f"{how}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"

@@ -18,7 +18,7 @@ from .common import Supervised, train
 def main(argv: list[str] | None = None) -> None:
     args = options.scratch_parser().parse_args(argv)
     settings.settle(args)
-    rare = settings.open_data(args.data, args).rare
+    rare = settings.open_data(args.data, args, use=["rare"]).rare
     if args.oracle:
         args.k_shot, args.rare_split = None, True
     task = settings.draw(args.data, args, rare, args.k_shot)

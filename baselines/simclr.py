@@ -49,7 +49,7 @@ class SimCLR(nn.Module):
 def main(argv: list[str] | None = None) -> None:
     args = options.simclr_parser().parse_args(argv)
     settings.settle(args)
-    base = settings.open_data(args.data, args).base
+    base = settings.open_data(args.data, args, use=["base"]).base
     device = pick_device(args.device, args.gpu)
     torch.manual_seed(stream_seed("simclr weights", args.seed))
     model = SimCLR(args.arch)

@@ -33,7 +33,7 @@ def distillation(teacher_logits: Tensor, logits: Tensor, temperature: float) -> 
 def main(argv: list[str] | None = None) -> None:
     args = options.srl_parser().parse_args(argv)
     settings.settle(args)
-    base = settings.open_data(args.data, args).base
+    base = settings.open_data(args.data, args, use=["base"]).base
     device = pick_device(args.device, args.gpu)
     truth = torch.tensor(base.labels, device=device)
     stage = "srl_distill" if args.teacher else "srl_simple"

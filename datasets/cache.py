@@ -1,8 +1,10 @@
 """Images decoded once: their pixels in a file that every epoch, run and process maps to memory."""
 
+import contextlib
 import dataclasses
 import functools
 import hashlib
+import io
 import itertools
 import os
 from concurrent.futures import ThreadPoolExecutor
@@ -13,8 +15,9 @@ from PIL import Image
 from tqdm import tqdm
 
 from .files import InputError, alone_in, atomic_write
-from .images import ArrayImage, ImageSet, cannot_be_decoded, read_image
+from .images import ArrayImage, ImageSet, cannot_be_read, read_image
 
+FORMAT = 2  # of the pixels: they are upright, as EXIF says
 AT_ONCE = 256  # images decoded ahead of what is written
 
 
@@ -32,11 +35,10 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     if the file cannot be written.
     """
     file = folder / f"{images.name}-{size}px-{_key(images)}.npy"
-    shape = (len(images), size, size, 3)
-    if not _is_whole(file, shape):
+    if not _is_whole(file, len(images), size):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # they may be of patients
         with alone_in(folder):
-            if not _is_whole(file, shape):
+            if not _is_whole(file, len(images), size):
                 _write(file, images, size)
     rows = (ArrayImage(file, "images", row) for row in range(len(images)))
     return dataclasses.replace(images, paths=tuple(rows))
@@ -54,44 +56,55 @@ def pixels(images: ImageSet) -> np.ndarray | None:
     return stored if rows == list(range(len(stored))) else stored[rows]
 
 
-def _is_whole(file: Path, shape: tuple[int, ...]) -> bool:
+def _is_whole(file: Path, images: int, size: int) -> bool:
+    header = _header(images, size)
     try:
-        return np.load(file, mmap_mode="r").shape == shape
-    except (OSError, EOFError, ValueError):  # not there; cut off
+        with open(file, "rb") as there:
+            whole = len(header) + images * size * size * 3
+            return there.read(len(header)) == header and os.fstat(there.fileno()).st_size == whole
+    except OSError:  # not there
         return False
 
 
+def _header(images: int, size: int) -> bytes:
+    out, shape = io.BytesIO(), (images, size, size, 3)
+    about = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(out, about)
+    return out.getvalue()
+
+
 def _key(images: ImageSet) -> str:
-    digest = hashlib.sha256()
+    digest = hashlib.sha256(f"{FORMAT}\n".encode())
     real = functools.cache(os.path.realpath)  # a step for each folder above: once for a folder
     for path in images.paths:
         file, place = (path.file, path[1:]) if isinstance(path, ArrayImage) else (path, ())
         folder, name = os.path.split(file)
-        state = os.stat(file)
         where = (os.path.join(real(folder), name), *place)
-        digest.update(f"{where}\t{state.st_size}\t{state.st_mtime_ns}\n".encode())
+        with contextlib.suppress(OSError):  # not there: told with what else cannot be read
+            state = os.stat(file)
+            where += (state.st_size, state.st_mtime_ns)
+        digest.update(f"{where}\n".encode())
     return digest.hexdigest()[:16]
 
 
 def _write(file: Path, images: ImageSet, size: int) -> None:
-    bad: list[Path | ArrayImage] = []
+    complaints: list[str] = []
 
-    def resized(path: Path | ArrayImage) -> bytes | None:
+    def resized(path: Path | ArrayImage) -> bytes | str:
         try:
             return read_image(path).resize((size, size), Image.Resampling.BILINEAR).tobytes()
-        except InputError:
-            return None
+        except InputError as error:
+            return str(error)
 
     paths = tqdm(images.paths, desc="decoding images", unit="img", delay=2, leave=False)
     ahead = iter(paths)
-    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
     with atomic_write(file) as out, ThreadPoolExecutor() as pool:
-        np.lib.format.write_array_header_1_0(out, header)
+        out.write(_header(len(images), size))
         while some := list(itertools.islice(ahead, AT_ONCE)):
-            for path, content in zip(some, pool.map(resized, some)):
-                if content is None:
-                    bad.append(path)
+            for content in pool.map(resized, some):
+                if isinstance(content, str):
+                    complaints.append(content)
                 else:
                     out.write(content)
-        if bad:
-            raise cannot_be_decoded(bad, len(images))
+        if complaints:
+            raise cannot_be_read(complaints, len(images))

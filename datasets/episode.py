@@ -7,10 +7,11 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import InputError, atomic_write, listed
-from .images import ImageSet
+from .files import InputError, atomic_write, listed, parse_json, refusing
+from .images import ImageSet, require_fingerprint
 
 TASK_FILE = "task.json"
+FORMAT = 1
 # Table 11's split of the rare images: training (where the support comes from), validation, test.
 SHARES = (0.7, 0.1)  # and the rest
 SPLIT_SEED = 712
@@ -66,21 +67,41 @@ class Task:
 
     @staticmethod
     def from_dict(values: dict) -> "Task":
-        """Raises KeyError, TypeError or ValueError if `values` do not describe a task."""
+        """Raises ValueError if `values`, from a file, do not describe a task."""
+        needed = {"classes", "k_shot", "seed", "support_ids", "rare"}
+        if lacking := sorted(needed - values.keys()):
+            raise ValueError(f"it lacks {listed(lacking)}")
+        if not isinstance(values["support_ids"], list | tuple):
+            raise ValueError("the support set is no list")
+        require_fingerprint(values["rare"])
         task = Task(
-            classes=tuple(values["classes"]),
-            k_shot=None if values["k_shot"] is None else int(values["k_shot"]),
-            seed=int(values["seed"]),
-            support_ids=tuple(tuple(ids) for ids in values["support_ids"]),
-            rare=dict(values["rare"]),
-            excluded_ids=tuple(values.get("excluded_ids", ())),
+            classes=_names(values["classes"]),
+            k_shot=values["k_shot"],
+            seed=values["seed"],
+            support_ids=tuple(_names(ids) for ids in values["support_ids"]),
+            rare=values["rare"],
+            excluded_ids=_names(values.get("excluded_ids", ())),
         )
+        shots = {len(ids) for ids in task.support_ids} if task.k_shot is None else {task.k_shot}
+        ids = [*(i for ids in task.support_ids for i in ids), *task.excluded_ids]
         if (
-            task.k_shot is not None
-            and [len(ids) for ids in task.support_ids] != [task.k_shot] * task.n_way
+            not all(type(number) is int for number in (task.seed, *shots))
+            or task.n_way < 2
+            or len(task.support_ids) != task.n_way
+            or not all(ids and len(ids) in shots for ids in task.support_ids)
+            or len(set(ids)) != len(ids)
+            or len(set(task.classes)) != task.n_way
         ):
-            raise ValueError(f"not {task.k_shot} support images for each of {task.n_way} classes")
+            raise ValueError(
+                f"not {task.k_shot} support images, all different, of each of {task.n_way} classes"
+            )
         return task
+
+
+def _names(value: object) -> tuple[str, ...]:
+    if not isinstance(value, list | tuple) or not all(isinstance(name, str) for name in value):
+        raise ValueError("names are expected, in a list")
+    return tuple(value)
 
 
 def draw_task(
@@ -156,8 +177,9 @@ def _split(counts: Iterable[int]) -> tuple[list[set[int]], list[set[int]]]:
 
 def save_task(folder: Path, task: Task, made_by: dict) -> None:
     """Write `task` and what made it to `folder`."""
+    contents = {"format": FORMAT, **task.to_dict(), "made_by": made_by}
     with atomic_write(folder / TASK_FILE) as file:
-        file.write(json.dumps({**task.to_dict(), "made_by": made_by}, indent=1).encode())
+        file.write(json.dumps(contents, indent=1).encode())
 
 
 def load_task(folder: Path) -> Task:
@@ -165,7 +187,5 @@ def load_task(folder: Path) -> Task:
     path = folder / TASK_FILE
     if not path.is_file():
         raise InputError(f"no task here: {path}; generate_pseudo.py writes it to its --savedir")
-    try:
-        return Task.from_dict(json.loads(path.read_text()))
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a task file: {error!r}") from error
+    with refusing(f"{path} is not a task file"):
+        return Task.from_dict(parse_json(path.read_bytes(), FORMAT))

@@ -1,25 +1,31 @@
 """A set of labelled images on disk: ids, paths, classes; reading, checking and identifying it."""
 
+import contextlib
 import functools
 import hashlib
+import logging
 import os
+import re
 import threading
+import warnings
 import zipfile
-import zlib
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .files import InputError, listed
+from .files import InputError, listed, read_array, reason
 
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+# What Pillow warns of (a large image, an odd tag) is read all the same, or is an error in the end.
+warnings.filterwarnings("ignore", module=r"PIL\.")
+logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ArrayImage(NamedTuple):
@@ -100,17 +106,21 @@ def image_set(
 
 
 def image_files(folder: Path, deep: bool = False) -> list[Path]:
-    """What in `folder` (if `deep`, in the folders in it, too) is an image by its name's end,
-    sorted; hidden files, and those in hidden folders, are none.
+    """What in `folder` (if `deep`, in the folders in it, too, links to folders included) is an
+    image by its name's end, sorted; hidden files, and those in hidden folders, are none.
 
-    Raises InputError for names that are not text, which no file of ours could keep.
+    Raises InputError for names that are not text, which no file of ours could keep, and for a link
+    to a folder that is read already.
     """
     found: list[str] = []  # strings: with a million of them, paths would take minutes
-    for here, folders, files in os.walk(folder, onerror=_raise):
-        folders[:] = [name for name in folders if name[0] != "."] if deep else []
+    been: dict[str, str] = {}
+    for here, folders, files in os.walk(folder, onerror=_raise, followlinks=deep):
+        if (first := been.setdefault(os.path.realpath(here), here)) != here:
+            raise InputError(f"{here} and {first} are the same folder, by a link; remove one")
         for name in (*files, *folders):
             if os.path.splitext(name)[1].lower() in EXTENSIONS and name[0] != ".":
                 found.append(os.path.join(here, name))
+        folders[:] = [name for name in folders if name[0] != "."] if deep else []
     if odd := [ascii(os.path.basename(name)) for name in found if not _is_text(name)]:
         raise InputError(f"file names in {folder} that are not UTF-8; rename: {listed(odd)}")
     return [Path(name) for name in sorted(found)]
@@ -139,6 +149,17 @@ def unlabelled(folder: Path) -> ImageSet:
     return image_set(folder.resolve().name, ("?",), rows)
 
 
+def require_fingerprint(value: object) -> None:
+    """Raise ValueError if `value`, from a file, is not what `ImageSet.fingerprint` gives."""
+    counts = value.get("counts") if isinstance(value, dict) else None
+    if (
+        not isinstance(counts, dict)
+        or not all(type(count) is int and count >= 0 for count in counts.values())
+        or not all(isinstance(value.get(name), str) for name in ("dataset", "sha256"))
+    ):
+        raise ValueError("it does not say of which images it is")
+
+
 def describe(fingerprint: dict) -> str:
     """A fingerprint in words, for messages that name both sides of a mismatch."""
     counts = ", ".join(f"{name} {count}" for name, count in fingerprint["counts"].items())
@@ -150,76 +171,121 @@ _one_at_a_time = threading.Lock()
 
 def _array(file: Path, array: str) -> np.ndarray:
     with _one_at_a_time:  # or several threads would each load it
-        return _load(file, array)
+        loaded = _load(file, array)
+    if isinstance(loaded, Exception):
+        raise loaded
+    return loaded
 
 
 @functools.lru_cache(maxsize=3)  # training, validation and test part of a file
-def _load(file: Path, array: str) -> np.ndarray:
-    if file.suffix == ".npy":
-        return np.load(file, mmap_mode="r", allow_pickle=False)
-    with np.load(file, allow_pickle=False) as arrays:
-        return arrays[array]
+def _load(file: Path, array: str) -> np.ndarray | Exception:
+    try:
+        if file.suffix == ".npy":
+            return np.load(file, mmap_mode="r", allow_pickle=False)
+        with zipfile.ZipFile(file) as arrays:
+            return read_array(arrays, array)
+    except Exception as error:  # kept as well: each of its images would take as long again
+        return error
 
 
 def _open(path: Path | ArrayImage) -> Image.Image:
     if isinstance(path, ArrayImage):
         return Image.fromarray(_array(path.file, path.array)[path.row])
-    return Image.open(path)
+    if os.path.exists(path) and not os.path.isfile(path):  # one waits for ever for a named pipe
+        raise ValueError("not a file")
+    image = Image.open(path)
+    if image.format == "PNG":  # which has checksums, that Pillow looks at nowhere else
+        image.verify()
+        image = Image.open(path)
+    return image
 
 
-UNREADABLE = (
-    OSError, EOFError, IndexError, SyntaxError, TypeError, ValueError,
-    Image.DecompressionBombError, zipfile.BadZipFile, zlib.error,
-)  # fmt: skip
+ORIENTATION = 0x0112  # EXIF's tag, and what puts an image with each of its values upright
+UPRIGHT = {
+    2: Image.Transpose.FLIP_LEFT_RIGHT,
+    3: Image.Transpose.ROTATE_180,
+    4: Image.Transpose.FLIP_TOP_BOTTOM,
+    5: Image.Transpose.TRANSPOSE,
+    6: Image.Transpose.ROTATE_270,
+    7: Image.Transpose.TRANSVERSE,
+    8: Image.Transpose.ROTATE_90,
+}
 
 
-def read_image(path: Path | ArrayImage) -> Image.Image:
-    """The image as RGB. Raises InputError naming the file if it cannot be decoded, or has more
-    than 8 bits a channel: which of them matter is not for us to guess."""
+def read_image(path: Path | ArrayImage, cheaply: bool = False) -> Image.Image:
+    """The image as RGB, upright as EXIF says; `cheaply`: maybe in an eighth of its size.
+
+    Raises InputError naming the file if it cannot be decoded, or has more than 8 bits a channel:
+    which of them matter is not for us to guess.
+    """
     try:
         with _open(path) as image:
-            _require_8_bits(image)
-            return image.convert("RGB")
-    except UNREADABLE as error:
-        raise InputError(f"cannot read the image {path}: {error}") from error
+            _check(image)
+            if cheaply:  # every byte of a JPEG is still read, but with much less work
+                image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
+            image.load()
+            turn = None
+            with contextlib.suppress(Exception):  # a broken tag, which viewers pass over
+                turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+            rgb = image.convert("RGB")
+        return rgb if turn is None else rgb.transpose(turn)
+    except Exception as error:  # broken bytes lead decoders to errors of every kind
+        why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
+        raise InputError(f"{path}: {why}") from error
 
 
-def _require_8_bits(image: Image.Image) -> None:
-    if image.mode[0] in "IF":
+def _check(image: Image.Image) -> None:
+    if 0 in image.size:
+        raise ValueError("it has no pixels")
+    # Of several channels Pillow would read the upper 8 of 16 bits.
+    if image.mode[0] in "IF" or re.search(r";16[BLN]", str(getattr(image, "tile", ""))):
         raise ValueError("it has more than 8 bits a channel; convert it first")
 
 
-def _unreadable(path: Path | ArrayImage) -> Path | ArrayImage | None:
-    try:
-        with _open(path) as image:
-            _require_8_bits(image)
-            # Every byte of a JPEG is still read, but an eighth of the size is much less work.
-            image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
-            image.load()
-    except UNREADABLE:
-        return path
-    return None
+def unreadable(*sets: ImageSet) -> dict[Path | ArrayImage, str]:
+    """What `read_image` says of each image of `sets` that it refuses; all are decoded, cheaply."""
 
+    def complaint(path: Path | ArrayImage) -> str | None:
+        try:
+            read_image(path, cheaply=True)
+        except InputError as error:
+            return str(error)
+        return None
 
-def check_readable(*sets: ImageSet) -> None:
-    """Decode every image of `sets` once, cheaply. Raises InputError with the path of all that
-    fail."""
     paths = [path for images in sets for path in images.paths]
     with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while decoding
-        found = pool.map(_unreadable, paths)
+        found = pool.map(complaint, paths)
         progress = tqdm(
             found, desc="checking images", total=len(paths), unit="img", delay=2, leave=False
         )
-        bad = [path for path in progress if path]
+        return {path: said for path, said in zip(paths, progress) if said}
+
+
+def check_readable(*sets: ImageSet) -> None:
+    """Raise InputError with all images of `sets` that cannot be decoded."""
+    if bad := unreadable(*sets):
+        raise cannot_be_read(bad.values(), sum(map(len, sets)))
+
+
+def without_unreadable(images: ImageSet) -> ImageSet:
+    """`images` but for those that cannot be decoded, of which a note says. Raises InputError if
+    none is left."""
+    bad = unreadable(images)
+    if len(bad) == len(images):
+        check_readable(images)
     if bad:
-        raise cannot_be_decoded(bad, len(paths))
+        left_out = f"{len(bad)} of {len(images)} images of {', '.join(images.classes)}"
+        print(
+            f"note: left out, as they cannot be read, are {left_out}: {listed(bad.values(), 100)}"
+        )
+    return images.take(i for i, path in zip(images.ids, images.paths) if path not in bad)
 
 
-def cannot_be_decoded(bad: Sequence[Path | ArrayImage], among: int) -> InputError:
-    """The error that names all images that are `bad`."""
+def cannot_be_read(complaints: Collection[str], among: int) -> InputError:
+    """The error that passes on what `read_image` said of all images that it refused."""
     return InputError(
-        f"{len(bad)} of {among} images cannot be decoded, or have more than 8 bits a channel; "
-        "repair, convert or remove: " + listed(bad, limit=100)
+        f"{len(complaints)} of {among} images cannot be read; repair, convert or remove them, or "
+        f"leave them out by --skip-unreadable: {listed(complaints, limit=100)}"
     )
 
 

@@ -1,10 +1,10 @@
 """ISIC 2018 Task 3 (HAM10000): the official download, unzipped, as it is."""
 
-import csv
-from collections import Counter
+import contextlib
+import os
 from pathlib import Path
 
-from .files import InputError, listed
+from .files import InputError, listed, refuse_twice, table_rows
 
 NAME = "isic2018"
 BASE_CLASSES = ("NV", "MEL", "BKL", "BCC")
@@ -21,64 +21,50 @@ def recognises(root: Path) -> bool:
 
 
 def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """(id, path, class) of every image in the ground truth.
+    """(id, path, class) of every image in the ground truth; a note says of images without a row.
 
     Raises InputError for a missing file, other columns, or a row that is not one-hot.
     """
-    table = root / GROUND_TRUTH / f"{GROUND_TRUTH}.csv"
+    table, folder = root / GROUND_TRUTH / f"{GROUND_TRUTH}.csv", root / IMAGES
     if not table.is_file():
         raise InputError(f"the ground truth is missing: {table}")
-    if not (root / IMAGES).is_dir():
-        raise InputError(f"the image folder is missing: {root / IMAGES}")
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            found = list(_parse(csv.DictReader(file), table, root / IMAGES))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table} is not a CSV file: {error}") from error
-    twice = [name for name, times in Counter(name for name, _, _ in found).items() if times > 1]
-    if twice:
-        raise InputError(f"{table} lists more than once: {listed(twice)}")
-    present = {path.name for path in (root / IMAGES).iterdir()}
-    missing = [path for _, path, _ in found if path.name not in present]
-    if missing:
+    if not folder.is_dir():
+        raise InputError(f"the image folder is missing: {folder}")
+    found = [
+        (row["image"], folder / f"{row['image']}.jpg", _class(row, f"{table}, line {line}"))
+        for line, row in table_rows(table, COLUMNS)
+    ]
+    refuse_twice(table, (name for name, _, _ in found))
+    present = set(os.listdir(folder))
+    listed_here = {f"{name}.jpg" for name, _, _ in found}  # an id with slashes is no file's name
+    if missing := sorted(listed_here - present):
         raise InputError(
-            f"{len(missing)} of the {len(found)} images in {table.name} are missing: "
+            f"{len(missing)} of the {len(found)} images in {table.name} are missing in {folder}: "
             + listed(missing)
         )
+    if rest := sorted(name for name in present - listed_here if name.endswith(".jpg")):
+        print(f"note: {len(rest)} images in {folder} are not in {table.name}: {listed(rest, 3)}")
     return found
 
 
-def _parse(reader: csv.DictReader, table: Path, folder: Path):
-    if set(reader.fieldnames or ()) != set(COLUMNS):
-        raise InputError(
-            f"{table} has the columns {','.join(reader.fieldnames or ())}; "
-            f"expected {','.join(COLUMNS)}"
-        )
-    for row in reader:
-        try:
-            chosen = [name for name in COLUMNS[1:] if float(row[name]) == 1]
-            rest = [name for name in COLUMNS[1:] if float(row[name]) == 0]
-        except (TypeError, ValueError):
-            chosen, rest = [], []
-        if len(chosen) != 1 or len(rest) != len(COLUMNS) - 2 or not row["image"] or None in row:
-            raise InputError(
-                f"{table}, line {reader.line_num}: expected an image id, a single 1 and zeros"
-            )
-        yield row["image"], folder / f"{row['image']}.jpg", chosen[0]
+def _class(row: dict[str, str], where: str) -> str:
+    names = COLUMNS[1:]
+    with contextlib.suppress(ValueError):
+        values = [float(row[name]) for name in names]
+        if sorted(values) == [0] * (len(names) - 1) + [1]:
+            return names[values.index(1)]
+    raise InputError(f"{where}: expected an image id, a single 1 and zeros")
 
 
 def lesions(root: Path) -> dict[str, str]:
     """The lesion that each image shows, by image id, from the official lesion groupings.
 
-    Raises InputError if their file is missing, or has other columns.
+    Raises InputError if their file is missing, has other columns, or an image twice.
     """
-    table = next(
-        (p for p in (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS) if p.is_file()), None
-    )
+    places = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
+    table = next((path for path in places if path.is_file()), None)
     if table is None:
         raise InputError(f"the lesion groupings are missing: {root / GROUPINGS}")
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            return {row["image"]: row["lesion_id"] for row in csv.DictReader(file)}
-    except (KeyError, UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table} has not the columns image and lesion_id: {error}") from error
+    rows = [row for _, row in table_rows(table, ("image", "lesion_id"))]
+    refuse_twice(table, (row["image"] for row in rows))
+    return {row["image"]: row["lesion_id"] for row in rows}

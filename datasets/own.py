@@ -1,10 +1,9 @@
 """A user's own images: one folder a class, or a CSV file with a path and a label a line."""
 
-import csv
-from collections import Counter
+import os
 from pathlib import Path
 
-from .files import InputError, listed
+from .files import InputError, listed, refuse_twice, table_rows
 from .images import image_files
 
 NAME = None  # the folder's or file's
@@ -21,8 +20,8 @@ def rows(root: Path) -> list[tuple[str, Path, str]]:
     """(id, path, class) of every image. The id is its path in the folder `root`, or as it stands
     in the CSV file, where paths are absolute or start from the file's folder.
 
-    Raises InputError for a folder without class folders of images; for a CSV without those
-    columns, with a line lacking a value, a path listed twice, or files that are not there.
+    Raises InputError for a folder without class folders of images; for a CSV as `table_rows` does,
+    or with no rows, a path listed twice, or files that are not there.
     """
     return _from_csv(root) if root.is_file() else _from_folders(root)
 
@@ -44,24 +43,12 @@ def _from_folders(root: Path) -> list[tuple[str, Path, str]]:
 
 
 def _from_csv(table: Path) -> list[tuple[str, Path, str]]:
-    try:
-        with open(table, newline="", encoding="utf-8-sig") as file:
-            reader = csv.DictReader(file, restval="")
-            if missing := [name for name in COLUMNS if name not in (reader.fieldnames or ())]:
-                raise InputError(f"{table} lacks the column {listed(missing)}; expected path,label")
-            found = []
-            for row in reader:
-                path, label = (row[name].strip() for name in COLUMNS)
-                if not path or not label:
-                    raise InputError(f"{table}, line {reader.line_num}: a path or label is empty")
-                found.append((path, table.parent / path, label))
-    except (UnicodeDecodeError, csv.Error) as error:
-        raise InputError(f"{table} is not a CSV file: {error}") from error
+    rows = [row for _, row in table_rows(table, COLUMNS)]
+    found = [(row["path"], table.parent / row["path"], row["label"]) for row in rows]
     if not found:
         raise InputError(f"{table} lists no images")
-    if twice := [i for i, n in Counter(str(path) for _, path, _ in found).items() if n > 1]:
-        raise InputError(f"{table} lists more than once: {listed(twice)}")
-    if missing := [path for _, path, _ in found if not path.is_file()]:
+    refuse_twice(table, (os.path.normpath(path) for _, path, _ in found))
+    if missing := [path for _, path, _ in found if not os.path.isfile(path)]:
         raise InputError(
             f"{len(missing)} of the {len(found)} images in {table.name} are missing: "
             + listed(missing)

@@ -3,17 +3,18 @@
 import hashlib
 import json
 import zipfile
-import zlib
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 
 from .episode import TASK_FILE, Task, load_task
-from .files import InputError, atomic_write, listed
-from .images import ImageSet, describe
+from .files import InputError, atomic_write, listed, parse_json, read_array, refusing
+from .images import ImageSet, describe, require_fingerprint
 
 PSEUDO_FILE = "pseudo_labels.npz"
+ARRAYS = ("ids", "probabilities", "embeddings", "about")
+FORMAT = 1
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class PseudoLabels:
                 f"but the data folder holds {describe(here)}"
             )
         row_of = {name: row for row, name in enumerate(self.ids)}
+        if missing := [name for name in base.ids if name not in row_of]:
+            raise InputError(f"the pseudo labels lack {listed(missing)}")
         rows = [row_of[name] for name in base.ids]
         return PseudoLabels(base.ids, self.probabilities[rows], self.embeddings[rows], self.about)
 
@@ -66,7 +69,7 @@ def save_pseudo_labels(folder: Path, labels: PseudoLabels) -> None:
             ids=np.array(labels.ids),
             probabilities=labels.probabilities.astype(np.float32),
             embeddings=labels.embeddings.astype(np.float32),
-            about=np.array(json.dumps(labels.about)),
+            about=np.array(json.dumps({"format": FORMAT, **labels.about})),
         )
 
 
@@ -79,43 +82,35 @@ def load_pseudo_labels(folder: Path) -> tuple[Task, PseudoLabels]:
     if not path.is_file():
         raise InputError(f"no pseudo labels here: {path}; generate_pseudo.py writes them")
     task = load_task(folder)
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            labels = PseudoLabels(
-                ids=tuple(file["ids"].tolist()),
-                probabilities=file["probabilities"],
-                embeddings=file["embeddings"],
-                about=json.loads(str(file["about"])),
-            )
-        made_for = Task.from_dict(labels.about["task"])
-        _check(labels, made_for.n_way)
-    except (
-        OSError,
-        EOFError,
-        KeyError,
-        TypeError,
-        ValueError,
-        zipfile.BadZipFile,
-        zlib.error,
-    ) as error:
-        raise InputError(f"{path} is not a pseudo-label file: {error}") from error
+    with refusing(f"{path} is not a pseudo-label file"):
+        with zipfile.ZipFile(path) as file:
+            ids, probabilities, embeddings, about = (read_array(file, name) for name in ARRAYS)
+        labels = PseudoLabels(
+            tuple(ids.tolist()), probabilities, embeddings, parse_json(str(about), FORMAT)
+        )
+        made_for = _check(labels)
     if made_for != task:
         raise InputError(f"{path} ({made_for}) is not of the task in {TASK_FILE} ({task})")
     return task, labels
 
 
-def _check(labels: PseudoLabels, n_way: int) -> None:
-    if lacking := {"teacher", "made_by"} - labels.about.keys():
-        raise ValueError(f"it lacks {listed(lacking)}")
-    shape = (sum(labels.about["base"]["counts"].values()), n_way)
-    if labels.probabilities.shape != shape or len(set(labels.ids)) != shape[0]:
-        raise ValueError(f"expected {shape[0]} images with {shape[1]} probabilities each")
-    if len(labels.embeddings) != shape[0] or not np.isfinite(labels.embeddings).all():
-        raise ValueError(f"expected {shape[0]} embeddings, all of them finite")
-    sums = labels.probabilities.sum(axis=1)
-    if (
-        not np.isfinite(sums).all()
-        or (labels.probabilities < 0).any()
-        or abs(sums - 1).max() > 1e-3
-    ):
+def _check(labels: PseudoLabels) -> Task:
+    """The task that `labels` are for. Raises ValueError if they are not as `PseudoLabels` says."""
+    about, p, embeddings = labels.about, labels.probabilities, labels.embeddings
+    for name in ("task", "base", "teacher", "made_by"):
+        if not isinstance(about.get(name), dict):
+            raise ValueError(f"it lacks {name}")
+    task = Task.from_dict(about["task"])
+    require_fingerprint(about["base"])
+    images, ids = sum(about["base"]["counts"].values()), labels.ids
+    if not len(ids) == len(set(ids)) == images or not all(isinstance(i, str) for i in ids):
+        raise ValueError(f"expected the ids of {images} images")
+    width = about["teacher"].get("moco_dim") or embeddings.shape[-1]
+    for array, columns in ((p, task.n_way), (embeddings, width)):
+        if array.shape != (images, columns) or array.dtype != np.float32:
+            raise ValueError(f"expected {columns} probabilities or features of {images} images")
+    if not np.isfinite(embeddings).all():
+        raise ValueError("the embeddings are not all finite")
+    if not ((p >= 0) & (p <= 1)).all() or abs(p.sum(axis=1) - 1).max(initial=0) > 1e-3:
         raise ValueError("the rows are not probabilities")
+    return task

@@ -116,6 +116,9 @@ def add_device(parser: ArgumentParser) -> None:
 
 def add_cache(parser: ArgumentParser) -> None:
     group = parser.add_argument_group("decoded images")
+    group.add_argument("--skip-unreadable", action="store_true",
+                       help="go on without images that cannot be decoded, and say which; all stages of "
+                       "an experiment need it then")
     group.add_argument("--cache", type=Path, default=default_folder(), metavar="DIR",
                        help="folder where they are kept for later epochs and runs")
     group.add_argument("--no-cache", action="store_true", help="decode each image in every epoch")

@@ -1,8 +1,10 @@
 """From parsed arguments to what the method takes, and the checks on what was given."""
 
 import argparse
+import dataclasses
 import functools
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
@@ -11,7 +13,7 @@ from datasets import Collection, lesion_groups, open_dataset
 from datasets.cache import cached
 from datasets.episode import Task, draw_task
 from datasets.files import InputError, listed, require_writable
-from datasets.images import ImageSet, check_readable, describe
+from datasets.images import ImageSet, check_readable, describe, without_unreadable
 from models import Encoder, build_encoder
 
 from . import distributed
@@ -38,10 +40,15 @@ INHERITED = (
 
 
 def open_data(
-    folder: Path, args: argparse.Namespace, made: dict | None = None, where: Path | None = None
+    folder: Path,
+    args: argparse.Namespace,
+    made: dict | None = None,
+    where: Path | None = None,
+    use: Sequence[str] = ("base", "rare"),
 ) -> Collection:
     """The dataset in `folder`, of the classes that `args` names or that the stage before, whose
-    arguments `made` are in the file `where`, was given; `args` then has them, too.
+    arguments `made` are in the file `where`, was given; `args` then has them, too. With
+    --skip-unreadable, those parts that are for `use` lack the images that cannot be decoded.
 
     Raises InputError as `open_dataset` does, or if both name classes and differ.
     """
@@ -50,7 +57,13 @@ def open_data(
         given = {name: getattr(args, name) for name in CLASSES}
         require_match(given, made, where)
         vars(args).update({name: made[name] for name in CLASSES})
-    return open_dataset(folder, args.base_classes, args.rare_classes)
+    data = open_dataset(folder, args.base_classes, args.rare_classes)
+    return dataclasses.replace(data, **{part: readable(args, getattr(data, part)) for part in use})
+
+
+def readable(args: argparse.Namespace, images: ImageSet) -> ImageSet:
+    """`images`; with --skip-unreadable, without those that cannot be decoded."""
+    return without_unreadable(images) if getattr(args, "skip_unreadable", False) else images
 
 
 def holds_run(folder: Path) -> bool:

@@ -136,7 +136,7 @@ def test_groupings_that_are_not_there(data, folder, tmp_path):
     (root / isic2018.GROUPINGS).rename(root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)
     assert len(lesion_groups(root)) == len(isic2018.rows(root))  # where the download has it
     (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).write_text("image,lesion\na,b\n")
-    with pytest.raises(InputError, match="has not the columns"):
+    with pytest.raises(InputError, match="has the columns image,lesion; expected image,lesion_id"):
         lesion_groups(root)
     (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).unlink()
     with pytest.raises(InputError, match="lesion groupings are missing"):

@@ -61,7 +61,7 @@ def test_what_changes_makes_another(images, tmp_path):
 def test_all_unreadable_images_are_named_and_nothing_stays(images, tmp_path):
     for row in (0, 2):
         images.paths[row].write_bytes(images.paths[row].read_bytes()[:60])
-    with pytest.raises(InputError, match=r"2 of 3 images .*0\.png, .*2\.png"):
+    with pytest.raises(InputError, match=r"2 of 3 images .*0\.png: .*, .*2\.png: "):
         cached(images, 32, tmp_path / "cache")
     assert not list((tmp_path / "cache").iterdir())
 
@@ -99,6 +99,35 @@ def test_a_file_that_was_cut_off_is_made_anew(images, tmp_path, left):
     path.file.write_bytes(whole[:left])
     assert cached(images, 32, tmp_path / "cache").paths[0] == path
     assert path.file.read_bytes() == whole
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        np.zeros((3, 32, 32, 3), np.int8),
+        np.zeros((3, 32, 32, 4), np.uint8),
+        np.zeros((3, 32, 32, 3), np.uint8, order="F"),
+        np.zeros((4, 32, 32, 3), np.uint8),
+    ],
+)
+def test_a_file_of_another_shape_or_type_is_made_anew(images, tmp_path, other):
+    (path, *_) = cached(images, 32, tmp_path / "cache").paths
+    whole = path.file.read_bytes()
+    np.save(path.file, other)
+    cached(images, 32, tmp_path / "cache")
+    assert path.file.read_bytes() == whole
+
+
+def test_a_missing_image_is_named(images, tmp_path):
+    images.paths[2].unlink()
+    with pytest.raises(InputError, match=r"1 of 3 images .*2\.png: No such file"):
+        cached(images, 32, tmp_path / "cache")
+
+
+def test_files_from_before_images_were_upright_are_not_used(images, tmp_path, monkeypatch):
+    first = cached(images, 32, tmp_path / "cache")
+    monkeypatch.setattr(module, "FORMAT", module.FORMAT - 1)
+    assert cached(images, 32, tmp_path / "cache").paths[0].file != first.paths[0].file
 
 
 def test_without_room_the_files_are_read(images, tmp_path, capsys):

@@ -108,6 +108,38 @@ def test_unusable_files(tmp_path):
             load_task(tmp_path)
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("classes", "ABC"), ("classes", ["A", "B", 3]), ("classes", ["A", "A", "B"]),
+        ("classes", {}),
+        ("k_shot", "2"), ("k_shot", 2.0), ("k_shot", True), ("k_shot", 0), ("k_shot", None),
+        ("seed", None), ("seed", "0"), ("seed", float("nan")),
+        ("support_ids", None), ("support_ids", [["A1", "A2"]] * 3),
+        ("support_ids", ["A1", "B1", "C1"]),
+        ("support_ids", [["\ud800", "A2"], ["B1", "B2"], ["C1", "C2"]]),
+        ("rare", []), ("rare", {"dataset": "toy", "sha256": "x", "counts": {"A": "9"}}),
+        ("excluded_ids", [None]), ("excluded_ids", "A1"),
+    ],
+)  # fmt: skip
+def test_values_of_the_wrong_kind(tmp_path, name, value):
+    task = {**draw_task(RARE, 3, 2, 7).to_dict(), name: value}
+    if value is None and name == "k_shot":
+        task["support_ids"][0] = []
+    (tmp_path / "task.json").write_text(json.dumps(task))
+    with pytest.raises(InputError, match=r"task\.json is not a task file: "):
+        load_task(tmp_path)
+
+
+def test_a_newer_format(tmp_path):
+    save_task(tmp_path, draw_task(RARE, 3, 2, 7), {})
+    values = json.loads((tmp_path / "task.json").read_text())
+    for version in (values["format"] + 1, "new"):
+        (tmp_path / "task.json").write_text(json.dumps({**values, "format": version}))
+        with pytest.raises(InputError, match=f"has format {version}; this code reads 1 and older"):
+            load_task(tmp_path)
+
+
 def test_a_set_without_a_support_image_is_refused():
     task = draw_task(RARE, 4, 2, 0)
     lost = task.support_ids[1][0]

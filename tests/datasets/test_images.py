@@ -1,11 +1,17 @@
 """Reading, checking and identifying images."""
 
 import os
+import struct
+import subprocess
+import sys
+import zlib
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import Image, ImageOps
 
+from conftest import REPOSITORY
+from datasets import images as module
 from datasets import open_dataset
 from datasets.files import InputError, atomic_write, listed, refuse_to_overwrite
 from datasets.images import (
@@ -15,6 +21,9 @@ from datasets.images import (
     image_files,
     image_set,
     read_image,
+    unlabelled,
+    unreadable,
+    without_unreadable,
 )
 
 
@@ -64,12 +73,12 @@ def test_all_that_cannot_be_decoded_are_named(images):
     images.paths[1].write_bytes(b"")
     images.paths[3].write_bytes(b"<html>404</html>")
     images.paths[4].unlink()
-    with pytest.raises(InputError, match="4 of 5 images cannot be decoded") as error:
+    with pytest.raises(InputError, match="4 of 5 images cannot be read") as error:
         check_readable(images)
     for position, path in enumerate(images.paths):
         assert (str(path) in str(error.value)) == (position != 2)
     for position in (0, 1, 3, 4):
-        with pytest.raises(InputError, match="cannot read the image"):
+        with pytest.raises(InputError, match=f"{images.paths[position].name}: "):
             read_image(images.paths[position])
 
 
@@ -87,8 +96,126 @@ def test_more_than_8_bits_are_refused_not_clipped(tmp_path, kind):
     Image.fromarray(ramp).save(tmp_path / "x.tif")
     with pytest.raises(InputError, match="x.tif: it has more than 8 bits a channel"):
         read_image(tmp_path / "x.tif")
-    with pytest.raises(InputError, match="1 of 1 images .*more than 8 bits.*x.tif"):
+    with pytest.raises(InputError, match="1 of 1 images .*x.tif: it has more than 8 bits"):
         check_readable(image_set("x", ("a",), [("x", tmp_path / "x.tif", "a")]))
+
+
+def test_checksums_of_png_are_verified(tmp_path):
+    """Other pixels, by a bit of them that is not compressed, are not taken for the image's."""
+    path = tmp_path / "x.png"
+    Image.effect_noise((20, 20), 60).save(path, compress_level=0)
+    whole = path.read_bytes()
+    at = whole.index(b"IDAT") + 60
+    path.write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
+    with pytest.raises(InputError, match="x.png: broken PNG file"):
+        read_image(path)
+
+
+@pytest.mark.parametrize(("kind", "channels"), [(2, 3), (4, 2), (6, 4)])
+def test_16_bits_of_several_channels_are_refused_too(tmp_path, kind, channels):
+    """Pillow would give their upper halves. Written by hand: it writes no such PNG files."""
+
+    def chunk(name, content):
+        body = name + content
+        return struct.pack(">I", len(content)) + body + struct.pack(">I", zlib.crc32(body))
+
+    header = struct.pack(">IIBBBBB", 4, 4, 16, kind, 0, 0, 0)
+    rows = zlib.compress((b"\0" + bytes(8 * channels)) * 4)
+    png = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", rows)
+    (tmp_path / "x.png").write_bytes(png + chunk(b"IEND", b""))
+    assert Image.open(tmp_path / "x.png").mode[:3] == "RGB"
+    with pytest.raises(InputError, match="x.png: it has more than 8 bits a channel"):
+        read_image(tmp_path / "x.png")
+
+
+@pytest.mark.parametrize("end", ["jpg", "png", "tif"])
+@pytest.mark.parametrize("orientation", range(10))
+def test_images_are_upright_as_exif_says(tmp_path, end, orientation):
+    """0 and 9 mean nothing; 1 is upright."""
+    picture = Image.new("RGB", (32, 16), "white")
+    picture.paste("red", (0, 0, 16, 8))
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    picture.save(tmp_path / f"x.{end}", exif=exif)
+    expected = ImageOps.exif_transpose(Image.open(tmp_path / f"x.{end}")).convert("RGB")
+    found = read_image(tmp_path / f"x.{end}")
+    assert found.size == expected.size and found.tobytes() == expected.tobytes()
+    assert (found.size == (32, 16)) == (orientation not in (5, 6, 7, 8))
+
+
+def test_a_broken_orientation_is_passed_over(tmp_path):
+    Image.new("RGB", (32, 16)).save(tmp_path / "x.jpg", exif=b"Exif\0\0II*\0broken")
+    assert read_image(tmp_path / "x.jpg").size == (32, 16)
+
+
+def test_what_is_no_file_is_named(tmp_path):
+    """A named pipe is not waited for; links lead to their images."""
+    Image.new("RGB", (8, 8)).save(tmp_path / "elsewhere.png")
+    folder = tmp_path / "images"
+    (folder / "folder.png").mkdir(parents=True)
+    os.mkfifo(folder / "pipe.png")
+    (folder / "image.png").symlink_to(tmp_path / "elsewhere.png")
+    (folder / "text.png").symlink_to(__file__)
+    (folder / "dangling.png").symlink_to(tmp_path / "nowhere")
+    (folder / "loop.png").symlink_to(folder / "loop.png")
+    images = unlabelled(folder)
+    said = unreadable(images)
+    assert [path.name for path in images.paths if path not in said] == ["image.png"]
+    for name, why in {
+        "folder": "not a file", "pipe": "not a file", "text": "not an image",
+        "dangling": "No such file or directory", "loop": "Too many levels of symbolic links",
+    }.items():  # fmt: skip
+        assert said[folder / f"{name}.png"] == f"{folder / name}.png: {why}"
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="nothing is forbidden to root")
+def test_no_permission_to_read(images):
+    images.paths[1].chmod(0)
+    with pytest.raises(InputError, match=r"1 of 5 images .*2\.jpg: Permission denied"):
+        check_readable(images)
+
+
+def test_links_to_folders(tmp_path):
+    """They are followed, but no folder is read twice, nor without end."""
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "elsewhere" / "0.png").touch()
+    folder = tmp_path / "class"
+    folder.mkdir()
+    (folder / "a").symlink_to(tmp_path / "elsewhere")
+    assert image_files(folder, deep=True) == [folder / "a" / "0.png"]
+    for target in (tmp_path / "elsewhere", folder):
+        (folder / "b").symlink_to(target)
+        with pytest.raises(InputError, match="are the same folder, by a link; remove one"):
+            image_files(folder, deep=True)
+        (folder / "b").unlink()
+
+
+def test_large_images(tmp_path, monkeypatch):
+    """Pillow's warnings would be several lines for each; what it refuses is named."""
+    Image.new("L", (200, 100)).save(tmp_path / "x.png")
+    script = "from PIL import Image; from datasets.images import read_image; import sys\n"
+    script += "Image.MAX_IMAGE_PIXELS = 15_000\nread_image(sys.argv[1])"
+    command = [sys.executable, "-c", script, tmp_path / "x.png"]
+    ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
+    assert (ran.returncode, ran.stdout, ran.stderr) == (0, "", "")
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 5_000)
+    with pytest.raises(InputError, match="x.png: Image size .* exceeds limit"):
+        read_image(tmp_path / "x.png")
+
+
+def test_unreadable_images_are_left_out(images, capsys):
+    assert without_unreadable(images) == images and capsys.readouterr().out == ""
+    images.paths[1].write_bytes(b"")
+    images.paths[3].unlink()
+    left = without_unreadable(images)
+    assert left == images.take(["i0", "i4", "i3"]) and left.counts() == {"a": 2, "b": 1}
+    (said,) = capsys.readouterr().out.splitlines()
+    assert "2 of 5 images of a, b: " in said
+    assert f"{images.paths[1]}: not an image" in said and f"{images.paths[3]}: No such" in said
+    for path in left.paths:
+        path.write_bytes(b"")
+    with pytest.raises(InputError, match="5 of 5 images"):
+        without_unreadable(images)
 
 
 def test_names(tmp_path):
@@ -108,8 +235,8 @@ def test_names(tmp_path):
 
 def test_an_array_is_loaded_once(tmp_path, monkeypatch):
     np.savez(tmp_path / "x.npz", a=np.zeros((9, 8, 8, 3), np.uint8))
-    loads, load = [], np.load
-    monkeypatch.setattr(np, "load", lambda *how, **more: (loads.append(how), load(*how, **more))[1])
+    loads, read = [], module.read_array
+    monkeypatch.setattr(module, "read_array", lambda *how: (loads.append(how), read(*how))[1])
     rows = [(f"{n}", ArrayImage(tmp_path / "x.npz", "a", n), "x") for n in range(9)]
     check_readable(image_set("x", ("x",), rows))
     assert len(loads) == 1
@@ -150,3 +277,4 @@ def test_an_error_from_a_worker_keeps_its_last_line():
     error = InputError("Caught InputError in worker.\nTraceback\n  x\nfiles.InputError: it broke\n")
     assert str(error) == "it broke"
     assert str(InputError("plain")) == "plain"
+    assert str(InputError("a name\nin two lines")) == "a name in two lines"

@@ -62,7 +62,8 @@ def test_other_columns(folder):
 
 
 @pytest.mark.parametrize(
-    "values", [["1.0", "1.0", *["0.0"] * 5], ["0.0"] * 7, ["x", *["0.0"] * 6], ["1.0"]]
+    "values",
+    [["1.0", "1.0", *["0.0"] * 5], ["0.0"] * 7, ["x", *["0.0"] * 6], ["nan", *["0.0"] * 6]],
 )
 def test_a_row_that_is_not_one_hot(folder, values):
     root, write, rows = folder
@@ -76,6 +77,36 @@ def test_an_id_twice(folder):
     write(rows=[*rows, rows[0]])
     with pytest.raises(InputError, match="more than once: ISIC_0000000"):
         open_dataset(root)
+
+
+@pytest.mark.parametrize("other", ["../ISIC_0000000", "./ISIC_0000000", "/ISIC_0000000", "a/b"])
+def test_ids_are_names_not_paths(folder, other):
+    root, write, rows = folder
+    (root / "ISIC_0000000.jpg").touch()
+    write(rows=[[other, *rows[0][1:]], *rows[1:]])
+    with pytest.raises(InputError, match=f"1 of the 14 images .* missing in .*: {other}.jpg"):
+        open_dataset(root)
+
+
+def test_images_without_a_row_are_told(folder, capsys):
+    root, write, rows = folder
+    write(rows=rows[2:])
+    assert len(open_dataset(root).base) == 6
+    said = capsys.readouterr().out
+    assert "note: 2 images" in said and "ISIC_0000000.jpg, ISIC_0000001.jpg" in said
+
+
+def test_lesions_of_an_image_twice(folder):
+    root, _, _ = folder
+    groupings = root / isic2018.GROUPINGS
+    groupings.write_text("\ufeffimage,lesion_id\r\nISIC_0000000,x\r\nISIC_0000001,x\r\n")
+    assert isic2018.lesions(root) == {"ISIC_0000000": "x", "ISIC_0000001": "x"}
+    groupings.write_text("image,lesion_id\nISIC_0000000,x\nISIC_0000000,y\n")
+    with pytest.raises(InputError, match="more than once: ISIC_0000000"):
+        isic2018.lesions(root)
+    groupings.write_text("image,lesion_id\nISIC_0000000,\n")  # all would be of one lesion
+    with pytest.raises(InputError, match="line 2: expected 2 values.* none empty"):
+        isic2018.lesions(root)
 
 
 def test_missing_images_are_all_named(folder):

@@ -1,3 +1,5 @@
+import os
+
 import numpy as np
 import pytest
 
@@ -68,7 +70,31 @@ def test_other_contents(tmp_path, changes, says):
         check_readable(data.base, data.rare)
 
 
+def test_checksums_are_verified(tmp_path):
+    """Of labels and of images, of which each would otherwise be read from the broken array."""
+    path = make(tmp_path / "dermamnist.npz")
+    with np.load(path) as file:
+        arrays = dict(file)
+    np.savez(path, **arrays)  # not compressed, so that another bit breaks nothing else
+    content = path.read_bytes()
+    labels, pixels = arrays["train_labels"].tobytes(), arrays["val_images"].tobytes()
+    for array, says in (
+        (labels, "cannot be read as a MedMNIST file: Bad CRC"),
+        (pixels, "Bad CRC"),
+    ):
+        at = content.index(array)
+        path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
+        with pytest.raises(InputError, match=says):
+            data = open_dataset(path)
+            check_readable(data.base, data.rare)
+
+
 def test_not_an_npz(tmp_path):
     (tmp_path / "x.npz").write_text("not one")
     with pytest.raises(InputError, match="cannot be read as a MedMNIST file"):
         open_dataset(tmp_path / "x.npz")
+    (tmp_path / "y.npz").mkdir()
+    os.mkfifo(tmp_path / "z.npz")  # which is not waited for
+    for name in ("y.npz", "z.npz"):
+        with pytest.raises(InputError, match="no dataset recognised"):
+            open_dataset(tmp_path / name)

@@ -78,14 +78,22 @@ def test_which_classes(folder, base, rare, says):
 @pytest.mark.parametrize(
     ("text", "says"),
     [
-        ("image,label\na.png,x\n", "lacks the column path"),
+        ("image,label\na.png,x\n", "has the columns image,label; expected path,label"),
         ("path,label\n", "lists no images"),
-        ("path,label\na.png,\n", "line 2: a path or label is empty"),
-        ("path,label\na.png\n", "line 2: a path or label is empty"),
+        ("path,label\na.png,\n", "line 2: expected 2 values"),
+        ("path,label\na.png\n", "line 2: expected 2 values"),
         ("path,label\nhealthy/0.png,x\n./healthy/0.png,y\n", "more than once"),
         ("path,label\nhealthy/0.png,x\ngone.png,y\n", "1 of the 2 images in t.csv are missing"),
-        ("", "lacks the column path, label"),
+        ("", "has the columns ; expected path,label"),
         ("path,label\n\xff", "not a CSV file"),
+        ("path,label,path\nhealthy/0.png,x,y\n", "path,label, each once"),
+        ("path,label\na, b.png,x\n", "line 2: expected 2 values"),  # a comma that is not quoted
+        ("path,label\nhealthy/0.png,x\0\n", "NUL"),
+        ('path,label\nhealthy/0.png,"x\n', "not a CSV file: unexpected end of data"),
+        ("path,label\n" + "x" * 200_000 + ",x\n", "not a CSV file: field larger than"),
+        ("path,label\n" + "x" * 5000 + ",x\n", "1 of the 1 images in t.csv are missing"),
+        ("path;label\nhealthy/0.png;x\n", "has the columns path;label"),
+        ("path,label\nhealthy/0.png,x\nward/../healthy/0.png,x\n", "more than once"),
     ],
 )
 def test_bad_csv(folder, text, says):

@@ -1,7 +1,6 @@
 """The pseudo-label file."""
 
 import dataclasses
-import json
 
 import numpy as np
 import pytest
@@ -9,7 +8,13 @@ import pytest
 from datasets.episode import draw_task, save_task
 from datasets.files import InputError
 from datasets.images import image_set
-from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
+from datasets.pseudo import (
+    FORMAT,
+    PSEUDO_FILE,
+    PseudoLabels,
+    load_pseudo_labels,
+    save_pseudo_labels,
+)
 
 BASE = image_set("toy", ("x", "y"), [(f"b{n:02}", None, "xy"[n % 2]) for n in range(12)])
 RARE = image_set("toy", ("A", "B", "C"), [(f"{c}{n}", None, c) for c in "ABC" for n in range(4)])
@@ -94,15 +99,85 @@ def test_unreadable(tmp_path, labels):
             load_pseudo_labels(tmp_path)
 
 
-def test_no_pickles(tmp_path, labels):
+class Malicious:
+    def __init__(self, path):
+        self.path = path
+
+    def __reduce__(self):
+        return open, (str(self.path), "w")
+
+
+def rewrite(folder, **changes):
+    """The file in `folder` with other arrays."""
+    with np.load(folder / PSEUDO_FILE) as file:
+        arrays = dict(file) | changes
+    np.savez(folder / PSEUDO_FILE, **arrays)
+
+
+def test_no_code_is_run(tmp_path, labels):
     save(tmp_path, labels)
-    with open(tmp_path / PSEUDO_FILE, "wb") as file:
-        np.savez(
-            file,
-            ids=np.array([{"a": 1}], dtype=object),
-            probabilities=labels.probabilities,
-            embeddings=labels.embeddings,
-            about=np.array(json.dumps(labels.about)),
-        )
-    with pytest.raises(InputError, match="is not a pseudo-label file"):
+    rewrite(tmp_path, ids=np.array([Malicious(tmp_path / "was here")] * 12, dtype=object))
+    assert not (tmp_path / "was here").exists()
+    with pytest.raises(InputError, match="is not a pseudo-label file: Object arrays cannot be"):
+        load_pseudo_labels(tmp_path)
+    assert not (tmp_path / "was here").exists()
+
+
+@pytest.mark.parametrize(
+    ("name", "change", "says"),
+    [
+        ("ids", lambda x: x[[0, *range(11)]], "the ids of 12 images"),
+        ("ids", lambda x: np.arange(12), "the ids of 12 images"),
+        ("ids", lambda x: x[:, None], "the ids of 12 images|unhashable"),
+        ("probabilities", lambda x: x.astype(complex), "expected 3 probabilities"),
+        ("probabilities", lambda x: x.astype(str), "expected 3 probabilities"),
+        ("probabilities", lambda x: x.astype(np.float64), "expected 3 probabilities"),
+        ("embeddings", lambda x: x[:, :4], "expected 5 probabilities or features"),
+        ("embeddings", lambda x: x[..., None], "expected 5 probabilities or features"),
+        ("embeddings", lambda x: x * np.float32(np.inf), "the embeddings are not all finite"),
+        ("about", lambda x: np.array("[" * 100_000), "nested too deeply"),
+        ("about", lambda x: np.array("[1]"), "not a JSON object"),
+    ],
+)
+def test_other_arrays(tmp_path, labels, name, change, says):
+    labels.about["teacher"]["moco_dim"] = 5
+    save(tmp_path, labels)
+    load_pseudo_labels(tmp_path)
+    with np.load(tmp_path / PSEUDO_FILE) as file:
+        changed = change(file[name])
+    rewrite(tmp_path, **{name: changed})
+    with pytest.raises(InputError, match=f"is not a pseudo-label file: .*({says})"):
+        load_pseudo_labels(tmp_path)
+
+
+def test_a_header_that_hides_values(tmp_path, labels):
+    """The checksum is looked at where an array ends, which is then never reached."""
+    save(tmp_path, labels)
+    rewrite(tmp_path)
+    content = (tmp_path / PSEUDO_FILE).read_bytes()
+    assert content.count(b"(12, 5), }") == 1
+    (tmp_path / PSEUDO_FILE).write_bytes(content.replace(b"(12, 5), }", b"(12, 4), }"))
+    with pytest.raises(InputError, match="embeddings is longer than it says|Bad CRC"):
+        load_pseudo_labels(tmp_path)
+
+
+def test_a_newer_format(tmp_path, labels):
+    save(tmp_path, dataclasses.replace(labels, about={**labels.about, "format": FORMAT + 1}))
+    with pytest.raises(
+        InputError, match=r"labels\.npz .*has format 2; this code reads 1 and older"
+    ):
+        load_pseudo_labels(tmp_path)
+
+
+def test_ids_that_are_not_those_of_the_fingerprint(labels):
+    other = dataclasses.replace(labels, ids=("b99", *labels.ids[1:]))
+    with pytest.raises(InputError, match=f"the pseudo labels lack {labels.ids[0]}"):
+        other.for_images(BASE)
+
+
+@pytest.mark.parametrize("name", ["task", "base", "teacher", "made_by"])
+@pytest.mark.parametrize("value", [None, [], "x", 3])
+def test_what_it_says_of_itself(tmp_path, labels, name, value):
+    save(tmp_path, dataclasses.replace(labels, about={**labels.about, name: value}))
+    with pytest.raises(InputError, match=f"is not a pseudo-label file: it lacks {name}"):
         load_pseudo_labels(tmp_path)
