@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.files import InputError, atomic_write, refuse_to_overwrite
+from datasets.files import InputError, atomic_write, refuse_to_overwrite, refusing
 from datasets.images import ImageSet, check_readable, describe, unlabelled
 from moco import options, settings
 from moco.checkpoint import (
@@ -50,7 +50,8 @@ def main(argv: list[str] | None = None) -> None:
     name = f"predict_{images.name}_{name}" if args.predict else f"test_{name}"
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
     if files[0].exists() and not args.overwrite:
-        before = json.loads(files[0].read_text())
+        with refusing(f"{files[0]} is broken; --overwrite makes it anew"):
+            before = json.loads(files[0].read_text())
         same_images = before.get("images") == images.fingerprint()
         if same_images and settings.is_same_work(args, before, checkpoint):
             if not args.predict:

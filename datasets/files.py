@@ -2,8 +2,10 @@
 
 import contextlib
 import csv
+import glob
 import json
 import os
+import time
 import zipfile
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
@@ -11,6 +13,8 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
+
+STALE = 3600  # seconds without a change after which nobody is still writing a file
 
 
 class InputError(ValueError):
@@ -133,8 +137,13 @@ def refuse_to_overwrite(paths: Iterable[Path], overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the name `path`, complete and on disk, or not at all."""
+    """A file to write to that takes the name `path`, complete and on disk, or not at all. Removes
+    what one that was killed left of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
+    for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # another one may be faster
+            if time.time() - other.stat().st_mtime > STALE:
+                other.unlink()
     unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         with open(unfinished, "wb") as file:

@@ -14,8 +14,8 @@ import torchvision
 from torch import Tensor, nn
 
 from datasets.episode import Task
-from datasets.files import InputError, atomic_write, listed
-from datasets.images import describe
+from datasets.files import InputError, atomic_write, listed, refusing
+from datasets.images import require_fingerprint
 from models import Encoder, LinearClassifier, build_encoder
 
 from .distributed import processors
@@ -118,34 +118,47 @@ def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -
 
 
 def _load_file(path: Path, stages: tuple[str, ...]) -> dict:
+    if not path.is_file():
+        raise InputError(f"no checkpoint here: {path}")
     checkpoint = _read(path)
-    if is_released(checkpoint):
-        beside = path.with_name(CLASSIFIER)
-        checkpoint = from_released(checkpoint, _read(beside) if beside.exists() else None, path)
-    if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in list(STAGES):
-        raise InputError(f"{path} is not a checkpoint of this project's scripts")
-    if checkpoint.get("format", 0) > FORMAT:
-        raise InputError(
-            f"{path} has format {checkpoint['format']}, newer than this code's {FORMAT}"
-        )
-    if lacking := [name for name in CONTENTS if name not in checkpoint]:
-        raise InputError(f"{path} is not a whole checkpoint: it lacks {listed(lacking)}")
-    if checkpoint["stage"] not in stages:
-        raise InputError(
-            f"{path} is a checkpoint of {STAGES[checkpoint['stage']]}; "
-            f"needed is one of {' or '.join(STAGES[stage] for stage in stages)}"
-        )
-    try:
-        _check_weights(checkpoint)
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a sound checkpoint: {error}") from error
+    with refusing(f"{path} is not a sound checkpoint"):
+        if is_released(checkpoint):
+            beside = path.with_name(CLASSIFIER)
+            checkpoint = from_released(checkpoint, _read(beside) if beside.exists() else None, path)
+        if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in list(STAGES):
+            raise InputError(f"{path} is not a checkpoint of this project's scripts")
+        if checkpoint.get("format", 0) > FORMAT:
+            raise InputError(
+                f"{path} has format {checkpoint['format']}, newer than this code's {FORMAT}"
+            )
+        if lacking := [name for name in CONTENTS if name not in checkpoint]:
+            raise InputError(f"{path} is not a whole checkpoint: it lacks {listed(lacking)}")
+        if checkpoint["stage"] not in stages:
+            raise InputError(
+                f"{path} is a checkpoint of {STAGES[checkpoint['stage']]}; "
+                f"needed is one of {' or '.join(STAGES[stage] for stage in stages)}"
+            )
+        _check(checkpoint)
     return checkpoint
 
 
-def _check_weights(checkpoint: dict) -> None:
-    """Raises ValueError, or what wrong types lead to, if the encoder's weights are not those that
-    the settings ask for, or some weights are no numbers."""
-    describe(checkpoint["base"])
+def _read(path: Path) -> object:
+    """What torch.save wrote to `path`, without running any code from it."""
+    with refusing(f"{path} cannot be read as a checkpoint"):
+        if zipfile.is_zipfile(path):  # as ever since torch 1.6; torch.load passes over checksums
+            with zipfile.ZipFile(path) as parts:
+                if broken := parts.testzip():
+                    raise ValueError(f"the checksum of {broken} is wrong")
+        return torch.load(path, map_location="cpu", weights_only=True)
+
+
+def _check(checkpoint: dict) -> None:
+    """Raises ValueError, or what wrong types lead to, if parts are not what they should be: among
+    them weights that are not those which the settings ask for, or no numbers."""
+    kinds = {"epoch": int, "args": dict, "made_by": dict, "state_dict": dict}
+    if wrong := [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]:
+        raise ValueError(f"of a wrong type: {listed(wrong)}")
+    require_fingerprint(checkpoint["base"])
     if checkpoint["task"] is not None:
         Task.from_dict(checkpoint["task"])
     with torch.device("meta"):  # shapes alone
@@ -156,23 +169,6 @@ def _check_weights(checkpoint: dict) -> None:
         raise ValueError(f"its weights are not those of its settings: {listed(wrong, 3)}")
     if odd := not_finite(checkpoint["state_dict"]):
         raise ValueError(f"not all finite numbers: {listed(odd, 3)}")
-
-
-def _read(path: Path) -> object:
-    """What torch.save wrote to `path`, without running any code from it."""
-    if not path.is_file():
-        raise InputError(f"no checkpoint here: {path}")
-    try:
-        if zipfile.is_zipfile(path):  # as ever since torch 1.6; torch.load leaves out the checksums
-            with zipfile.ZipFile(path) as parts:
-                if broken := parts.testzip():
-                    raise InputError(f"{path} is broken: the checksum of {broken} is wrong")
-        return torch.load(path, map_location="cpu", weights_only=True)
-    except InputError:
-        raise
-    except Exception as error:  # what bytes that are no pickle lead to is anybody's guess
-        reason = str(error).partition("\n")[0]
-        raise InputError(f"{path} cannot be read as a checkpoint: {reason}") from error
 
 
 def not_finite(weights: dict[str, Tensor]) -> list[str]:

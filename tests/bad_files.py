@@ -23,6 +23,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
+import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
 
@@ -35,7 +36,7 @@ from datasets.files import InputError  # noqa: E402
 from datasets.images import check_readable, image_set, read_image  # noqa: E402
 from datasets.medmnist import PARTS  # noqa: E402
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels  # noqa: E402
-from moco.checkpoint import CHECKPOINT, load_checkpoint  # noqa: E402
+from moco.checkpoint import CHECKPOINT, load_checkpoint, query_encoder  # noqa: E402
 
 SLOW = 5  # seconds
 ODD = [*'\0"\n[', "", "nan", "inf", "1e999", "-1", "x" * 200_000, "../../x", "ü", "1,1"]
@@ -126,6 +127,19 @@ def break_arrays(content: bytes, dice: random.Random) -> bytes:
     return out.getvalue()
 
 
+def break_checkpoint(content: bytes, dice: random.Random) -> bytes:
+    """As break_values, tensors included."""
+    out, values = io.BytesIO(), torch.load(io.BytesIO(content), weights_only=True)
+    if dice.random() < 0.3:
+        weights = values["state_dict"]
+        name = dice.choice(list(weights))
+        weights[name] = dice.choice([weights[name] * math.nan, weights[name][None], "x", None])
+    else:
+        values = break_values(values, dice)
+    torch.save(values, out)
+    return out.getvalue()
+
+
 def kinds(
     folder: Path,
 ) -> dict[str, tuple[Path, Callable, Callable[[bytes, random.Random], bytes]]]:
@@ -161,6 +175,9 @@ def kinds(
     def pixels(path: Path) -> None:
         assert all(read_image(p).size == (32, 32) for p in cached(base, 32, cache).paths)
 
+    def checkpoint(path: Path) -> None:
+        query_encoder(load_checkpoint(path))
+
     truth = data / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
     table, medmnist = folder / "own.csv", folder / "dermamnist.npz"
     rows = [f"{path},{label},40" for _, path, label in isic2018.rows(data)]
@@ -180,7 +197,7 @@ def kinds(
         "pseudo labels": (labels / PSEUDO_FILE, pseudo_labels, break_arrays),
         "medmnist": (medmnist, arrays, break_arrays),
         "cache": (next(cache.glob("*.npy")), pixels, break_bytes),
-        "checkpoint": (a / CHECKPOINT, load_checkpoint, break_bytes),
+        "checkpoint": (a / CHECKPOINT, checkpoint, break_checkpoint),
     }
 
 

@@ -4,6 +4,7 @@ import os
 import struct
 import subprocess
 import sys
+import time
 import zlib
 
 import numpy as np
@@ -258,6 +259,15 @@ def test_atomic_write(tmp_path):
         raise RuntimeError
     assert path.read_bytes() == b"one"
     assert [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+def test_what_a_killed_one_left_is_removed(tmp_path):
+    for name, age in ((".x.1.tmp", 7200), (".x.2.tmp", 60), (".y.1.tmp", 7200)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    with atomic_write(tmp_path / "x") as file:
+        file.write(b"one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.2.tmp", ".y.1.tmp", "x"]
 
 
 def test_refuse_to_overwrite(tmp_path):
