@@ -46,9 +46,11 @@ def test_every_launcher_trains_the_same(data, tmp_path):
     python = [sys.executable]
     spawned = ["--multiprocessing-distributed", "--nproc", 2]
     ended([start([*python, *command(data, tmp_path / "spawn", *spawned)])])
-    torchrun = [*python, "-m", "torch.distributed.run", "--nproc-per-node", "2"]
-    torchrun += ["--master-port", str(free_port())]
-    ended([start([*torchrun, *command(data, tmp_path / "torchrun")])])
+    for nodes, name in ((1, "torchrun"), (2, "torchrun of two machines")):
+        torchrun = [*python, "-m", "torch.distributed.run", "--nproc-per-node", str(2 // nodes)]
+        torchrun += ["--nnodes", str(nodes), "--master-addr", "127.0.0.1"]
+        torchrun += ["--master-port", str(free_port()), "--node-rank"]
+        ended([start([*torchrun, str(n), *command(data, tmp_path / name)]) for n in range(nodes)])
     srun = [*python, *command(data, tmp_path / "srun")]
     said = ended([start(srun, **srun_variables(rank)) for rank in (0, 1)])
     assert "2 epochs done" in said[0][0] and not said[1][0]  # one speaks for both
@@ -56,7 +58,7 @@ def test_every_launcher_trains_the_same(data, tmp_path):
     by_hand = [*python, *command(data, tmp_path / "machines", *machines)]
     ended([start([*by_hand, "--rank", str(rank)]) for rank in (1, 0)])
     whole = load_checkpoint(tmp_path / "spawn")["state_dict"]
-    for name in ("torchrun", "srun", "machines"):
+    for name in ("torchrun", "torchrun of two machines", "srun", "machines"):
         assert states_equal(load_checkpoint(tmp_path / name)["state_dict"], whole), name
 
 
