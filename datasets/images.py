@@ -272,8 +272,8 @@ def without_unreadable(images: ImageSet) -> ImageSet:
     """`images` but for those that cannot be decoded, of which a note says. Raises InputError if
     none is left."""
     bad = unreadable(images)
-    if len(bad) == len(images):
-        check_readable(images)
+    if bad and len(bad) == len(images):
+        raise cannot_be_read(bad.values(), len(images))
     if bad:
         left_out = f"{len(bad)} of {len(images)} images of {', '.join(images.classes)}"
         print(
