@@ -82,15 +82,13 @@ class Task:
             rare=values["rare"],
             excluded_ids=_names(values.get("excluded_ids", ())),
         )
-        shots = {len(ids) for ids in task.support_ids} if task.k_shot is None else {task.k_shot}
-        ids = [*(i for ids in task.support_ids for i in ids), *task.excluded_ids]
+        shots = {task.k_shot} if task.k_shot is not None else set(map(len, task.support_ids))
+        every = [*(i for ids in task.support_ids for i in ids), *task.excluded_ids]
         if (
             not all(type(number) is int for number in (task.seed, *shots))
-            or task.n_way < 2
-            or len(task.support_ids) != task.n_way
-            or not all(ids and len(ids) in shots for ids in task.support_ids)
-            or len(set(ids)) != len(ids)
-            or len(set(task.classes)) != task.n_way
+            or not task.n_way == len(task.support_ids) == len(set(task.classes)) >= 2
+            or not all(0 < len(ids) and len(ids) in shots for ids in task.support_ids)
+            or len(every) != len(set(every))
         ):
             raise ValueError(
                 f"not {task.k_shot} support images, all different, of each of {task.n_way} classes"

@@ -223,10 +223,11 @@ def read_image(path: Path | ArrayImage, cheaply: bool = False) -> Image.Image:
             _check(image)
             if cheaply:  # every byte of a JPEG is still read, but with much less work
                 image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
-            image.load()
+            image.load()  # which turns a TIFF, and that alone
             turn = None
-            with contextlib.suppress(Exception):  # a broken tag, which viewers pass over
-                turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+            if image.format != "TIFF":
+                with contextlib.suppress(Exception):  # a broken tag, which viewers pass over
+                    turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
             rgb = image.convert("RGB")
         return rgb if turn is None else rgb.transpose(turn)
     except Exception as error:  # broken bytes lead decoders to errors of every kind
@@ -271,8 +272,8 @@ def without_unreadable(images: ImageSet) -> ImageSet:
     """`images` but for those that cannot be decoded, of which a note says. Raises InputError if
     none is left."""
     bad = unreadable(images)
-    if len(bad) == len(images):
-        check_readable(images)
+    if bad and len(bad) == len(images):
+        raise cannot_be_read(bad.values(), len(images))
     if bad:
         left_out = f"{len(bad)} of {len(images)} images of {', '.join(images.classes)}"
         print(

@@ -73,7 +73,7 @@ def break_table(content: bytes, dice: random.Random) -> bytes:
         elif how == 2:
             rows.append(list(row))
         elif how == 3:
-            del rows[dice.randrange(1, len(rows)) :]
+            del rows[dice.randrange(len(rows)) + 1 :]
         elif how == 4:
             for values in rows:
                 values[:1], values[at : at + 1] = values[at : at + 1], values[:1]
