@@ -1,7 +1,6 @@
 """The training loop of stages (a) and (d): they differ in what a step computes, not in this."""
 
 import math
-import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
@@ -137,6 +136,13 @@ def fit(
         if is_main():
             print(f"{done} epochs were done before: {model_path / CHECKPOINT}")
         return
+    if is_main():
+        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "processors"
+        place = f", after step {begun['steps']}" if begun else ""
+        print(
+            f"training on {where}, {world_size()} process(es), {len(images)} images: from epoch "
+            f"{done + 1} of {epochs}{place}", flush=True,
+        )  # fmt: skip
     log = RunLog(model_path, {"start_epoch": done, **about}, overwrite and not goes_on, done)
 
     def save(done: int, part: dict | None = None) -> None:
@@ -168,6 +174,7 @@ def fit(
             part = {"steps": steps, "processes": gather_objects(own)}
             if is_main():
                 save(epoch, part)
+                print(f"saved in epoch {epoch + 1}, after step {steps}", flush=True)
             if word != SAVE:
                 barrier()
                 raise Stopped(word)
@@ -185,8 +192,7 @@ def fit(
         initial=done * size + batches.first * batch_size,
         total=max(done, epochs) * size,
         unit="img",
-        disable=not is_main(),
-        mininterval=0.1 if sys.stderr.isatty() else 30,
+        disable=None if is_main() else True,  # None: where it would go to a file
     )
     anomalies = torch.autograd.set_detect_anomaly(detect_anomaly)
     with bar, anomalies, watching(save_minutes, agreed) as watch:

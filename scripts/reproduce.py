@@ -69,7 +69,7 @@ def make_parser() -> options.ArgumentParser:
     add("--jobs", type=options.positive, default=1, metavar="N",
         help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
     add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
-        help="sbatch's own options for each job: partition=gpu gres=gpu:1 time=1440")  # fmt: skip
+        help="sbatch's options for each job, without hyphens: gres=gpu:1 time=1440")  # fmt: skip
     add("--only", metavar="NAME", help="one job alone, by the name that is printed, or `table`")
     add("--device", metavar="DEVICE", help="passed on to every command")
     add("-j", "--workers", type=options.natural, metavar="N", help="passed on to every command")

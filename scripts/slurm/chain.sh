@@ -4,8 +4,12 @@
 # What follows OUT goes to sbatch, for each job; PRETRAIN, LABEL, DISTILL and TEST in the
 # environment are more flags of the stages. The same command again goes on from what is done.
 set -euo pipefail
-[ $# -ge 2 ] || { echo "usage: bash scripts/slurm/chain.sh DATA OUT [SBATCH_OPTION ...]" >&2; exit 2; }
-DATA=$(realpath -e "$1")
+fail() { echo "chain.sh: $*" >&2; exit 2; }
+[ $# -ge 2 ] && [ "${1#-}${2#-}" = "$1$2" ] || fail "usage: bash scripts/slurm/chain.sh DATA OUT" \
+    "[SBATCH_OPTION ...]; PRETRAIN, LABEL, DISTILL and TEST in the environment are the stages' flags"
+[ -z "${SLURM_JOB_ID:-}" ] || [ -e "$0" ] || fail "start it with bash, not with sbatch"
+[ -e "$1" ] || fail "the data folder does not exist: $1"
+DATA=$(realpath "$1")
 OUT=$(realpath -m "$2")
 shift 2
 cd "$(dirname "$0")/../.."
