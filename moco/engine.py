@@ -1,5 +1,6 @@
 """The training loop of stages (a) and (d): they differ in what a step computes, not in this."""
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -195,7 +196,7 @@ def fit(
         disable=None if is_main() else True,  # None: where it would go to a file
     )
     anomalies = torch.autograd.set_detect_anomaly(detect_anomaly)
-    with bar, anomalies, watching(save_minutes, agreed) as watch:
+    with bar, anomalies, ending(loader), watching(save_minutes, agreed) as watch:
         for epoch in range(done, epochs):
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             for group in optimizer.param_groups:
@@ -299,6 +300,17 @@ def training_loader(
         generator=torch.Generator(),  # not the steps' own, which a resumed run must find alike
         pin_memory=device.type == "cuda",
     )
+
+
+@contextlib.contextmanager
+def ending(loader: DataLoader | BatchViews) -> Iterator[None]:
+    """However the block ends, the processes of `loader` do, too. They ignore the signal on which
+    they otherwise would, and an error that is on its way would wait for them for ever."""
+    try:
+        yield
+    finally:
+        if readers := getattr(loader, "_iterator", None):
+            readers._shutdown_workers()
 
 
 def load_training_state(

@@ -3,11 +3,13 @@
 import functools
 import json
 import math
+import subprocess
+import sys
 
 import pytest
 import torch
 
-from conftest import TINY, call, states_equal
+from conftest import REPOSITORY, TINY, call, states_equal
 from datasets.files import InputError
 from moco.builder import MoCo
 from moco.checkpoint import CHECKPOINT, load_checkpoint
@@ -253,3 +255,17 @@ def test_two_processes_train_as_one(chain, data, tmp_path, stage):
         if one[name].is_floating_point():  # weights, queue and BatchNorm's running statistics
             moved, apart = (one[name] - start[name]).norm(), (two[name] - one[name]).norm()
             assert moved > 0 and apart < 0.02 * moved, (name, apart / moved)
+
+
+def test_no_error_waits_for_the_readers(data, tmp_path):
+    """A defect of ours, say, ends the run with its traceback, although they ignore signals."""
+    code = (
+        "import main_moco\n"
+        "def step(*_): raise RuntimeError('a defect')\n"
+        "main_moco.step = step\n"
+        f"main_moco.main({[str(data), '--model_path', str(tmp_path), *TINY, '-j', '1']!r})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=100
+    )
+    assert ran.returncode == 1 and ran.stderr.endswith("RuntimeError: a defect\n")
