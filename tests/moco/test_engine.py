@@ -239,7 +239,8 @@ def test_a_student_trains_as_its_teacher_did(chain, data, tmp_path):
 @pytest.mark.parametrize("stage", ["moco", "distill"])
 def test_two_processes_train_as_one(chain, data, tmp_path, stage):
     def train(folder, epochs, *how):
-        how = ["--moco-m", 0.5, *how]  # so that the key encoder moves, too
+        # So that the key encoder moves, too, and rounding does not grow into another path.
+        how = ["--moco-m", 0.5, "--lr", 0.003, *how]
         if stage == "moco":
             return pretrain(data, tmp_path / folder, epochs, *how)["state_dict"]
         how += ["--correction", "dic", "--dic-interval", 1]
@@ -254,7 +255,9 @@ def test_two_processes_train_as_one(chain, data, tmp_path, stage):
     for name in one:
         if one[name].is_floating_point():  # weights, queue and BatchNorm's running statistics
             moved, apart = (one[name] - start[name]).norm(), (two[name] - one[name]).norm()
-            assert moved > 0 and apart < 0.02 * moved, (name, apart / moved)
+            # Flat parts of a picture are ties of its first max-pooling, which rounding decides.
+            most = 0.15 if "blocks.0.0" in name else 0.01
+            assert moved > 0 and apart < most * moved, (name, apart / moved)
 
 
 def test_no_error_waits_for_the_readers(data, tmp_path):
