@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.files import InputError, atomic_write, refuse_to_overwrite, refusing
+from datasets.files import InputError, atomic_write, parse_json, refuse_to_overwrite, refusing
 from datasets.images import ImageSet, check_readable, describe, unlabelled
 from moco import options, settings
 from moco.checkpoint import (
@@ -51,7 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
     if files[0].exists() and not args.overwrite:
         with refusing(f"{files[0]} is broken; --overwrite makes it anew"):
-            before = json.loads(files[0].read_text())
+            before = parse_json(files[0].read_bytes(), newest=0)
         same_images = before.get("images") == images.fingerprint()
         if same_images and settings.is_same_work(args, before, checkpoint):
             if not args.predict:

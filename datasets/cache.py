@@ -3,6 +3,7 @@
 import contextlib
 import dataclasses
 import functools
+import glob
 import hashlib
 import io
 import itertools
@@ -37,7 +38,10 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     file = folder / f"{images.name}-{size}px-{_key(images)}.npy"
     if not _is_whole(file, len(images), size):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # they may be of patients
-        with alone_in(folder):
+        with alone_in(folder) as alone:
+            if alone is not None:  # then nobody is writing what lies there
+                for left in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
+                    left.unlink(missing_ok=True)
             if not _is_whole(file, len(images), size):
                 _write(file, images, size)
     rows = (ArrayImage(file, "images", row) for row in range(len(images)))

@@ -6,6 +6,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+import warnings
 import zipfile
 from pathlib import Path
 
@@ -54,6 +55,7 @@ def provenance() -> dict:
             [f"{processors()} processor cores"]
             + [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         ),
+        "job": os.environ.get("SLURM_JOB_ID"),
         "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
     }
 
@@ -67,15 +69,15 @@ def save_checkpoint(folder: Path, contents: dict) -> None:
     The one before is kept as PREVIOUS: at every instant one of the two is whole.
     """
     remove_unfinished(folder)
-    with atomic_write(folder / CHECKPOINT) as file:
-        torch.save({"format": FORMAT, **contents}, file)
-        file.flush()
-        _keep_previous(folder)
-    if contents["task"]:
+    if contents["task"]:  # first: a run that is killed after it is not done, and writes it again
         about = {key: contents[key] for key in ("epoch", "task", "made_by")}
         weights = _part(contents["state_dict"], "classifier.")
         with atomic_write(folder / CLASSIFIER) as file:
             torch.save({"format": FORMAT, **about, "state_dict": weights}, file)
+    with atomic_write(folder / CHECKPOINT) as file:
+        torch.save({"format": FORMAT, **contents}, file)
+        file.flush()
+        _keep_previous(folder)
 
 
 def _keep_previous(folder: Path) -> None:
@@ -119,7 +121,7 @@ def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -
     try:
         return _load_file(path / CHECKPOINT, stages)
     except InputError as error:
-        if not (path / PREVIOUS).is_file():
+        if _is_whole(path / CHECKPOINT) or not (path / PREVIOUS).is_file():
             raise
         checkpoint = _load_file(path / PREVIOUS, stages)
         print(f"note: {error}; the one before it is taken, {path / PREVIOUS}")
@@ -156,7 +158,9 @@ def _read(path: Path) -> object:
     with refusing(f"{path} cannot be read as a checkpoint"):
         if zipfile.is_zipfile(path) and not _is_whole(path):  # torch.load passes over checksums
             raise ValueError("its bytes have changed since it was written")
-        return torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of odd pickles: they are refused or not
+            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check(checkpoint: dict) -> None:
@@ -165,6 +169,14 @@ def _check(checkpoint: dict) -> None:
     kinds = {"epoch": int, "args": dict, "made_by": dict, "state_dict": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]:
         raise ValueError(f"of a wrong type: {listed(wrong)}")
+    if checkpoint.get("part"):
+        if not {"steps", "processes"} <= checkpoint["part"].keys():
+            raise ValueError("it does not say where in an epoch it is")
+    if lacking := {"image_size", "aug_plus"} - checkpoint["args"].keys():
+        raise ValueError(f"its settings lack {listed(lacking)}")
+    classifier = ["classifier.linear.weight"] * (checkpoint["stage"] in ("distill", "scratch"))
+    if lacking := [name for name in classifier if name not in checkpoint["state_dict"]]:
+        raise ValueError(f"its weights lack {listed(lacking)}")
     require_fingerprint(checkpoint["base"])
     if checkpoint["task"] is not None:
         Task.from_dict(checkpoint["task"])

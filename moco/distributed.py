@@ -126,7 +126,8 @@ def pick_device(name: str, gpu: int | None = None) -> torch.device:
         if index >= gpus:
             raise InputError(f"GPU {index} was asked for, but this machine has {gpus}")
         device = torch.device("cuda", index)
-        torch.cuda.set_device(device)
+        if index != torch.cuda.current_device():  # it alone takes memory of the GPU
+            torch.cuda.set_device(device)
     return device
 
 
@@ -192,7 +193,9 @@ def plan(
                 f"{by} has started {found['processes']} processes, and --{flag} asks for others; "
                 "use one of the two"
             )
-        if dist_url and by == "srun":
+        if dist_url and by == "torchrun":
+            raise InputError("--dist-url is not for torchrun, which has its own --rdzv-endpoint")
+        if dist_url:
             found["url"] = dist_url
     else:
         nproc = nproc or (max(1, gpus) if multiprocessing_distributed else 1)
@@ -214,7 +217,7 @@ def plan(
                 f"{which} names one GPU, but {here} processes were asked for; "
                 "CUDA_VISIBLE_DEVICES chooses several"
             )
-        if 1 < gpus < here or (gpus == 1 and not by):  # srun may show each process but its own
+        if 1 < gpus < here or (gpus == 1 and by != "srun"):  # which may show each its own alone
             raise InputError(f"{here} processes are more than this machine's {gpus} GPUs")
     if dist_url:
         _check_url(dist_url)
@@ -243,16 +246,19 @@ def launched(environment: Mapping[str, str]) -> tuple[str | None, dict]:
     torchrun counts where it runs in srun's tasks. Raises InputError if only some of a launcher's
     variables are there, or those of both contradict each other.
     """
-    tasks = int(environment.get("SLURM_STEP_NUM_TASKS") or 1)  # batch scripts are in no step
+    tasks = 1  # a batch script is in no step
+    if environment.get("SLURM_STEP_NUM_TASKS"):
+        tasks = _number(environment, "SLURM_STEP_NUM_TASKS")
     by_torchrun = [name for name in TORCHRUN if name in environment]
     if any(name in by_torchrun for name in TORCHRUN[:3]):
         _require(environment, "torchrun", TORCHRUN)
         rank, size, local, here = (_number(environment, name) for name in TORCHRUN[:4])
         if tasks > 1 and "TORCHELASTIC_RUN_ID" not in environment:  # set by hand
-            if (environment["SLURM_PROCID"], tasks) != (str(rank), size):
+            number = environment.get("SLURM_PROCID")
+            if (number, tasks) != (str(rank), size):
                 raise InputError(
-                    f"srun says process {environment['SLURM_PROCID']} of {tasks}, but RANK and "
-                    f"WORLD_SIZE say {rank} of {size}; unset these"
+                    f"srun says process {number} of {tasks}, but RANK and WORLD_SIZE say {rank} of "
+                    f"{size}; unset these"
                 )
         found = {"url": "env://", "processes": size, "first": rank}
         return "torchrun", found | {"local": local, "on_machine": here}
@@ -267,7 +273,8 @@ def launched(environment: Mapping[str, str]) -> tuple[str | None, dict]:
         url = f"file://{os.path.join(tempfile.gettempdir(), name)}"
     else:
         host = environment.get("MASTER_ADDR") or _first_host(environment["SLURM_STEP_NODELIST"])
-        port = environment.get("MASTER_PORT") or 20_000 + int(environment["SLURM_JOB_ID"]) % 10_000
+        step = _number(environment, "SLURM_JOB_ID") + 7 * _number(environment, "SLURM_STEP_ID")
+        port = environment.get("MASTER_PORT") or 20_000 + step % 10_000
         url = f"tcp://{host}:{port}"
     found = {"url": url, "processes": tasks, "first": rank}
     return "srun", found | {"local": local, "on_machine": here[machine]}

@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from datasets.cache import pixels
-from datasets.files import InputError, listed
+from datasets.files import InputError, listed, refusing
 from datasets.images import ImageSet
 
 from .augment import RandomViews, random_view, stream_seed
-from .checkpoint import CHECKPOINT, load_checkpoint, not_finite, save_checkpoint
+from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, not_finite, save_checkpoint
 from .distributed import (
     agreed,
     all_mean,
@@ -133,6 +133,12 @@ def fit(
         done, begun = load_training_state(resume, about["stage"], model, optimizer, device)
     if start_epoch is not None:
         done, begun = start_epoch, None
+    here = (done, begun and begun["steps"], epochs, lr, seed, about["base"], about["task"])
+    if len(set(map(repr, gather_objects(here)))) > 1:
+        raise InputError(
+            "the processes were given different arguments or data, or see different files in "
+            f"{model_path}; all must be and see the same"
+        )
     if goes_on and done >= epochs:
         if is_main():
             print(f"{done} epochs were done before: {model_path / CHECKPOINT}")
@@ -182,6 +188,8 @@ def fit(
 
     if not goes_on:
         keep(done, {})
+        if is_main():
+            (model_path / PREVIOUS).unlink(missing_ok=True)  # another run's
     wrapped = in_parallel(model, device)
     batches = EpochBatches(len(images), batch_size, seed)
     batches.first = begun["steps"] if begun else 0
@@ -324,12 +332,9 @@ def load_training_state(
     epochs done, and where in the next one it was, if it was. Raises InputError as `load_checkpoint`
     does, or if other processes than these were in the middle of an epoch."""
     checkpoint = load_checkpoint(path, (stage,))
-    try:
+    with refusing(f"{path} does not fit the run that is to go on"):
         model.load_state_dict(checkpoint["state_dict"])
         optimizer.load_state_dict(checkpoint["optimizer"])
-    except (KeyError, RuntimeError, TypeError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise InputError(f"{path} does not fit the run that is to go on: {reason}") from error
     begun = checkpoint.get("part")
     if begun and len(begun["processes"]) != world_size():
         raise InputError(

@@ -12,6 +12,7 @@ SIGNALS = [
     getattr(signal, name) for name in ("SIGTERM", "SIGUSR1", "SIGINT") if hasattr(signal, name)
 ]
 EXIT_CODES = [128 + signum for signum in SIGNALS]  # as shells count: 143, 138 and 130
+TWICE = 1  # seconds within which two of the same signal are one
 GO_ON, SAVE = 0, 1  # what else than a signal's number a process may have to say
 
 
@@ -24,7 +25,8 @@ class Stopped(Exception):
 
     def __str__(self) -> str:
         return (
-            f"stopped by {signal.Signals(self.signum).name} after saving; the same command goes on"
+            f"stopped by {signal.Signals(self.signum).name} after saving; the same command goes on "
+            "(without --overwrite)"
         )
 
     @property
@@ -40,13 +42,14 @@ class Watch:
         self.every = 60 * save_minutes or float("inf")
         self.agree = agree
         self.saved = time.monotonic()
-        self.signum = 0
+        self.signum, self.noted = 0, 0.0
 
     def note(self, signum: int, frame) -> None:
         """The signals' handler. A second Ctrl-C ends the process at once."""
-        if signum == self.signum == signal.SIGINT:
+        now = time.monotonic()  # the terminal's own comes twice: from it, and passed on by `launch`
+        if signum == self.signum == signal.SIGINT and now - self.noted > TWICE:
             raise KeyboardInterrupt
-        self.signum = signum
+        self.signum, self.noted = signum, now
 
     def wanted(self) -> int:
         """GO_ON, SAVE, or the number of the signal on which to stop: the same in every process."""

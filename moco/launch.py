@@ -2,6 +2,8 @@
 
 import contextlib
 import logging
+import os
+import re
 import signal
 import socket
 import sys
@@ -22,6 +24,8 @@ from .distributed import Plan, pick_device, processors
 from .interrupts import EXIT_CODES, Stopped, passing_on
 
 GOES_ON = "the same command goes on from the last checkpoint"
+LOST = "cannot talk to the other processes, or lost one"
+PIPE = 50_000  # characters that fit into a pipe before anybody reads it
 WAIT = timedelta(minutes=30)  # in a collective: the main process may be scoring meanwhile
 
 
@@ -60,8 +64,11 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
                     f"process {listed(lost)} of {plan.nproc} was killed (too little memory?); "
                     + GOES_ON
                 ) from None
-            if not complaints.empty():
-                raise InputError(complaints.get()) from None
+            said = []
+            while not complaints.empty():
+                said.append(complaints.get())
+            if said:  # who lost another one has less to say than that one
+                raise InputError(min(said, key=lambda text: text.startswith(LOST))) from None
             if stopped := [code for code in codes if code in EXIT_CODES]:
                 raise Stopped(stopped[0] - 128) from None
             raise
@@ -76,8 +83,10 @@ def _spawned(
         _join(number, plan, worker, arguments)
     except Stopped as stop:
         sys.exit(stop.exit_code)
+    except KeyboardInterrupt:
+        sys.exit(128 + signal.SIGINT)  # spawn would have it end well
     except (InputError, OSError) as error:
-        complaints.put(str(error))
+        complaints.put(str(error)[: PIPE // plan.nproc])
         sys.exit(2)
 
 
@@ -87,16 +96,21 @@ def _join(number: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
     if plan.on_machine > 1:
         gpus = torch.cuda.device_count()  # or one, where srun shows each process its own
         gpu = (plan.local + number) % gpus if gpus else None
-        torch.set_num_threads(max(1, processors() // plan.on_machine))
+        if "OMP_NUM_THREADS" not in os.environ:
+            torch.set_num_threads(max(1, processors() // plan.on_machine))
     device = pick_device(plan.device, gpu)
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
-    store = _meet(plan, rank)
-    how = {"store": store, "rank": rank, "world_size": plan.processes, "timeout": WAIT}
+    how = {"rank": rank, "world_size": plan.processes, "timeout": WAIT}
+    ended = False
     try:
-        dist.init_process_group(backend, **how)
+        dist.init_process_group(backend, store=_meet(plan, rank), **how)
         distributed.hosts = dist.new_group(backend="gloo") if backend == "nccl" else None
         worker(device, *arguments)
+        ended = True
+    except Stopped:
+        ended = True
+        raise
     except dist.DistError as error:
         raise _lost(error) from error
     except RuntimeError as error:
@@ -104,15 +118,19 @@ def _join(number: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
             raise
         raise _lost(error) from error
     finally:
-        if dist.is_initialized():
+        # By nccl it would wait for what the others have not sent, and this process leaves anyway.
+        if dist.is_initialized() and (ended or backend == "gloo"):
             dist.destroy_process_group()
         if plan.url.startswith("file://"):
             Path(plan.url.removeprefix("file://")).unlink(missing_ok=True)
 
 
 def _lost(error: RuntimeError) -> InputError:
-    reason = str(error).partition("\n")[0].rpartition("] ")[2]
-    return InputError(f"lost another of the processes ({reason}); {GOES_ON}")
+    lines = [line for line in str(error).splitlines() if line.strip()]
+    if lines[1:] and "NCCL" in lines[-1]:  # whose last line has the reason
+        lines = lines[-1:]
+    reason = re.sub(r"^\[\S+\] ", "", lines[0]) if lines else type(error).__name__
+    return InputError(f"{LOST} ({reason}); {GOES_ON}")
 
 
 def _meet(plan: Plan, rank: int) -> dist.Store:
@@ -133,7 +151,13 @@ def _meet(plan: Plan, rank: int) -> dist.Store:
     with contextlib.suppress(RuntimeError):
         store.wait(names, timedelta(seconds=plan.patience))
         return store
-    missing = [number for number, name in enumerate(names) if not store.check([name])]
+    try:
+        missing = [number for number, name in enumerate(names) if not store.check([name])]
+    except RuntimeError:  # process 0 has given up, and with it what it had opened
+        raise InputError(
+            f"not all of {plan.processes} processes came to {plan.url} within {plan.patience:.0f} "
+            "s; process 0, which has left, names those that are missing"
+        ) from None
     raise InputError(
         f"of {plan.processes} processes {listed(missing)} did not come to {plan.url} within "
         f"{plan.patience:.0f} s; --dist-timeout waits longer"

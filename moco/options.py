@@ -135,7 +135,7 @@ def add_distributed(parser: ArgumentParser) -> None:
     group.add_argument("--dist-url", metavar="URL",
                        help="where those of several machines meet: tcp:// and a free port of the first "
                        "machine; those of one machine find each other")
-    group.add_argument("--dist-timeout", type=number(float, 1), default=300, metavar="SECONDS",
+    group.add_argument("--dist-timeout", type=number(float, 1), default=600, metavar="SECONDS",
                        help="how long they wait for each other at the start")
     group.add_argument("--dist-backend", default="auto", choices=["auto", "nccl", "gloo"],
                        help="auto: nccl between GPUs, gloo otherwise")

@@ -4,6 +4,7 @@ import argparse
 import dataclasses
 import functools
 import json
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -76,7 +77,11 @@ def settle(args: argparse.Namespace) -> None:
 
     Raises InputError if --resume is no checkpoint.
     """
-    if args.resume is None and holds_run(args.model_path) and not args.overwrite:
+    there = holds_run(args.model_path)
+    if there and args.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        before = load_checkpoint(args.model_path)["made_by"]  # this job's own, before its requeue?
+        args.overwrite = before.get("job") != os.environ.get("SLURM_JOB_ID")
+    if there and args.resume is None and not args.overwrite:
         args.resume = args.model_path
     before = load_checkpoint(args.resume)["args"] if args.resume else {}
     device = distributed.pick_device(args.device, args.gpu if torch.cuda.is_available() else None)

@@ -17,6 +17,7 @@ import torch
 
 from datasets.files import InputError, alone_in, listed
 from moco.distributed import processors
+from moco.interrupts import handling
 
 from .plan import Job
 
@@ -24,16 +25,18 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 TABLE = "table"  # the name of what comes after all jobs
 
 
-def run_job(job: Job, started: set[subprocess.Popen] | None = None, **how) -> int:
+def run_job(job: Job, started: set[subprocess.Popen], stopped: threading.Event, **how) -> int:
     """Run the command of `job`, unless it is done; where another process is at it, wait for that.
 
-    Returns its exit code; `how` is for Popen. While it runs it is in `started`.
+    Returns its exit code; `how` is for Popen. While it runs it is in `started`, which it does not
+    begin to once `stopped`.
     """
-    started = set() if started is None else started
     job.folder.mkdir(parents=True, exist_ok=True)
     with alone_in(job.folder) as lock:
         if job.done():
             return 0
+        if stopped.is_set():
+            return 128 + signal.SIGTERM
         command = [sys.executable, *job.command]
         keep = () if lock is None else (lock,)  # the command holds the lock, too, should we go
         with subprocess.Popen(command, cwd=REPOSITORY, pass_fds=keep, **how) as process:
@@ -58,20 +61,21 @@ def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
     for slot in range(at_once):
         slots.put(slot)
     started: set[subprocess.Popen] = set()
+    stopped = threading.Event()
 
     def work(job: Job) -> tuple[int, float]:
         slot, began = slots.get(), time.perf_counter()
         try:
             with open(_log_file(logs, job.name), "ab") as log:
                 how = {"env": _environment(slot, at_once), "stdout": log, "stderr": log}
-                code = run_job(job, started, **how)
+                code = run_job(job, started, stopped, **how)
         finally:
             slots.put(slot)
         return code, time.perf_counter() - began
 
     failed: list[Job] = []
     running: dict[Future, Job] = {}
-    with ThreadPoolExecutor(at_once) as pool, _stopping(started):
+    with ThreadPoolExecutor(at_once) as pool, _stopping(started, stopped):
         while True:
             ready = [job for job in waiting if done.issuperset(job.needs)]
             for job in ready[: at_once - len(running)]:
@@ -96,23 +100,20 @@ def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
 
 
 @contextlib.contextmanager
-def _stopping(started: set[subprocess.Popen]) -> Iterator[None]:
-    """Whatever ends this early, SIGTERM included, ends the processes in `started`."""
+def _stopping(started: set[subprocess.Popen], stopped: threading.Event) -> Iterator[None]:
+    """Whatever ends this early, signals included, ends the processes in `started`."""
 
-    def leave(*_) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
+    def leave(signum: int, _) -> None:
+        raise SystemExit(128 + signum)
 
-    main_thread = threading.current_thread() is threading.main_thread()
-    before = signal.signal(signal.SIGTERM, leave) if main_thread else None
     try:
-        yield
+        with handling(leave):
+            yield
     except BaseException:
+        stopped.set()
         for process in list(started):
             process.terminate()
         raise
-    finally:
-        if main_thread:
-            signal.signal(signal.SIGTERM, before)
 
 
 def _log_file(logs: Path, name: str) -> Path:

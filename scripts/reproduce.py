@@ -18,8 +18,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the pac
 
 from datasets import Collection, lesion_groups, open_dataset  # noqa: E402
 from datasets.episode import draw_task  # noqa: E402
-from datasets.files import InputError, atomic_write, listed, require_writable  # noqa: E402
-from datasets.images import describe  # noqa: E402
+from datasets.files import (  # noqa: E402
+    InputError,
+    atomic_write,
+    listed,
+    parse_json,
+    refusing,
+    require_writable,
+)
+from datasets.images import describe, require_fingerprint  # noqa: E402
 from moco import options  # noqa: E402
 from models import BACKBONES, MIN_IMAGE_SIZE  # noqa: E402
 from reproduction.plan import (  # noqa: E402
@@ -187,7 +194,10 @@ def require_same_images(root: Path, data: Collection) -> None:
         with atomic_write(path) as file:
             file.write(json.dumps(here, indent=1).encode())
         return
-    there = json.loads(path.read_text())
+    with refusing(f"{path} is broken; remove it"):
+        there = parse_json(path.read_bytes(), newest=0)
+        for part in here:
+            require_fingerprint(there[part])
     for part, what in here.items():
         if there[part] != what:
             raise InputError(

@@ -199,10 +199,15 @@ def test_in_the_middle_of_an_epoch_as_many_processes(data, tmp_path, monkeypatch
         call(*moco(data, tmp_path, *two))
 
 
-def test_a_second_interrupt_ends_it_at_once():
+def test_a_second_interrupt_ends_it_at_once(monkeypatch):
+    """But not the same one, from the terminal and passed on by the parent."""
+    now = [100.0]
+    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
     watch = Watch(0, lambda number: number)
     watch.note(signal.SIGINT, None)
+    watch.note(signal.SIGINT, None)
     assert watch.wanted() == signal.SIGINT
+    now[0] += 2
     with pytest.raises(KeyboardInterrupt):
         watch.note(signal.SIGINT, None)
 

@@ -101,7 +101,7 @@ def test_one_that_is_lost_ends_the_others(data, tmp_path):
     second.kill()
     said = first.communicate(timeout=60)[1]
     assert first.returncode == 2 and "Traceback" not in said
-    assert "main_moco.py: error: lost another of the processes (" in said
+    assert "main_moco.py: error: cannot talk to the other processes, or lost one (Con" in said
     assert "the same command goes on from the last checkpoint" in said
     second.communicate()
 

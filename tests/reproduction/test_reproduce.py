@@ -7,6 +7,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -291,7 +292,11 @@ def become(job: Job) -> int:
     return subprocess.run([sys.executable, "-c", code], cwd=REPOSITORY).returncode
 
 
-@pytest.mark.parametrize("how", [run.run_job, become])
+def run_here(job: Job) -> int:
+    return run.run_job(job, set(), threading.Event())
+
+
+@pytest.mark.parametrize("how", [run_here, become])
 def test_a_job_is_run_by_one_process_alone(tmp_path, how):
     """Who comes second waits, and finds it done."""
     code = "import time; time.sleep(2); (p / 'n').open('a').write('x'); " + (
@@ -301,6 +306,13 @@ def test_a_job_is_run_by_one_process_alone(tmp_path, how):
     with ThreadPoolExecutor() as pool:
         assert list(pool.map(how, both)) == [0, 0]
     assert (tmp_path / "n").read_text() == "x"
+
+
+def test_what_is_stopped_while_it_waits_does_not_begin(tmp_path):
+    stopped = threading.Event()
+    stopped.set()
+    waiting = job("late", tmp_path, "p.joinpath('late').write_text('')")
+    assert run.run_job(waiting, set(), stopped) == 143 and not (tmp_path / "late").exists()
 
 
 def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
