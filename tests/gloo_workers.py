@@ -51,5 +51,12 @@ def collectives(device, folder: Path) -> None:
     torch.save(result, folder / f"{rank}.pt")
 
 
+def fail_alone(device, folder: Path, length: int) -> None:
+    """Process 1 has a reason to end; process 0, which waits for it, has none of its own."""
+    if distributed.rank() == 1:
+        raise InputError("this is wrong" + "!" * length)
+    distributed.agreed(0)
+
+
 def fail(device, folder: Path) -> None:
     raise InputError("this is wrong")

@@ -73,6 +73,13 @@ def test_a_workers_bad_input_is_raised(tmp_path, capfd):
     assert "this is wrong" not in capfd.readouterr().err
 
 
+@pytest.mark.parametrize("length", [0, 200_000])
+def test_one_workers_reason_is_told(tmp_path, length):
+    """Not that the other one has lost it; and one that is too long for a pipe is cut."""
+    with pytest.raises(InputError, match="^this is wrong"):
+        launch(plan(2), gloo_workers.fail_alone, tmp_path, length)
+
+
 def test_plan_contradictions():
     with pytest.raises(InputError, match="--nproc 2 needs"):
         plan(2, multiprocessing_distributed=False)

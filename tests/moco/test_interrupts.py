@@ -190,6 +190,18 @@ def test_two_processes_stop_and_go_on_as_one(data, tmp_path):
     assert found["epoch"] == 40 and states_equal(found["state_dict"], whole["state_dict"])
 
 
+def test_a_requeued_job_goes_on_though_it_may_overwrite(data, tmp_path, monkeypatch, capsys):
+    """What it began itself it does not begin anew; what another one did, it does."""
+    monkeypatch.setenv("SLURM_JOB_ID", "7")
+    call(*moco(data, tmp_path, "--overwrite"))
+    monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
+    call(*moco(data, tmp_path, "--overwrite"))
+    assert "3 epochs were done before" in capsys.readouterr().out
+    monkeypatch.setenv("SLURM_JOB_ID", "8")
+    call(*moco(data, tmp_path, "--overwrite"))
+    assert "were done before" not in capsys.readouterr().out
+
+
 def test_in_the_middle_of_an_epoch_as_many_processes(data, tmp_path, monkeypatch):
     stopping(monkeypatch, TERM)
     with pytest.raises(Stopped):

@@ -93,6 +93,29 @@ def test_those_that_do_not_come_are_named(data, tmp_path):
     assert not (tmp_path / "checkpoint.pth.tar").exists()
 
 
+def test_all_that_came_are_told(data, tmp_path):
+    machines = ["--world-size", 4, "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--rank"]
+    words = [sys.executable, *command(data, tmp_path, "--dist-timeout", 10, *machines)]
+    both = [start([*words, str(rank)]) for rank in (0, 1)]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2] and "Traceback" not in str(said)
+    assert "of 4 processes 2, 3 did not come" in said[0]
+    assert "did not come" in said[1] or "process 0, which has left, names those" in said[1]
+
+
+def test_those_that_see_other_files_are_refused(data, tmp_path):
+    """Each would go on from where it thinks that all are."""
+    ended([start([sys.executable, *command(data, tmp_path / "0")])])
+    machines = ["--world-size", 2, "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--epochs", 4]
+    both = [
+        start([sys.executable, *command(data, tmp_path / f"{rank}", *machines, "--rank", rank)])
+        for rank in (0, 1)
+    ]
+    said = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2]
+    assert all("different arguments or data, or see different files" in line for line in said)
+
+
 def test_one_that_is_lost_ends_the_others(data, tmp_path):
     words = [sys.executable, *command(data, tmp_path, "--epochs", 10_000)]
     first, second = (start(words, **srun_variables(rank)) for rank in (0, 1))
