@@ -68,6 +68,8 @@ class Task:
     @staticmethod
     def from_dict(values: dict) -> "Task":
         """Raises ValueError if `values`, from a file, do not describe a task."""
+        if not isinstance(values, dict):
+            raise ValueError("a task is expected")
         needed = {"classes", "k_shot", "seed", "support_ids", "rare"}
         if lacking := sorted(needed - values.keys()):
             raise ValueError(f"it lacks {listed(lacking)}")

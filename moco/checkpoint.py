@@ -9,6 +9,7 @@ import sys
 import warnings
 import zipfile
 from pathlib import Path
+from typing import BinaryIO
 
 import torch
 import torchvision
@@ -73,11 +74,21 @@ def save_checkpoint(folder: Path, contents: dict) -> None:
         about = {key: contents[key] for key in ("epoch", "task", "made_by")}
         weights = _part(contents["state_dict"], "classifier.")
         with atomic_write(folder / CLASSIFIER) as file:
-            torch.save({"format": FORMAT, **about, "state_dict": weights}, file)
+            _save({"format": FORMAT, **about, "state_dict": weights}, file)
     with atomic_write(folder / CHECKPOINT) as file:
-        torch.save({"format": FORMAT, **contents}, file)
+        _save({"format": FORMAT, **contents}, file)
         file.flush()
+        os.fsync(file.fileno())  # before: until it has its name, there is but one other
         _keep_previous(folder)
+
+
+def _save(contents: dict, file: BinaryIO) -> None:
+    try:
+        torch.save(contents, file)
+    except RuntimeError as error:  # what torch makes of a disk that is full
+        if isinstance(error.__context__, OSError):
+            raise error.__context__ from None
+        raise
 
 
 def _keep_previous(folder: Path) -> None:

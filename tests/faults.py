@@ -126,6 +126,7 @@ def cut_off(training: Training, times: int, wait: random.Random) -> None:
             at = wait.randrange(len(content) // 2)
             content[at : at + 1000] = bytes(byte ^ 255 for byte in content[at : at + 1000])
             training.counts["newest checkpoint with wrong bytes"] += 1
+        newest.unlink()  # it may be the one before by another name
         newest.write_bytes(content)
         training.before = (0, 0)  # one save behind
         training.look()
@@ -156,8 +157,9 @@ def whole(command: list[str], folder: Path) -> dict:
     return Training(command, folder, Counter()).finish()["state_dict"]
 
 
-def try_all(kills: int, seed: int, room: Path) -> Counter:
-    """The `kills` are shared out: stages (a) and (d), one process and two."""
+def try_all(kills: int, seed: int, quick: bool, room: Path) -> Counter:
+    """The `kills` are shared out: stages (a) and (d), one process and two; if `quick`, the first of
+    these alone."""
     wait, counts = random.Random(seed), Counter()
     data = room / "data"
     synthetic.make(data, base=34, rare=26, size=40, seed=0)
@@ -173,6 +175,8 @@ def try_all(kills: int, seed: int, room: Path) -> Counter:
                "--correction", "dic"]  # fmt: skip
     for name, command in {"a": moco, "d": student}.items():
         for processes in ([], TWO):
+            if quick and (name, processes) != ("a", []):
+                continue
             folder = room / f"{name}{len(processes)}"
             training = Training([*command, *OFTEN, *processes], folder, counts)
             killed(training, -(-kills // 4), wait)
@@ -205,11 +209,12 @@ def main(argv: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.partition("\n\n")[0])
     parser.add_argument("--kills", type=int, default=50, metavar="N")
     parser.add_argument("--seed", type=int, default=0, help="of the instants")
+    parser.add_argument("--quick", action="store_true", help="stage (a) with one process alone")
     args = parser.parse_args(argv)
     with tempfile.TemporaryDirectory(prefix="faults-") as room:
         os.environ["XDG_CACHE_HOME"] = room
         began = time.monotonic()
-        counts = try_all(args.kills, args.seed, Path(room))
+        counts = try_all(args.kills, args.seed, args.quick, Path(room))
     for name, count in counts.items():
         print(f"{count:5d}  {name}")
     print(json.dumps({"seconds": round(time.monotonic() - began), **counts}))

@@ -10,6 +10,8 @@ from datasets.files import InputError
 from moco.checkpoint import CHECKPOINT
 from plots import read
 
+RARE = {"dataset": "toy", "counts": {"x": 9, "y": 9}, "sha256": "x"}
+
 
 def log(folder: Path, *lines: object) -> Path:
     path = folder / read.LOG
@@ -18,7 +20,7 @@ def log(folder: Path, *lines: object) -> Path:
 
 
 def result(checkpoint: str, seed: int, classifier: str = "direct", k_shot: int = 1) -> read.Result:
-    task = {"classes": ["x", "y"], "k_shot": k_shot, "seed": seed, "rare": {}}
+    task = {"classes": ["x", "y"], "k_shot": k_shot, "seed": seed, "rare": RARE}
     task["support_ids"] = [[f"{c}{n}" for n in range(k_shot)] for c in "xy"]
     scores = {"task": task, "classifier": classifier, "args": {"resume": checkpoint}}
     scores["confusion"] = [[3, 1], [0, 4]]
@@ -119,7 +121,7 @@ def test_what_was_trained_or_scored_otherwise_is_not_added_up():
     for change in (
         {"training": {"correction": "dic"}},
         {"args": {"resume": "runs/b", "augnum": 0}},
-        {"task": {**result("b", 1).scores["task"], "rare": {"sha256": "x"}}},
+        {"task": {**result("b", 1).scores["task"], "rare": {**RARE, "sha256": "y"}}},
         {"task": {**result("b", 1).scores["task"], "excluded_ids": ["y"]}},
     ):
         pair = [result("runs/a", 0), result("runs/b", 1)]
