@@ -4,6 +4,7 @@ import os
 import socket
 import subprocess
 import sys
+import time
 
 from conftest import REPOSITORY, TINY, states_equal
 from moco.checkpoint import load_checkpoint
@@ -121,10 +122,11 @@ def test_one_that_is_lost_ends_the_others(data, tmp_path):
     first, second = (start(words, **srun_variables(rank)) for rank in (0, 1))
     while not (tmp_path / "log.jsonl").exists():
         assert first.poll() is None, first.communicate()
+        time.sleep(0.1)
     second.kill()
     said = first.communicate(timeout=60)[1]
     assert first.returncode == 2 and "Traceback" not in said
-    assert "main_moco.py: error: cannot talk to the other processes, or lost one (Con" in said
+    assert "main_moco.py: error: cannot talk to the other processes, or lost one (" in said
     assert "the same command goes on from the last checkpoint" in said
     second.communicate()
 
