@@ -13,7 +13,7 @@ from typing import BinaryIO
 
 import torch
 import torchvision
-from torch import Tensor, nn
+from torch import nn
 
 from datasets.episode import Task
 from datasets.files import InputError, atomic_write, listed, refusing
@@ -21,6 +21,7 @@ from datasets.images import require_fingerprint
 from models import Encoder, LinearClassifier, build_encoder
 
 from .distributed import processors
+from .finite import not_finite
 from .released import from_released, is_released
 
 CHECKPOINT = "checkpoint.pth.tar"
@@ -36,6 +37,7 @@ STAGES = {
     "srl_simple": "SRL-simple, baselines/srl.py",
     "srl_distill": "SRL-distill, baselines/srl.py",
 }
+F_C = "classifier.linear.weight"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -180,33 +182,23 @@ def _check(checkpoint: dict) -> None:
     kinds = {"epoch": int, "args": dict, "made_by": dict, "state_dict": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]:
         raise ValueError(f"of a wrong type: {listed(wrong)}")
-    if checkpoint.get("part"):
-        if not {"steps", "processes"} <= checkpoint["part"].keys():
-            raise ValueError("it does not say where in an epoch it is")
+    if (part := checkpoint.get("part")) and not {"steps", "processes"} <= part.keys():
+        raise ValueError("it does not say where in an epoch it is")
     if lacking := {"image_size", "aug_plus"} - checkpoint["args"].keys():
         raise ValueError(f"its settings lack {listed(lacking)}")
-    classifier = ["classifier.linear.weight"] * (checkpoint["stage"] in ("distill", "scratch"))
-    if lacking := [name for name in classifier if name not in checkpoint["state_dict"]]:
-        raise ValueError(f"its weights lack {listed(lacking)}")
+    if checkpoint["stage"] in ("distill", "scratch") and F_C not in checkpoint["state_dict"]:
+        raise ValueError(f"its weights lack {F_C}")
     require_fingerprint(checkpoint["base"])
     if checkpoint["task"] is not None:
         Task.from_dict(checkpoint["task"])
     with torch.device("meta"):  # shapes alone
-        encoder = build_encoder(*(checkpoint["args"][name] for name in ("arch", "moco_dim", "mlp")))
+        encoder = _encoder(checkpoint)
     asked = {f"query_encoder.{name}": x.shape for name, x in encoder.state_dict().items()}
     found = {name: x.shape for name, x in checkpoint["state_dict"].items()}
     if wrong := [name for name, shape in asked.items() if found.get(name) != shape]:
         raise ValueError(f"its weights are not those of its settings: {listed(wrong, 3)}")
     if odd := not_finite(checkpoint["state_dict"]):
         raise ValueError(f"not all finite numbers: {listed(odd, 3)}")
-
-
-def not_finite(weights: dict[str, Tensor]) -> list[str]:
-    """Which of these have values that are no finite numbers."""
-    return [
-        name for name, value in weights.items()
-        if value.is_floating_point() and not value.isfinite().all()
-    ]  # fmt: skip
 
 
 def require_match(given: dict, recorded: dict, where: str | Path) -> None:
@@ -229,15 +221,19 @@ def _load(module: nn.Module, state_dict: dict, prefix: str) -> nn.Module:
     return module.eval().requires_grad_(False)
 
 
+def _encoder(checkpoint: dict) -> Encoder:
+    """A fresh encoder of the shape that the checkpoint's has."""
+    args = checkpoint["args"]
+    return build_encoder(args["arch"], args["moco_dim"], args["mlp"])
+
+
 def query_encoder(checkpoint: dict) -> Encoder:
     """f_q or f_q′ of a checkpoint, frozen, in evaluation mode."""
-    args = checkpoint["args"]
-    encoder = build_encoder(args["arch"], args["moco_dim"], args["mlp"])
-    return _load(encoder, checkpoint["state_dict"], "query_encoder.")
+    return _load(_encoder(checkpoint), checkpoint["state_dict"], "query_encoder.")
 
 
 def student_classifier(checkpoint: dict) -> LinearClassifier:
     """f_c′, or a baseline's classifier, of a checkpoint, frozen, in evaluation mode."""
-    classes, width = checkpoint["state_dict"]["classifier.linear.weight"].shape
+    classes, width = checkpoint["state_dict"][F_C].shape
     classifier = LinearClassifier(width, classes)
     return _load(classifier, checkpoint["state_dict"], "classifier.")

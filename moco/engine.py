@@ -13,11 +13,11 @@ from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
 from datasets.cache import pixels
-from datasets.files import InputError, listed, refusing
+from datasets.files import InputError, refusing
 from datasets.images import ImageSet
 
 from .augment import RandomViews, random_view, stream_seed
-from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, not_finite, save_checkpoint
+from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
 from .distributed import (
     agreed,
     all_mean,
@@ -30,6 +30,7 @@ from .distributed import (
     world_size,
 )
 from .evaluate import encode, knn_score
+from .finite import anomalies_told, require_finite
 from .interrupts import GO_ON, SAVE, Stopped, watching
 from .interrupts import ignore as ignore_signals
 from .runlog import RunLog
@@ -133,22 +134,18 @@ def fit(
         done, begun = load_training_state(resume, about["stage"], model, optimizer, device)
     if start_epoch is not None:
         done, begun = start_epoch, None
-    here = (done, begun and begun["steps"], epochs, lr, seed, about["base"], about["task"])
-    if len(set(map(repr, gather_objects(here)))) > 1:
-        raise InputError(
-            "the processes were given different arguments or data, or see different files in "
-            f"{model_path}; all must be and see the same"
-        )
+    place = begun and begun["steps"]
+    require_alike((done, place, epochs, lr, seed, about["base"], about["task"]), model_path)
     if goes_on and done >= epochs:
         if is_main():
             print(f"{done} epochs were done before: {model_path / CHECKPOINT}")
         return
     if is_main():
         where = torch.cuda.get_device_name(device) if device.type == "cuda" else "processors"
-        place = f", after step {begun['steps']}" if begun else ""
+        after = f", after step {place}" if begun else ""
         print(
             f"training on {where}, {world_size()} process(es), {len(images)} images: from epoch "
-            f"{done + 1} of {epochs}{place}", flush=True,
+            f"{done + 1} of {epochs}{after}", flush=True,
         )  # fmt: skip
     log = RunLog(model_path, {"start_epoch": done, **about}, overwrite and not goes_on, done)
 
@@ -175,7 +172,7 @@ def fit(
         word = watch.wanted()
         if word != GO_ON or len(recent) >= (1 if detect_anomaly else print_freq):
             weights = model.state_dict() if word != GO_ON else {}
-            require_finite(recent, weights, images, epoch, model_path)
+            require_finite(recent, weights, images, epoch, model_path / CHECKPOINT)
         if word != GO_ON:
             own = own_state(model, totals, device)
             part = {"steps": steps, "processes": gather_objects(own)}
@@ -203,8 +200,7 @@ def fit(
         unit="img",
         disable=None if is_main() else True,  # None: where it would go to a file
     )
-    anomalies = torch.autograd.set_detect_anomaly(detect_anomaly)
-    with bar, anomalies, ending(loader), watching(save_minutes, agreed) as watch:
+    with bar, ending(loader), watching(save_minutes, agreed) as watch:
         for epoch in range(done, epochs):
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             for group in optimizer.param_groups:
@@ -216,18 +212,12 @@ def fit(
             torch.manual_seed(stream_seed("steps", seed, epoch, rank()))
             totals = restore_own_state(model, begun, device) if begun else {}
             started, taken = time.perf_counter(), len(batches) - batches.first
-            try:
+            with anomalies_told(detect_anomaly, recent, images, epoch):
                 values = train_one_epoch(
                     wrapped, step, loader, optimizer, device, epoch, bar, print_freq, totals, pause,
                     recent,
                 )  # fmt: skip
-            except RuntimeError as error:
-                if not (detect_anomaly and "nan values" in str(error)):
-                    raise
-                raise InputError(
-                    f"epoch {epoch + 1}, {told(recent[-1], images)}: {error}"
-                ) from error
-            require_finite(recent, model.state_dict(), images, epoch, model_path)
+            require_finite(recent, model.state_dict(), images, epoch, model_path / CHECKPOINT)
             seconds = (time.perf_counter() - started) * len(batches) / taken
             begun, batches.first = None, 0
             in_force["lr"] = optimizer.param_groups[0]["lr"]
@@ -241,34 +231,13 @@ def fit(
         print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
 
 
-def require_finite(
-    recent: list[tuple[int, Tensor, Tensor]],
-    weights: dict[str, Tensor],
-    images: ImageSet,
-    epoch: int,
-    model_path: Path,
-) -> None:
-    """Raise InputError, in all processes, if in one of them a loss of the `recent` steps (number,
-    rows of `images`, loss) or one of the `weights` is no finite number. Empties `recent`."""
-    complaint = ""
-    losses = torch.stack([loss for _, _, loss in recent])
-    if bad := (~losses.isfinite()).nonzero().flatten().tolist():
-        complaint = told(recent[bad[0]], images)
-    elif odd := not_finite(weights):
-        complaint = f"step {recent[-1][0] + 1}: weights are no finite numbers: {listed(odd, 3)}"
-    recent.clear()
-    if agreed(bool(complaint)):
-        complaints = listed(filter(None, gather_objects(complaint)))
+def require_alike(state: tuple, model_path: Path) -> None:
+    """Raise InputError, in all processes, if they are not about to begin with the same `state`."""
+    if len(set(map(repr, gather_objects(state)))) > 1:
         raise InputError(
-            f"epoch {epoch + 1}, {complaints}; the last good checkpoint is "
-            f"{model_path / CHECKPOINT}; a lower --lr may help, and --detect-anomaly tells more"
+            "the processes were given different arguments or data, or see different files in "
+            f"{model_path}; all must be and see the same"
         )
-
-
-def told(step: tuple[int, Tensor, Tensor], images: ImageSet) -> str:
-    number, rows, loss = step
-    ids = listed((images.ids[row] for row in rows.tolist()), limit=100)
-    return f"step {number + 1}: the loss of the images {ids} is {loss.item()}"
 
 
 def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
