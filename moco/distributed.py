@@ -149,7 +149,8 @@ class Plan:
 
     device: str
     gpu: int | None
-    backend: str = "auto"
+    backend: str
+    patience: float
     url: str | None = None  # tcp://, file://, or env:// for torchrun's
     is_opened: bool = False  # is somebody at `url` already, who is none of these processes?
     processes: int = 1
@@ -157,7 +158,6 @@ class Plan:
     nproc: int = 1
     local: int = 0  # number of `first` on its machine, which has `on_machine` of them
     on_machine: int = 1
-    patience: float = 300
 
 
 def plan(
@@ -221,7 +221,7 @@ def plan(
             raise InputError(f"{here} processes are more than this machine's {gpus} GPUs")
     if dist_url:
         _check_url(dist_url)
-    return Plan(device, gpu, dist_backend, patience=dist_timeout, **found)
+    return Plan(device, gpu, dist_backend, dist_timeout, **found)
 
 
 def _check_url(url: str) -> None:

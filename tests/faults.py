@@ -84,10 +84,7 @@ def killed(training: Training, kills: int, wait: random.Random) -> None:
     to one alone."""
     for _ in range(kills):
         with training.running() as process:
-            began = time.time_ns()
-            while process.poll() is None and not _saved_since(training.folder, began):
-                time.sleep(0.02)
-            time.sleep(wait.uniform(0, 1))
+            after_a_save(training.folder, process, wait.uniform(0, 1))
             children = _children(process.pid) if "--nproc" in training.command else []
             if process.poll() is not None:
                 training.counts["ended before the kill"] += 1
@@ -98,6 +95,14 @@ def killed(training: Training, kills: int, wait: random.Random) -> None:
                 os.killpg(process.pid, signal.SIGKILL)
                 training.counts["killed"] += 1
         training.look()
+
+
+def after_a_save(folder: Path, process: subprocess.Popen, seconds: float) -> None:
+    """Wait until the process has ended, or has saved a checkpoint and gone on for some seconds."""
+    began = time.time_ns()
+    while process.poll() is None and not _saved_since(folder, began):
+        time.sleep(0.02)
+    time.sleep(seconds)
 
 
 def _saved_since(folder: Path, nanoseconds: int) -> bool:
@@ -136,10 +141,7 @@ def filled(training: Training, times: int, disk: Path, wait: random.Random) -> N
     """No room is left on the disk, a tmpfs, at a random instant; then there is some again."""
     for _ in range(times):
         with training.running() as process:
-            began = time.time_ns()
-            while process.poll() is None and not _saved_since(training.folder, began):
-                time.sleep(0.02)
-            time.sleep(wait.uniform(0, 0.5))
+            after_a_save(training.folder, process, wait.uniform(0, 0.5))
             ballast = disk / "ballast"
             with contextlib.suppress(OSError), open(ballast, "wb") as file:
                 while True:
