@@ -6,6 +6,7 @@ python test.py --resume STUDENT --load_cla --predict FOLDER
 """
 
 import json
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -50,10 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     name = f"predict_{images.name}_{name}" if args.predict else f"test_{name}"
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
     if files[0].exists() and not args.overwrite:
-        with refusing(f"{files[0]} is broken; --overwrite makes it anew"):
-            before = parse_json(files[0].read_bytes(), newest=0)
-        same_images = before.get("images") == images.fingerprint()
-        if same_images and settings.is_same_work(args, before, checkpoint):
+        if before := done_before(files[0], args, checkpoint, images):
             if not args.predict:
                 print(score_table(before))
             print(f"done before: {files[0]}, {files[1]}")
@@ -86,6 +84,14 @@ def main(argv: list[str] | None = None) -> None:
         with atomic_write(file) as out:
             out.write(content.encode())
     print(f"written: {files[0]}, {files[1]}")
+
+
+def done_before(file: Path, args, checkpoint: dict, images: ImageSet) -> dict | None:
+    """What `file` says, if this very command has written it; None if another one has."""
+    with refusing(f"{file} is broken; --overwrite makes it anew"):
+        before = parse_json(file.read_bytes(), newest=0)
+    same_images = before.get("images") == images.fingerprint()
+    return before if same_images and settings.is_same_work(args, before, checkpoint) else None
 
 
 def predict(
