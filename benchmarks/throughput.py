@@ -44,7 +44,7 @@ from moco.builder import MoCo, Student
 from moco.checkpoint import provenance
 from moco.distributed import has_bfloat16, pick_device, readers
 from moco.evaluate import encode
-from moco.speed import prepare, sgd
+from moco.speed import lacks_bfloat16, prepare, sgd
 from models import BACKBONES, build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
 
@@ -341,7 +341,7 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=described)
     found.add_argument("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     found.add_argument("--modes", nargs="+", choices=MODES, help="default: plain, default, and on "
-                       "processors amp, on a GPU amp+compile")  # fmt: skip
+                       "a GPU amp+compile, on processors with bfloat16 amp")  # fmt: skip
     found.add_argument("--plain", action="store_true", help="the plain mode alone")
     found.add_argument("--arch", choices=BACKBONES, default="resnet12")
     found.add_argument("--image-size", type=int, help="default: 224 on a GPU, 112 on processors")
@@ -361,13 +361,14 @@ def main(argv: list[str] | None = None) -> None:
     how = parser().parse_args(argv)
     if how.out:
         require_writable(how.out.parent)  # before minutes are spent
-    on_gpu = pick_device(how.device).type == "cuda"
+    device = pick_device(how.device)
+    on_gpu = device.type == "cuda"
     how.image_size = how.image_size or (224 if on_gpu else 112)
     how.steps = how.steps or (50 if on_gpu else 2)
     how.encode_images = max(how.steps * how.batch_size, 64)
     how.start_method = multiprocessing.get_start_method()
-    fastest = "amp+compile" if on_gpu else "amp"
-    how.modes = ["plain"] if how.plain else how.modes or ["plain", "default", fastest]
+    fastest = ["amp+compile"] if on_gpu else [] if lacks_bfloat16(device) else ["amp"]
+    how.modes = ["plain"] if how.plain else how.modes or ["plain", "default", *fastest]
     result = {"made_by": provenance(), "settings": options_of(how), "tasks": {}}
     result["flop_per_image"] = flop_per_image(how.arch, how.image_size)
     with tempfile.TemporaryDirectory() as folder:

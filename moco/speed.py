@@ -2,12 +2,15 @@
 
 import ctypes
 import sys
+from pathlib import Path
 
 import torch
 from torch import nn
 
 from datasets.files import InputError
 from models import Encoder
+
+from .distributed import is_main
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, wd: float) -> torch.optim.SGD:
@@ -20,10 +23,15 @@ def prepare(
     model: nn.Module, device: torch.device, amp: bool = False, compile: bool = False
 ) -> None:
     """Put `model` on `device`, in the form in which it computes fastest there: its encoders in
-    mixed precision (`amp`), compiled (`compile`).
+    mixed precision (`amp`), compiled (`compile`). Says so where `amp` is slow.
 
     Raises InputError if nothing can be compiled here.
     """
+    if amp and lacks_bfloat16(device) and is_main():
+        print(
+            "note: these processors have no bfloat16; with --amp they can take ten times as long "
+            "as with --no-amp", flush=True,
+        )  # fmt: skip
     if device.type == "cpu":
         keep_freed_memory()
     else:
@@ -40,6 +48,12 @@ def prepare(
                 # As CUDA graphs on a GPU; for each shape its own code, none for any shape.
                 mode = "reduce-overhead" if device.type == "cuda" else None
                 module.compile(mode=mode, dynamic=False)
+
+
+def lacks_bfloat16(device: torch.device) -> bool:
+    """Are these processors without instructions for bfloat16, as far as the system says?"""
+    described = Path("/proc/cpuinfo")  # Linux: avx512_bf16, amx_bf16, bf16
+    return device.type == "cpu" and described.exists() and "bf16" not in described.read_text()
 
 
 def require_compiler(device: torch.device) -> None:

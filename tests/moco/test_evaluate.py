@@ -8,6 +8,7 @@ from torch import nn
 from datasets import open_dataset
 from datasets.cache import cached, pixels
 from datasets.images import read_image
+from moco import speed
 from moco.augment import plain_view
 from moco.evaluate import encode, fit_on_support, knn_score, predictions_csv, score, score_table
 from moco.speed import prepare
@@ -76,6 +77,18 @@ def test_embeddings_in_mixed_precision(data):
     prepare(encoder, torch.device("cpu"), amp=True)
     found = encode(encoder, rare, 32)
     assert found.dtype == np.float32 and 0 < np.abs(found - expected).max() < 0.05 * expected.std()
+
+
+@pytest.mark.parametrize("flags, told", [("avx2 fma", True), ("avx512_bf16 amx_bf16", False)])
+def test_slow_mixed_precision_is_told(flags, told, tmp_path, monkeypatch, capsys):
+    described = tmp_path / "cpuinfo"
+    described.write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(speed, "Path", lambda path: described)
+    for device, amp in (("cpu", False), ("meta", True)):
+        prepare(nn.Linear(2, 2), torch.device(device), amp)
+    assert not capsys.readouterr().out
+    prepare(nn.Linear(2, 2), torch.device("cpu"), amp=True)
+    assert ("no bfloat16; with --amp they can take ten times" in capsys.readouterr().out) == told
 
 
 def test_encode_encodes_each_image_once(data):
