@@ -257,8 +257,9 @@ def unreadable(*sets: ImageSet) -> dict[Path | ArrayImage, str]:
     with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while decoding
         found = pool.map(complaint, paths)
         progress = tqdm(
-            found, desc="checking images", total=len(paths), unit="img", delay=2, leave=False
-        )
+            found, desc="checking images", total=len(paths), unit="img", delay=2, leave=False,
+            disable=None,
+        )  # fmt: skip
         return {path: said for path, said in zip(paths, progress) if said}
 
 

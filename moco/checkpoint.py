@@ -55,7 +55,7 @@ def provenance() -> dict:
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "machine": ", ".join(
-            [f"{processors()} processor cores"]
+            [f"{processors()} processor cores ({torch.backends.cpu.get_cpu_capability()})"]
             + [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         ),
         "job": os.environ.get("SLURM_JOB_ID"),
@@ -68,8 +68,9 @@ def save_checkpoint(folder: Path, contents: dict) -> None:
 
     `contents`, all of CONTENTS: the stage, epochs done, arguments, fingerprint of the base set,
     task (or None), what made it, and the weights and optimizer's state; "part" says where in an
-    epoch it is. The classifier's own file is for other code; everything here reads the checkpoint.
-    The one before is kept as PREVIOUS: at every instant one of the two is whole.
+    epoch it is. No gradient scaler: bfloat16 has the range of 32 bits. The classifier's own file is
+    for other code; everything here reads the checkpoint. The one before is kept as PREVIOUS: at
+    every instant one of the two is whole.
     """
     remove_unfinished(folder)
     if contents["task"]:  # first: a run that is killed after it is not done, and writes it again

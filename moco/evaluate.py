@@ -45,7 +45,8 @@ def encode(
     else:
         views = TransformedImages(images, plain_view(image_size))
         batches = DataLoader(views, batch_size, num_workers=workers)
-    with tqdm(total=len(images), desc=progress, unit="img", disable=progress is None) as bar:
+    hidden = None if progress else True  # None: where it would go to a file
+    with tqdm(total=len(images), desc=progress, unit="img", disable=hidden) as bar:
         return encode_batches(encoder, batches, device, bar)
 
 
