@@ -28,9 +28,10 @@ class InputError(ValueError):
 
 
 def reason(error: Exception) -> str:
-    """What an error of another library says, in a line, without the path that we name anyway."""
+    """What an error of another library says, its first sentence (advice follows, and guesses),
+    without the path that we name anyway."""
     text = getattr(error, "strerror", None) or str(error)
-    return (text.strip().splitlines() or [type(error).__name__])[0]
+    return (text.strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 @contextlib.contextmanager
