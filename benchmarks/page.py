@@ -17,7 +17,7 @@ from .throughput import TASKS, peak, ratio
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {
     "throughput-cpu.json": "2 processor cores with bfloat16, 112 px, batch 16",
-    "throughput-avx2.json": "2 processor cores without, 112 px, batch 16",
+    "throughput-avx2.json": "2 processor cores without bfloat16, 112 px, batch 16",
     "throughput-gpu-16.json": "one GPU, 224 px, batch 16",
     "throughput-gpu-64.json": "one GPU, 224 px, batch 64",
 }

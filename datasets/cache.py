@@ -100,8 +100,9 @@ def _write(file: Path, images: ImageSet, size: int) -> None:
         except InputError as error:
             return str(error)
 
-    how = {"unit": "img", "delay": 2, "leave": False, "disable": None}
-    paths = tqdm(images.paths, desc="decoding images", **how)
+    paths = tqdm(
+        images.paths, desc="decoding images", unit="img", delay=2, leave=False, disable=None
+    )
     ahead = iter(paths)
     with atomic_write(file) as out, ThreadPoolExecutor() as pool:
         out.write(_header(len(images), size))

@@ -131,11 +131,6 @@ def pick_device(name: str, gpu: int | None = None) -> torch.device:
     return device
 
 
-def has_bfloat16(device: torch.device) -> bool:
-    """Is this a GPU that computes in bfloat16?"""
-    return device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 8
-
-
 ANY_PORT = "tcp://127.0.0.1:0"  # one that is free: the processes of one machine are told it
 
 

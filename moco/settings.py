@@ -19,7 +19,7 @@ from models import Encoder, build_encoder
 
 from . import distributed
 from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, query_encoder, require_match
-from .speed import prepare
+from .speed import has_bfloat16, prepare
 
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
 FIXED = (
@@ -86,7 +86,7 @@ def settle(args: argparse.Namespace) -> None:
     before = load_checkpoint(args.resume)["args"] if args.resume else {}
     device = distributed.pick_device(args.device, args.gpu if torch.cuda.is_available() else None)
     best = {
-        "amp": distributed.has_bfloat16(device),
+        "amp": has_bfloat16(device),
         "views_by": "batch" if device.type == "cuda" and not args.no_cache else "pil",
     }
     for name, value in best.items():
@@ -226,7 +226,7 @@ def ready_encoder(args: argparse.Namespace, checkpoint: dict) -> tuple[Encoder, 
     in mixed precision is then in `args`, too."""
     device = distributed.pick_device(args.device, args.gpu)
     if args.amp is None:
-        args.amp = distributed.has_bfloat16(device)
+        args.amp = has_bfloat16(device)
     encoder = query_encoder(checkpoint)
     prepare(encoder, device, args.amp)
     return encoder, device

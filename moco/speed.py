@@ -50,6 +50,11 @@ def prepare(
                 module.compile(mode=mode, dynamic=False)
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Is this a GPU that computes in bfloat16?"""
+    return device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 8
+
+
 def lacks_bfloat16(device: torch.device) -> bool:
     """Are these processors without instructions for bfloat16, as far as the system says?"""
     described = Path("/proc/cpuinfo")  # Linux: avx512_bf16, amx_bf16, bf16

@@ -6,7 +6,7 @@ import types
 import pytest
 import torch
 
-from benchmarks import scaling, throughput
+from benchmarks import profiling, scaling, throughput
 from benchmarks.throughput import FixedBatches, ratios
 from datasets import open_dataset
 from datasets.files import InputError
@@ -25,7 +25,7 @@ def test_the_turns_of_every_task(data, task):
     for mode in ("plain", "default", "amp"):
         model, turn = throughput.make_turn(how, mode, task, some, torch.device("cpu"))
         assert turn() == 8
-        shares = throughput.profile(model, turn, torch.device("cpu"))
+        shares = profiling.profile(model, turn, torch.device("cpu"))
         assert 0.9 < sum(shares.values()) < 1.01 and "convolution" in shares
 
 
@@ -33,12 +33,12 @@ def test_parts_of_a_step():
     def event(name, parent=None):
         return types.SimpleNamespace(name=name, cpu_parent=parent)
 
-    assert throughput._part(event("aten::mkldnn_convolution")) == "convolution"
-    assert throughput._part(event("aten::leaky_relu_backward")) == "ReLU"
-    assert throughput._part(event("aten::add")) == "other"
+    assert profiling.part_of(event("aten::mkldnn_convolution")) == "convolution"
+    assert profiling.part_of(event("aten::leaky_relu_backward")) == "ReLU"
+    assert profiling.part_of(event("aten::add")) == "other"
     inside = event("aten::max_pool2d", event("aten::pool", event("part: DropBlock")))
-    assert throughput._part(inside) == "DropBlock"
-    assert throughput._part(event("aten::add_", event("Optimizer.step#SGD.step"))) == "SGD"
+    assert profiling.part_of(inside) == "DropBlock"
+    assert profiling.part_of(event("aten::add_", event("Optimizer.step#SGD.step"))) == "SGD"
 
 
 def test_turn_about(tmp_path, capsys):
