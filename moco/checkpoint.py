@@ -170,8 +170,10 @@ def _load_file(path: Path, stages: tuple[str, ...]) -> dict:
 def _read(path: Path) -> object:
     """What torch.save wrote to `path`, without running any code from it."""
     with refusing(f"{path} cannot be read as a checkpoint"):
-        if zipfile.is_zipfile(path) and not _is_whole(path):  # torch.load passes over checksums
-            raise ValueError("its bytes have changed since it was written")
+        with path.open("rb") as file:
+            is_zip = file.read(4) == b"PK\x03\x04"
+        if is_zip and not _is_whole(path):  # torch.load passes over checksums
+            raise ValueError("it is cut off, or its bytes have changed since it was written")
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of odd pickles: they are refused or not
             return torch.load(path, map_location="cpu", weights_only=True)
