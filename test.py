@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from datasets.cache import files_key
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.files import InputError, atomic_write, parse_json, refuse_to_overwrite, refusing
 from datasets.images import ImageSet, check_readable, describe, unlabelled
@@ -50,8 +51,9 @@ def main(argv: list[str] | None = None) -> None:
     name = f"{how}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
     name = f"predict_{images.name}_{name}" if args.predict else f"test_{name}"
     files = [folder / f"{name}.json", folder / f"{name}.csv"]
+    scored = {**images.fingerprint(), "files": files_key(images)}
     if files[0].exists() and not args.overwrite:
-        if before := done_before(files[0], args, checkpoint, images):
+        if before := done_before(files[0], args, checkpoint, scored):
             if not args.predict:
                 print(score_table(before))
             print(f"done before: {files[0]}, {files[1]}")
@@ -67,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(*([images, support] if support else [images]))
     probabilities = predict(args, checkpoint, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
-             "images": images.fingerprint(),
+             "images": scored,
              "args": settings.recorded(args), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
              "training": settings.training_of(checkpoint)}  # fmt: skip
@@ -86,11 +88,11 @@ def main(argv: list[str] | None = None) -> None:
     print(f"written: {files[0]}, {files[1]}")
 
 
-def done_before(file: Path, args, checkpoint: dict, images: ImageSet) -> dict | None:
+def done_before(file: Path, args, checkpoint: dict, images: dict) -> dict | None:
     """What `file` says, if this very command has written it; None if another one has."""
     with refusing(f"{file} is broken; --overwrite makes it anew"):
         before = parse_json(file.read_bytes(), newest=0)
-    same_images = before.get("images") == images.fingerprint()
+    same_images = before.get("images") == images
     return before if same_images and settings.is_same_work(args, before, checkpoint) else None
 
 

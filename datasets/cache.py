@@ -35,7 +35,7 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     it, waits. Raises InputError with the paths of all images that cannot be decoded, and OSError
     if the file cannot be written.
     """
-    file = folder / f"{images.name}-{size}px-{_key(images)}.npy"
+    file = folder / f"{images.name}-{size}px-{files_key(images)}.npy"
     if not _is_whole(file, len(images), size):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # they may be of patients
         with alone_in(folder) as alone:
@@ -77,7 +77,8 @@ def _header(images: int, size: int) -> bytes:
     return out.getvalue()
 
 
-def _key(images: ImageSet) -> str:
+def files_key(images: ImageSet) -> str:
+    """A word for the files of `images` in their order: where they are, how long, and of when."""
     digest = hashlib.sha256(f"{FORMAT}\n".encode())
     real = functools.cache(os.path.realpath)  # a step for each folder above: once for a folder
     for path in images.paths:

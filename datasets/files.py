@@ -5,6 +5,7 @@ import csv
 import glob
 import json
 import os
+import secrets
 import time
 import zipfile
 from collections import Counter
@@ -145,7 +146,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         with contextlib.suppress(OSError):  # another one may be faster
             if time.time() - other.stat().st_mtime > STALE:
                 other.unlink()
-    unfinished = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    # Processes of several machines, or containers, may have the same number.
+    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(unfinished, "wb") as file:
             yield file
@@ -160,7 +162,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 def alone_in(folder: Path) -> Iterator[int | None]:
     """One process at a time: who comes while another is in here, waits. Gives the lock's file
     descriptor; a child that inherits it keeps the lock, too. Where the system or the disk has no
-    locks, nobody waits."""
+    locks (many that are shared have none for folders) nobody waits, and there is none to give."""
     if os.name != "posix":
         yield None
         return
@@ -168,8 +170,10 @@ def alone_in(folder: Path) -> Iterator[int | None]:
 
     handle = os.open(folder, os.O_RDONLY)
     try:
+        locked = False
         with contextlib.suppress(OSError):
             fcntl.flock(handle, fcntl.LOCK_EX)
-        yield handle
+            locked = True
+        yield handle if locked else None
     finally:
         os.close(handle)

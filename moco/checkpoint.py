@@ -41,6 +41,11 @@ F_C = "classifier.linear.weight"
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def command() -> str:
+    """What this process was started with, as one would type it."""
+    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+
+
 def provenance() -> dict:
     """The command, the commit and the versions behind a file, as plain JSON types."""
     git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty"]
@@ -49,7 +54,7 @@ def provenance() -> dict:
     except (OSError, subprocess.CalledProcessError):
         commit = None  # a copy without its history
     return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "command": command(),
         "commit": commit,
         "python": sys.version.split()[0],
         "torch": str(torch.__version__),

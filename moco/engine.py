@@ -132,7 +132,7 @@ def fit(
     done, begun = 0, None
     if resume:
         done, begun = load_training_state(resume, about["stage"], model, optimizer, device)
-    if start_epoch is not None:
+    if start_epoch is not None and not goes_on:
         done, begun = start_epoch, None
     place = begun and begun["steps"]
     require_alike((done, place, epochs, lr, seed, about["base"], about["task"]), model_path)

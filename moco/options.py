@@ -114,11 +114,15 @@ def add_device(parser: ArgumentParser) -> None:
                        "0: none beside the main one")
 
 
-def add_cache(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("decoded images")
+def add_skip_unreadable(group) -> None:
     group.add_argument("--skip-unreadable", action="store_true",
                        help="go on without images that cannot be decoded, and say which; all stages of "
                        "an experiment need it then")
+
+
+def add_cache(parser: ArgumentParser) -> None:
+    group = parser.add_argument_group("decoded images")
+    add_skip_unreadable(group)
     group.add_argument("--cache", type=Path, default=default_folder(), metavar="DIR",
                        help="folder where they are kept for later epochs and runs")
     group.add_argument("--no-cache", action="store_true", help="decode each image in every epoch")
@@ -199,7 +203,8 @@ def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
                        "cache of decoded images; or one at a time by PIL, in -j processes (default: the "
                        "former on a GPU)")
     group.add_argument("--start-epoch", type=natural, metavar="N",
-                       help="number of the first epoch (default: the checkpoint's with --resume, else 0)")
+                       help="number of a new run's first epoch (default: the checkpoint's with --resume, "
+                       "else 0)")
     group.add_argument("--seed", type=natural, default=0, help="of everything random in the run")
     group.add_argument("--detect-anomaly", action="store_true",
                        help="have torch say which operation made a number that is none: much slower")

@@ -18,7 +18,14 @@ from datasets.images import ImageSet, check_readable, describe, without_unreadab
 from models import Encoder, build_encoder
 
 from . import distributed
-from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, query_encoder, require_match
+from .checkpoint import (
+    CHECKPOINT,
+    PREVIOUS,
+    command,
+    load_checkpoint,
+    query_encoder,
+    require_match,
+)
 from .speed import has_bfloat16, prepare
 
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
@@ -64,16 +71,22 @@ def open_data(
 
 def readable(args: argparse.Namespace, images: ImageSet) -> ImageSet:
     """`images`; with --skip-unreadable, without those that cannot be decoded."""
-    return without_unreadable(images) if getattr(args, "skip_unreadable", False) else images
+    return without_unreadable(images) if args.skip_unreadable else images
 
 
 def holds_run(folder: Path) -> bool:
     return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS))
 
 
+def _is_repeated(folder: Path) -> bool:
+    """Was the run in `folder` made by the very command that this process was given?"""
+    return load_checkpoint(folder)["made_by"].get("command") == command()
+
+
 def settle(args: argparse.Namespace) -> None:
     """Decide what the command line of a training leaves open: whether it goes on with a run that
-    --model_path holds; the rest as that run has it, or as is fastest on the device.
+    --model_path holds (also where --resume names what that was begun from, if it is the same
+    command); the rest as that run has it, or as is fastest on the device.
 
     Raises InputError if --resume is no checkpoint.
     """
@@ -81,7 +94,7 @@ def settle(args: argparse.Namespace) -> None:
     if there and args.overwrite and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
         before = load_checkpoint(args.model_path)["made_by"]  # this job's own, before its requeue?
         args.overwrite = before.get("job") != os.environ.get("SLURM_JOB_ID")
-    if there and args.resume is None and not args.overwrite:
+    if there and not args.overwrite and (args.resume is None or _is_repeated(args.model_path)):
         args.resume = args.model_path
     before = load_checkpoint(args.resume)["args"] if args.resume else {}
     device = distributed.pick_device(args.device, args.gpu if torch.cuda.is_available() else None)
@@ -107,12 +120,13 @@ def decoded(args: argparse.Namespace, images: ImageSet, image_size: int) -> Imag
             return cached(images, image_size, args.cache)
         except OSError as error:  # a full disk, a folder that is read-only
             reason = error.strerror or error
-            print(f"note: no cache in {args.cache} ({reason}); images are decoded each time")
     if getattr(args, "views_by", "pil") == "batch":
         raise InputError(
             f"--views batch needs the cache of decoded images ({reason}); --cache DIR says where, "
             "--views pil does without"
         )
+    if not args.no_cache:
+        print(f"note: no cache in {args.cache} ({reason}); images are decoded each time")
     check_readable(images)
     return images
 
@@ -257,6 +271,8 @@ def is_same_work(args: argparse.Namespace, before: dict, checkpoint: dict) -> bo
     def kept(values: dict) -> dict:
         return {name: value for name, value in values.items() if name not in OF_THE_MACHINE}
 
+    if args.amp not in (None, before.get("args", {}).get("amp")):  # asked for, not the machine's
+        return False
     made_from = (before.get("epoch"), before.get("checkpoint_made_by"))
     same = kept(before.get("args", {})) == kept(json.loads(json.dumps(recorded(args))))
     return same and made_from == (checkpoint["epoch"], checkpoint["made_by"])

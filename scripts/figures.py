@@ -41,6 +41,7 @@ def make_parser() -> options.ArgumentParser:
     add("--overwrite", action="store_true", help="write over what is there")
     options.add_classes(parser)
     options.add_device(parser)
+    options.add_skip_unreadable(parser)
     return parser
 
 

@@ -1,11 +1,15 @@
 """scripts/figures.py on what the scripts really write."""
 
+import shutil
 import sys
 
 import pytest
 from PIL import Image
 
 from conftest import Chain, call, refused
+from datasets import open_dataset
+from datasets.episode import load_task
+from datasets.files import InputError
 
 FIGURES = "curves", "pseudo-labels", "confusion", "tsne"
 
@@ -20,6 +24,19 @@ def test_every_figure_of_a_chain(chain: Chain, data, tmp_path, capsys):
         with Image.open(path) as picture:
             assert picture.width > 600 and len(picture.convert("RGB").getcolors(2**24)) > 10
         assert f"written: {path}\n" in printed
+
+
+def test_an_image_that_is_broken(chain: Chain, data, tmp_path, capsys):
+    root, out = tmp_path / "data", tmp_path / "out"
+    shutil.copytree(data, root)
+    query = load_task(chain.labels).query(open_dataset(root).rare)
+    query.paths[0].write_bytes(b"")
+    words = [chain.student, "--data", root, "--only", "tsne", "--out", out, "-j", 0]
+    with pytest.raises(InputError):
+        call("scripts/figures", *words)
+    assert "not an image" in capsys.readouterr().out
+    call("scripts/figures", *words, "--skip-unreadable")
+    assert [path.name for path in out.iterdir()] == ["tsne.png"]
 
 
 def test_formats_choice_and_overwriting(chain: Chain, tmp_path, capsys, monkeypatch):

@@ -219,7 +219,11 @@ def test_predicting_images_without_labels(no, chain, data, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images in" in no("test", *student[:-1], tmp_path / "empty")
     call("test", *student, *out)  # the same again: done before
-    Image.new("RGB", (40, 40)).save(new / "new.png")
+    other = Image.new("RGB", (40, 40))
+    other.save(new / "0.JPG")  # another patient's, by the same name
+    assert "would be overwritten" in no("test", *student, *out)
+    call("test", *student, *out, "--overwrite")
+    other.save(new / "new.png")
     assert "would be overwritten" in no("test", *student, *out)
 
 
@@ -369,6 +373,7 @@ def test_what_is_done_is_not_done_again(chain, data, tmp_path, capsys, no):
             line for line in again.splitlines() if line.startswith("total")
         ]
         assert "would be overwritten" in no(*command, "--augnum", 3)
+        assert "would be overwritten" in no(*command, "--amp")  # 32 bits, as no GPU is there
         last = folder / PSEUDO_FILE if folder == labels else next(folder.glob("*.json"))
         last.unlink()
         call(*command)

@@ -84,6 +84,23 @@ def test_starting_together(images, tmp_path, monkeypatch):
     assert len(written) == 1 and len(found) == 8 and all(one == found[0] for one in found)
 
 
+@pytest.mark.parametrize("locks", [True, False])
+def test_what_another_process_writes_is_not_removed(images, tmp_path, monkeypatch, locks):
+    """Unless a lock says that there is none."""
+    (path, *_) = cached(images, 32, tmp_path / "cache").paths
+    path.file.unlink()
+    other = path.file.with_name(f".{path.file.name}.1.tmp")
+    other.touch()
+
+    def flock(handle, how):
+        if not locks:
+            raise OSError(9, "Bad file descriptor")  # a folder on NFS
+
+    monkeypatch.setattr("fcntl.flock", flock)
+    cached(images, 32, tmp_path / "cache")
+    assert path.file.exists() and other.exists() != locks
+
+
 def test_rows_of_an_array_file(tmp_path):
     pixels = np.random.default_rng(0).integers(0, 256, (4, 32, 32, 3), dtype=np.uint8)
     np.savez(tmp_path / "some.npz", train=pixels)

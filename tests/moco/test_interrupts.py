@@ -202,6 +202,24 @@ def test_a_requeued_job_goes_on_though_it_may_overwrite(data, tmp_path, monkeypa
     assert "were done before" not in capsys.readouterr().out
 
 
+def test_the_same_command_with_resume_goes_on(chain, data, tmp_path, monkeypatch, capsys):
+    """As a cluster gives it once more: from its own checkpoint, not from the one that it names."""
+    words = moco(data, tmp_path, "--resume", chain.pretrained, "--start-epoch", 0)
+    monkeypatch.setattr(sys, "argv", ["main_moco.py", "one"])
+    stopping(monkeypatch, 0, 0, 0, 0, TERM)
+    with pytest.raises(Stopped):
+        call(*words)
+    call(*words)
+    assert "from epoch 2 of 3, after step 1" in capsys.readouterr().out
+    lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
+    assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
+    call(*words)
+    assert "3 epochs were done before" in capsys.readouterr().out
+    monkeypatch.setattr(sys, "argv", ["main_moco.py", "another"])
+    with pytest.raises(InputError, match="already holds a run"):
+        call(*words)
+
+
 def test_in_the_middle_of_an_epoch_as_many_processes(data, tmp_path, monkeypatch):
     stopping(monkeypatch, TERM)
     with pytest.raises(Stopped):
