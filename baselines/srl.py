@@ -11,23 +11,15 @@ here all methods are scored alike, on features as they are.
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor
 
-from datasets.files import InputError
-from datasets.images import describe
+from datasets.images import require_same
 from moco import options, settings
 from moco.augment import stream_seed
 from moco.checkpoint import load_checkpoint, query_encoder, require_match, student_classifier
 from moco.distributed import pick_device
+from moco.losses import tempered_kl
 
 from .common import Supervised, train
-
-
-def distillation(teacher_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """T²·KL(softmax(teacher/T) ∥ softmax(student/T)), Hinton et al. 2015; logits B×C."""
-    log_p = F.log_softmax(logits / temperature, dim=1)
-    target = (teacher_logits / temperature).softmax(dim=1)
-    return temperature**2 * F.kl_div(log_p, target, reduction="batchmean")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -42,11 +34,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint = load_checkpoint(args.teacher, ("srl_simple", "srl_distill"))
         shape = {"arch": args.arch, "image_size": args.image_size}
         require_match(shape, checkpoint["args"], args.teacher)
-        if checkpoint["base"] != base.fingerprint():
-            raise InputError(
-                f"{args.teacher} was trained on {describe(checkpoint['base'])}, "
-                f"but the data folder holds {describe(base.fingerprint())}"
-            )
+        require_same(checkpoint["base"], base.fingerprint(), f"{args.teacher} was trained on")
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts).to(device)
     torch.manual_seed(stream_seed(f"{stage} weights", args.seed))
@@ -56,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
         logits = model(views[0])
         loss = F.cross_entropy(logits, truth[rows])
         if teacher:
-            kl = distillation(teacher(views[0]), logits, args.distill_t)
+            kl = tempered_kl(teacher(views[0]), logits, args.distill_t)
             loss = (1 - args.distill_weight) * loss + args.distill_weight * kl
         right = logits.argmax(dim=1) == truth[rows]
         return {"loss": loss, "accuracy": right.float().mean()}

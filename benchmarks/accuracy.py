@@ -30,7 +30,9 @@ from moco.augment import stream_seed
 from moco.checkpoint import load_checkpoint, provenance, query_encoder
 from moco.distributed import pick_device, readers
 from moco.evaluate import encode, fit_on_support, score
+from moco.runlog import LOG
 from plots.draw import DASHES, RUN_COLORS, STYLE, pyplot
+from plots.read import read_log
 from reproduction.table import mean_std
 
 from .plain import PlainMoCo, plain_encoder, plain_sgd, torch_defaults
@@ -78,8 +80,8 @@ def train_fast(how: argparse.Namespace, mode: str, seed: int) -> tuple[nn.Module
                  "--schedule", *how.schedule, "-j", how.workers,
                  "--device", how.device, *MODES[mode].split()]  # fmt: skip
         main_moco.main([str(flag) for flag in flags])
-        lines = (Path(folder) / "log.jsonl").read_text().splitlines()
-        losses = [values["loss"] for values in map(json.loads, lines) if "loss" in values]
+        _, epochs = read_log(Path(folder) / LOG)
+        losses = [values["loss"] for values in epochs.values() if "loss" in values]
         return query_encoder(load_checkpoint(folder)), losses
 
 

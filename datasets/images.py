@@ -166,6 +166,12 @@ def describe(fingerprint: dict) -> str:
     return f"{fingerprint['dataset']} ({counts}; ids {fingerprint['sha256'][:8]})"
 
 
+def require_same(there: dict, here: dict, what: str) -> None:
+    """Raise InputError, in which `what` begins the sentence, if two fingerprints differ."""
+    if there != here:
+        raise InputError(f"{what} {describe(there)}, but the data folder holds {describe(here)}")
+
+
 _one_at_a_time = threading.Lock()
 
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from .episode import TASK_FILE, Task, load_task
 from .files import InputError, atomic_write, listed, parse_json, read_array, refusing
-from .images import ImageSet, describe, require_fingerprint
+from .images import ImageSet, require_fingerprint, require_same
 
 PSEUDO_FILE = "pseudo_labels.npz"
 ARRAYS = ("ids", "probabilities", "embeddings", "about")
@@ -48,12 +48,7 @@ class PseudoLabels:
 
         Raises InputError if they were made for other images.
         """
-        here, there = base.fingerprint(), self.about["base"]
-        if here != there:
-            raise InputError(
-                f"the pseudo labels are of {describe(there)}, "
-                f"but the data folder holds {describe(here)}"
-            )
+        require_same(self.about["base"], base.fingerprint(), "the pseudo labels are of")
         row_of = {name: row for row, name in enumerate(self.ids)}
         if missing := [name for name in base.ids if name not in row_of]:
             raise InputError(f"the pseudo labels lack {listed(missing)}")

@@ -10,11 +10,17 @@ from torchvision import transforms
 
 from datasets.images import ImageSet, read_image
 
+# Of MoCo's augmentation, a view of one image or, in views.py, of a batch.
+CROP_SCALE, CROP_RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
+JITTER, HUE = 0.4, 0.1
+SIGMA = (0.1, 2.0)  # of the blur, in pixels
+JITTER_P, GREY_P, BLUR_P, FLIP_P = 0.8, 0.2, 0.5, 0.5
+
 
 class GaussianBlur(nn.Module):
     """Blur a PIL image with σ uniform in `sigma`, in pixels."""
 
-    def __init__(self, sigma: tuple[float, float] = (0.1, 2.0)):
+    def __init__(self, sigma: tuple[float, float] = SIGMA):
         super().__init__()
         self.sigma = sigma
 
@@ -24,22 +30,22 @@ class GaussianBlur(nn.Module):
 
 
 def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
-    """METHOD (a)'s augmentation of a PIL image, to a 3×S×S tensor with values 0–1.
+    """Stage (a)'s augmentation of a PIL image, to a 3×S×S tensor with values 0–1.
 
     `aug_plus` is MoCo v2's, which adds hue and greyscale. Neither subtracts a mean, as in the
     released code.
     """
-    hue = 0.1 if aug_plus else 0.0
+    hue = HUE if aug_plus else 0.0
     steps = [
         transforms.Resize((image_size, image_size)),
-        transforms.RandomResizedCrop(image_size, scale=(0.2, 1.0)),
-        transforms.RandomApply([transforms.ColorJitter(0.4, 0.4, 0.4, hue)], p=0.8),
+        transforms.RandomResizedCrop(image_size, CROP_SCALE, CROP_RATIO),
+        transforms.RandomApply([transforms.ColorJitter(JITTER, JITTER, JITTER, hue)], JITTER_P),
     ]
     if aug_plus:
-        steps.append(transforms.RandomGrayscale(p=0.2))
+        steps.append(transforms.RandomGrayscale(GREY_P))
     steps += [
-        transforms.RandomApply([GaussianBlur()], p=0.5),
-        transforms.RandomHorizontalFlip(),
+        transforms.RandomApply([GaussianBlur()], BLUR_P),
+        transforms.RandomHorizontalFlip(FLIP_P),
         transforms.ToTensor(),
     ]
     return transforms.Compose(steps)

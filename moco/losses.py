@@ -116,9 +116,13 @@ def released_loss(y: Tensor, logits: Tensor) -> Tensor:
 
     y: B×N probabilities, through which gradient flows as well; logits: B×N of F′.
     """
-    temperature = 2.0
-    target = (y / temperature).softmax(dim=1)
-    log_p = F.log_softmax(logits.softmax(dim=1) / temperature, dim=1)
+    return tempered_kl(y, logits.softmax(dim=1), 2.0)
+
+
+def tempered_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
+    """T²·KL(softmax(target/T) ∥ softmax(logits/T)), Hinton et al. 2015; both B×N."""
+    target = (target_logits / temperature).softmax(dim=1)
+    log_p = F.log_softmax(logits / temperature, dim=1)
     return temperature**2 * F.kl_div(log_p, target, reduction="batchmean")
 
 

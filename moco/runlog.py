@@ -11,6 +11,8 @@ from datasets.files import atomic_write
 
 from .distributed import is_main
 
+LOG = "log.jsonl"
+
 
 class RunLog:
     """`log.jsonl`: a line on what the run is, then one an epoch; TensorBoard beside it if it is
@@ -18,7 +20,7 @@ class RunLog:
     it."""
 
     def __init__(self, folder: Path, about: dict, overwrite: bool = False, done: int = 0):
-        self.path = folder / "log.jsonl"
+        self.path = folder / LOG
         self.board = None
         if is_main():
             folder.mkdir(parents=True, exist_ok=True)

@@ -14,7 +14,7 @@ from datasets import Collection, lesion_groups, open_dataset
 from datasets.cache import cached
 from datasets.episode import Task, draw_task
 from datasets.files import InputError, listed, require_writable
-from datasets.images import ImageSet, check_readable, describe, without_unreadable
+from datasets.images import ImageSet, check_readable, require_same, without_unreadable
 from models import Encoder, build_encoder
 
 from . import distributed
@@ -190,11 +190,7 @@ def check_run(args: argparse.Namespace, about: dict) -> None:
     if checkpoint["task"] != about["task"]:
         asked = f"that in {args.savedir}" if hasattr(args, "savedir") else "the one asked for"
         raise InputError(f"{args.resume} was trained for another task than {asked}")
-    if checkpoint["base"] != about["base"]:
-        raise InputError(
-            f"{args.resume} was trained on {describe(checkpoint['base'])}, "
-            f"but the data folder holds {describe(about['base'])}"
-        )
+    require_same(checkpoint["base"], about["base"], f"{args.resume} was trained on")
     if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
         raise InputError(
             f"{args.resume} was trained on other pseudo labels than those in {args.savedir}"

@@ -13,12 +13,20 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .augment import stream_seed
+from .augment import (
+    BLUR_P,
+    CROP_RATIO,
+    CROP_SCALE,
+    FLIP_P,
+    GREY_P,
+    HUE,
+    JITTER,
+    JITTER_P,
+    SIGMA,
+    stream_seed,
+)  # fmt: skip
 
-CROP_SCALE, CROP_RATIO, CROP_TRIES = (0.2, 1.0), (3 / 4, 4 / 3), 10
-JITTER, HUE = 0.4, 0.1
-SIGMA = (0.1, 2.0)
-JITTER_P, GREY_P, BLUR_P, FLIP_P = 0.8, 0.2, 0.5, 0.5
+CROP_TRIES = 10
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as PIL has it
 
 

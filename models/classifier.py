@@ -6,7 +6,7 @@ from torch import Tensor, nn
 class LinearClassifier(nn.Module):
     """Embeddings (N×D) to logits (N×`n_way`); the softmax is left to whoever needs it.
 
-    Weights start from N(0, 0.01²), the bias from zero (METHOD.md, stage (d)).
+    Weights start from N(0, 0.01²), the bias from zero, as the papers have it.
     """
 
     def __init__(self, embedding_dim: int, n_way: int):

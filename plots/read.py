@@ -12,8 +12,7 @@ from datasets.episode import Task
 from datasets.files import InputError
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels
 from moco.checkpoint import CHECKPOINT
-
-LOG = "log.jsonl"
+from moco.runlog import LOG
 
 
 @dataclass(frozen=True)

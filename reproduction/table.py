@@ -12,6 +12,8 @@ from scipy.stats import wilcoxon
 from datasets.files import atomic_write
 from moco import options
 from moco.checkpoint import CHECKPOINT, load_checkpoint
+from moco.runlog import LOG
+from plots.read import read_log
 
 from .plan import EPOCHS, IMAGE_SIZE, IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
 
@@ -158,9 +160,8 @@ def behind_it(study: Study) -> list[str]:
 
 def training_hours(folder: Path) -> float:
     """The time of all epochs of a run, in hours; an epoch that was repeated counts once."""
-    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
-    seconds = {line["epoch"]: line.get("seconds", 0) for line in lines if "epoch" in line}
-    return sum(seconds.values()) / 3600
+    _, epochs = read_log(folder / LOG)
+    return sum(values.get("seconds", 0) for values in epochs.values()) / 3600
 
 
 def _markdown(rows: list[list[str]]) -> str:
