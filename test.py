@@ -17,8 +17,8 @@ from datasets.files import InputError, atomic_write, parse_json, refuse_to_overw
 from datasets.images import ImageSet, check_readable, describe, unlabelled
 from moco import options, settings
 from moco.checkpoint import (
-    STAGES,
     load_checkpoint,
+    no_classifier,
     provenance,
     require_match,
     student_classifier,
@@ -117,18 +117,6 @@ def predict(
         device=device,
     )
     return f_c.predict_proba(embeddings)
-
-
-def no_classifier(checkpoint: dict) -> str | None:
-    """What of a checkpoint says that it has no classifier that was trained; None if it has."""
-    args = checkpoint["args"]
-    if checkpoint["stage"] == "scratch":
-        return None
-    if checkpoint["stage"] != "distill":
-        return STAGES[checkpoint["stage"]]
-    if not args["p_label"]:
-        return "a student trained with --no-p_label"
-    return None if "cls" in args["losses"] else f"a student trained with --losses {args['losses']}"
 
 
 def find_task(args, checkpoint: dict, rare: ImageSet | None) -> Task:

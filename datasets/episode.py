@@ -38,8 +38,13 @@ class Task:
         return f"{self.n_way}-way {self.k_shot or 'all'}-shot, seed {self.seed}{left_out}"
 
     def support(self, rare: ImageSet) -> ImageSet:
-        """S: N·K images labelled 0…N−1. Raises InputError if `rare` lacks one of them."""
-        return rare.take([i for ids in self.support_ids for i in ids], self.classes)
+        """S: N·K images labelled 0…N−1. Raises InputError if `rare` lacks one of them, or has it in
+        another class."""
+        class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
+        pairs = [(i, name) for ids, name in zip(self.support_ids, self.classes) for i in ids]
+        if moved := [i for i, name in pairs if class_of.get(i, name) != name]:
+            raise InputError(f"of another class now than in the support set: {listed(moved)}")
+        return rare.take([i for i, _ in pairs], self.classes)
 
     def query(self, rare: ImageSet) -> ImageSet:
         """Q: every image of the task's classes in `rare` that is not in S, nor left out, labelled

@@ -32,6 +32,8 @@ def reason(error: Exception) -> str:
     """What an error of another library says, its first sentence (advice follows, and guesses),
     without the path that we name anyway."""
     text = getattr(error, "strerror", None) or str(error)
+    if isinstance(error, KeyError):
+        text = f"it lacks {text}"
     return (text.strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
@@ -44,6 +46,15 @@ def refusing(what: str) -> Iterator[None]:
         raise
     except Exception as error:  # broken bytes lead libraries to errors of every kind
         raise InputError(f"{what}: {reason(error)}") from error
+
+
+def is_text(name: str) -> bool:
+    """Can it be written as UTF-8? Names of files that are other bytes cannot."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def listed(items: Iterable[object], limit: int = 10) -> str:
@@ -66,7 +77,7 @@ def table_rows(table: Path, columns: Sequence[str]) -> list[tuple[int, dict[str,
         open(table, newline="", encoding="utf-8-sig") as file,
     ):
         reader = csv.reader(file, strict=True)
-        header = next(reader, [])
+        header = list(map(str.strip, next(reader, [])))
         if sorted(name for name in header if name in columns) != sorted(columns):
             raise InputError(
                 f"{table} has the columns {','.join(header)}; expected {','.join(columns)}, "

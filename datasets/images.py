@@ -20,8 +20,10 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .files import InputError, listed, read_array, reason
+from .files import InputError, is_text, listed, read_array, reason
 
+# What a file may be, whatever its name: not a program for another one, as PostScript is.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 # What Pillow warns of (a large image, an odd tag) is read all the same, or is an error in the end.
 warnings.filterwarnings("ignore", module=r"PIL\.")
@@ -121,21 +123,13 @@ def image_files(folder: Path, deep: bool = False) -> list[Path]:
             if os.path.splitext(name)[1].lower() in EXTENSIONS and name[0] != ".":
                 found.append(os.path.join(here, name))
         folders[:] = [name for name in folders if name[0] != "."] if deep else []
-    if odd := [ascii(os.path.basename(name)) for name in found if not _is_text(name)]:
+    if odd := [ascii(os.path.basename(name)) for name in found if not is_text(name)]:
         raise InputError(f"file names in {folder} that are not UTF-8; rename: {listed(odd)}")
     return [Path(name) for name in sorted(found)]
 
 
 def _raise(error: OSError) -> None:
     raise error
-
-
-def _is_text(name: str) -> bool:
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
 
 
 def unlabelled(folder: Path) -> ImageSet:
@@ -199,10 +193,10 @@ def _open(path: Path | ArrayImage) -> Image.Image:
         return Image.fromarray(_array(path.file, path.array)[path.row])
     if os.path.exists(path) and not os.path.isfile(path):  # one waits for ever for a named pipe
         raise ValueError("not a file")
-    image = Image.open(path)
+    image = Image.open(path, formats=FORMATS)
     if image.format == "PNG":  # which has checksums, that Pillow looks at nowhere else
         image.verify()
-        image = Image.open(path)
+        image = Image.open(path, formats=FORMATS)
     return image
 
 

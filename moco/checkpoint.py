@@ -20,6 +20,7 @@ from datasets.files import InputError, atomic_write, listed, refusing
 from datasets.images import require_fingerprint
 from models import Encoder, LinearClassifier, build_encoder
 
+from . import options
 from .distributed import processors
 from .finite import not_finite
 from .released import from_released, is_released
@@ -37,7 +38,15 @@ STAGES = {
     "srl_simple": "SRL-simple, baselines/srl.py",
     "srl_distill": "SRL-distill, baselines/srl.py",
 }
-F_C = "classifier.linear.weight"
+F_C, BIAS = "classifier.linear.weight", "classifier.linear.bias"
+PARSERS = {
+    "moco": options.pretraining_parser,
+    "distill": options.distillation_parser,
+    "scratch": options.scratch_parser,
+    "simclr": options.simclr_parser,
+    "srl_simple": options.srl_parser,
+    "srl_distill": options.srl_parser,
+}
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
@@ -82,15 +91,16 @@ def save_checkpoint(folder: Path, contents: dict) -> None:
         about = {key: contents[key] for key in ("epoch", "task", "made_by")}
         weights = _part(contents["state_dict"], "classifier.")
         with atomic_write(folder / CLASSIFIER) as file:
-            _save({"format": FORMAT, **about, "state_dict": weights}, file)
+            torch_save({"format": FORMAT, **about, "state_dict": weights}, file)
     with atomic_write(folder / CHECKPOINT) as file:
-        _save({"format": FORMAT, **contents}, file)
+        torch_save({"format": FORMAT, **contents}, file)
         file.flush()
         os.fsync(file.fileno())  # before: until it has its name, there is but one other
         _keep_previous(folder)
 
 
-def _save(contents: dict, file: BinaryIO) -> None:
+def torch_save(contents: dict, file: BinaryIO) -> None:
+    """As torch.save; a full disk is an OSError."""
     try:
         torch.save(contents, file)
     except RuntimeError as error:  # what torch makes of a disk that is full
@@ -116,7 +126,7 @@ def _is_whole(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as parts:
             return parts.testzip() is None
-    except (OSError, zipfile.BadZipFile, ValueError, RuntimeError):  # what broken headers lead to
+    except Exception:  # broken headers lead to errors of every kind
         return False
 
 
@@ -190,10 +200,14 @@ def _check(checkpoint: dict) -> None:
     kinds = {"epoch": int, "args": dict, "made_by": dict, "state_dict": dict}
     if wrong := [name for name, kind in kinds.items() if not isinstance(checkpoint[name], kind)]:
         raise ValueError(f"of a wrong type: {listed(wrong)}")
-    if (part := checkpoint.get("part")) and not {"steps", "processes"} <= part.keys():
+    part = checkpoint.get("part")
+    if part and not (type(part["steps"]) is int and isinstance(part["processes"], list)):
         raise ValueError("it does not say where in an epoch it is")
-    if lacking := {"image_size", "aug_plus"} - checkpoint["args"].keys():
+    needed = ["arch", "epochs", "image_size", "aug_plus"]
+    needed += ["p_label", "losses"] if checkpoint["stage"] == "distill" else []
+    if lacking := [name for name in needed if checkpoint["args"].get(name) is None]:
         raise ValueError(f"its settings lack {listed(lacking)}")
+    options.require_sound(PARSERS[checkpoint["stage"]](), checkpoint["args"])
     if checkpoint["stage"] in ("distill", "scratch") and F_C not in checkpoint["state_dict"]:
         raise ValueError(f"its weights lack {F_C}")
     require_fingerprint(checkpoint["base"])
@@ -202,6 +216,9 @@ def _check(checkpoint: dict) -> None:
     with torch.device("meta"):  # shapes alone
         encoder = _encoder(checkpoint)
     asked = {f"query_encoder.{name}": x.shape for name, x in encoder.state_dict().items()}
+    if (f_c := checkpoint["state_dict"].get(F_C)) is not None:
+        classes = len(checkpoint["task"]["classes"]) if checkpoint["task"] else len(f_c)
+        asked |= {F_C: (classes, encoder.out_features), BIAS: (classes,)}
     found = {name: x.shape for name, x in checkpoint["state_dict"].items()}
     if wrong := [name for name, shape in asked.items() if found.get(name) != shape]:
         raise ValueError(f"its weights are not those of its settings: {listed(wrong, 3)}")
@@ -238,6 +255,18 @@ def _encoder(checkpoint: dict) -> Encoder:
 def query_encoder(checkpoint: dict) -> Encoder:
     """f_q or f_q′ of a checkpoint, frozen, in evaluation mode."""
     return _load(_encoder(checkpoint), checkpoint["state_dict"], "query_encoder.")
+
+
+def no_classifier(checkpoint: dict) -> str | None:
+    """What of a checkpoint says that it has no classifier that was trained; None if it has."""
+    args = checkpoint["args"]
+    if checkpoint["stage"] == "scratch":
+        return None
+    if checkpoint["stage"] != "distill":
+        return STAGES[checkpoint["stage"]]
+    if not args["p_label"]:
+        return "a student trained with --no-p_label"
+    return None if "cls" in args["losses"] else f"a student trained with --losses {args['losses']}"
 
 
 def student_classifier(checkpoint: dict) -> LinearClassifier:

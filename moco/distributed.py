@@ -120,7 +120,9 @@ def pick_device(name: str, gpu: int | None = None) -> torch.device:
     try:
         device = torch.device(name)
     except RuntimeError:
-        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N") from None
+        device = None
+    if device is None or device.type not in ("cpu", "cuda"):
+        raise InputError(f"--device {name}: expected auto, cpu, cuda or cuda:N")
     if device.type == "cuda":
         index = gpu if gpu is not None else device.index or 0
         if index >= gpus:
@@ -248,6 +250,8 @@ def launched(environment: Mapping[str, str]) -> tuple[str | None, dict]:
     if any(name in by_torchrun for name in TORCHRUN[:3]):
         _require(environment, "torchrun", TORCHRUN)
         rank, size, local, here = (_number(environment, name) for name in TORCHRUN[:4])
+        if not 0 <= rank < size:
+            raise InputError(f"RANK={rank} does not exist in WORLD_SIZE={size}; they count from 0")
         if tasks > 1 and "TORCHELASTIC_RUN_ID" not in environment:  # set by hand
             number = environment.get("SLURM_PROCID")
             if (number, tasks) != (str(rank), size):

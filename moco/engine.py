@@ -210,14 +210,18 @@ def fit(
             # What is random in a step then depends on the epoch it is in, not on where the run
             # was started or resumed.
             torch.manual_seed(stream_seed("steps", seed, epoch, rank()))
-            totals = restore_own_state(model, begun, device) if begun else {}
+            totals = {}
+            if begun:
+                with refusing(f"{resume} does not fit the run that is to go on"):
+                    totals = restore_own_state(model, begun, device)
             started, taken = time.perf_counter(), len(batches) - batches.first
-            with anomalies_told(detect_anomaly, recent, images, epoch):
+            last = model_path / CHECKPOINT
+            with anomalies_told(detect_anomaly, recent, images, epoch, last):
                 values = train_one_epoch(
                     wrapped, step, loader, optimizer, device, epoch, bar, print_freq, totals, pause,
                     recent,
                 )  # fmt: skip
-            require_finite(recent, model.state_dict(), images, epoch, model_path / CHECKPOINT)
+            require_finite(recent, model.state_dict(), images, epoch, last)
             seconds = (time.perf_counter() - started) * len(batches) / taken
             begun, batches.first = None, 0
             in_force["lr"] = optimizer.param_groups[0]["lr"]
@@ -303,7 +307,7 @@ def load_training_state(
     checkpoint = load_checkpoint(path, (stage,))
     with refusing(f"{path} does not fit the run that is to go on"):
         model.load_state_dict(checkpoint["state_dict"])
-        optimizer.load_state_dict(checkpoint["optimizer"])
+        load_momentum(optimizer, checkpoint["optimizer"])
     begun = checkpoint.get("part")
     if begun and len(begun["processes"]) != world_size():
         raise InputError(
@@ -311,6 +315,16 @@ def load_training_state(
             f"not {world_size()}; go on with as many"
         )
     return checkpoint["epoch"], begun
+
+
+def load_momentum(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Give SGD the momentum that was saved; its settings are the run's. Raises ValueError if that
+    does not fit the weights, or is no finite numbers."""
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
+    for theta, state in optimizer.state.items():
+        momentum = state["momentum_buffer"]
+        if momentum.shape != theta.shape or not momentum.isfinite().all():
+            raise ValueError("the momentum of its weights is not of their shape, or not finite")
 
 
 def own_state(model: nn.Module, totals: dict[str, Tensor], device: torch.device) -> dict:

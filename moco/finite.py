@@ -48,16 +48,21 @@ def require_finite(
 
 
 @contextlib.contextmanager
-def anomalies_told(on: bool, recent: list[Step], images: ImageSet, epoch: int) -> Iterator[None]:
+def anomalies_told(
+    on: bool, recent: list[Step], images: ImageSet, epoch: int, checkpoint: Path
+) -> Iterator[None]:
     """If `on`, have torch look for what makes numbers that are none in the block, and raise what it
-    finds as InputError, with the last of the `recent` steps."""
+    finds as InputError, with the last of the `recent` steps and `checkpoint`, saved last."""
     try:
         with torch.autograd.set_detect_anomaly(on):
             yield
     except RuntimeError as error:
         if not (on and "nan values" in str(error)):
             raise
-        raise InputError(f"epoch {epoch + 1}, {_told(recent[-1], images)}: {error}") from error
+        raise InputError(
+            f"epoch {epoch + 1}, {_told(recent[-1], images)}: {error}; the last good checkpoint is "
+            f"{checkpoint}"
+        ) from error
 
 
 def _told(step: Step, images: ImageSet) -> str:

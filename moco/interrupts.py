@@ -17,15 +17,16 @@ GO_ON, SAVE = 0, 1  # what else than a signal's number a process may have to say
 
 
 class Stopped(Exception):
-    """The run was asked to end by a signal, and has saved where it is."""
+    """The run was asked to end by a signal, and has saved where it is, if it had begun."""
 
-    def __init__(self, signum: int):
+    def __init__(self, signum: int, begun: bool = True):
         super().__init__(signum)
-        self.signum = signum
+        self.signum, self.begun = signum, begun
 
     def __str__(self) -> str:
+        when = "after saving" if self.begun else "while its processes started"
         return (
-            f"stopped by {signal.Signals(self.signum).name} after saving; the same command goes on "
+            f"stopped by {signal.Signals(self.signum).name} {when}; the same command goes on "
             "(without --overwrite)"
         )
 

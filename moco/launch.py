@@ -7,8 +7,12 @@ import re
 import signal
 import socket
 import sys
+import threading
+import time
 import urllib.parse
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future
+from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
@@ -17,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from datasets.files import InputError, listed
+from datasets.files import InputError, listed, reason
 
 from . import distributed
 from .distributed import Plan, pick_device, processors
@@ -25,6 +29,7 @@ from .interrupts import EXIT_CODES, Stopped, passing_on
 
 GOES_ON = "the same command goes on from the last checkpoint"
 LOST = "cannot talk to the other processes, or lost one"
+GIVEN_UP = "process 0 has given up"
 PIPE = 50_000  # characters that fit into a pipe before anybody reads it
 WAIT = timedelta(minutes=30)  # in a collective: the main process may be scoring meanwhile
 
@@ -36,7 +41,8 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
     A worker's failure ends them all, and is raised here: an InputError or OSError as InputError.
     """
     if plan.url is None:
-        worker(pick_device(plan.device, plan.gpu), *arguments)
+        with memory_told():
+            worker(pick_device(plan.device, plan.gpu), *arguments)
         return
     if plan.url == distributed.ANY_PORT:  # this process has them meet, at a port that is free
         server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -56,9 +62,10 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
             while not context.join():
                 pass
         except (mp.ProcessExitedException, mp.ProcessRaisedException):
-            if signals:
-                raise Stopped(signals[0]) from None
             codes = [process.exitcode for process in context.processes]
+            if signals:
+                begun = all(code in EXIT_CODES for code in codes)
+                raise Stopped(signals[0], begun) from None
             if lost := [n for n, code in enumerate(codes) if code == -signal.SIGKILL]:
                 raise InputError(
                     f"process {listed(lost)} of {plan.nproc} was killed (too little memory?); "
@@ -72,6 +79,22 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
             if stopped := [code for code in codes if code in EXIT_CODES]:
                 raise Stopped(stopped[0] - 128) from None
             raise
+
+
+@contextlib.contextmanager
+def memory_told() -> Iterator[None]:
+    """Raise InputError where the block lacks memory."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        lacking = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not lacking and "can't allocate memory" not in str(error):  # on processors
+            raise
+        tried = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+        why = tried[0].lower() if tried else reason(error)
+        raise InputError(
+            f"too little memory ({why}); smaller -b, --image-size or --moco-k take less"
+        ) from error
 
 
 def _spawned(
@@ -106,7 +129,8 @@ def _join(number: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
     try:
         dist.init_process_group(backend, store=_meet(plan, rank), **how)
         distributed.hosts = dist.new_group(backend="gloo") if backend == "nccl" else None
-        worker(device, *arguments)
+        with memory_told():
+            worker(device, *arguments)
         ended = True
     except Stopped:
         ended = True
@@ -139,7 +163,7 @@ def _meet(plan: Plan, rank: int) -> dist.Store:
     Raises InputError naming those that are missing after `plan.patience` seconds.
     """
     try:
-        store = _open_store(plan, rank)
+        store = _within(plan.patience + 5, lambda: _open_store(plan, rank))
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
@@ -147,21 +171,49 @@ def _meet(plan: Plan, rank: int) -> dist.Store:
             f"{'' if rank == 0 else ', which process 0 opens'}: {reason}"
         ) from error
     names = [f"process {number} is here" for number in range(plan.processes)]
-    store.set(names[rank], "")
-    with contextlib.suppress(RuntimeError):
-        store.wait(names, timedelta(seconds=plan.patience))
-        return store
+    latest = time.monotonic() + plan.patience
     try:
-        missing = [number for number, name in enumerate(names) if not store.check([name])]
-    except RuntimeError:  # process 0 has given up, and with it what it had opened
-        raise InputError(
-            f"not all of {plan.processes} processes came to {plan.url} within {plan.patience:.0f} "
-            "s; process 0, which has left, names those that are missing"
-        ) from None
-    raise InputError(
-        f"of {plan.processes} processes {listed(missing)} did not come to {plan.url} within "
-        f"{plan.patience:.0f} s; --dist-timeout waits longer"
+        store.set(names[rank], "")
+        while not store.check(names):  # not torch's own waiting, in which Ctrl-C would do nothing
+            if store.check([GIVEN_UP]):
+                raise _gone(plan)
+            if time.monotonic() > latest:
+                missing = [number for number, name in enumerate(names) if not store.check([name])]
+                if rank == 0:
+                    store.set(GIVEN_UP, "")
+                    time.sleep(1)  # what it opened goes with it: the others see this before
+                raise InputError(
+                    f"of {plan.processes} processes {listed(missing)} did not come to {plan.url} "
+                    f"within {plan.patience:.0f} s; --dist-timeout waits longer"
+                )
+            time.sleep(0.1)
+    except RuntimeError:
+        raise _gone(plan) from None
+    return store
+
+
+def _gone(plan: Plan) -> InputError:
+    return InputError(
+        f"not all of {plan.processes} processes came to {plan.url} within {plan.patience:.0f} s; "
+        "process 0, which has left, names those that are missing"
     )
+
+
+def _within(seconds: float, work: Callable):
+    """What `work()` returns or raises; TimeoutError if it does neither in time. Ctrl-C ends it."""
+    outcome = Future()
+
+    def wait() -> None:
+        try:
+            outcome.set_result(work())
+        except BaseException as error:
+            outcome.set_exception(error)
+
+    threading.Thread(target=wait, daemon=True).start()
+    try:
+        return outcome.result(seconds)
+    except FutureTimeout:
+        raise TimeoutError("nobody answers there") from None
 
 
 def _open_store(plan: Plan, rank: int) -> dist.Store:

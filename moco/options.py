@@ -1,17 +1,20 @@
 """The command line: each script's flags, in groups that the scripts share."""
 
 import argparse
+import math
 import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
 
 from datasets.cache import default_folder
-from datasets.files import InputError
+from datasets.files import InputError, is_text
 from models import BACKBONES, MIN_IMAGE_SIZE
 
 from .distributed import launched
 from .interrupts import Stopped
+
+EPOCHS, DROPS, IMAGE_SIZE = 200, (120, 160), 224  # the papers'; drops of the learning rate
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -33,6 +36,8 @@ class ArgumentParser(argparse.ArgumentParser):
         spelling = {name.replace("_", "-"): name for name in self._option_string_actions}
         words = []
         for word in sys.argv[1:] if args is None else args:
+            if not is_text(word):
+                self.error(f"a name that is not UTF-8: {ascii(word)}; rename it, or link to it")
             flag, equals, value = word.partition("=")
             if flag.startswith("--"):
                 flag = spelling.get(flag.replace("_", "-"), flag)
@@ -56,6 +61,7 @@ def run(main: Callable[[], None], several: bool = False) -> None:
         if found.get("first"):
             sys.stdout = open(os.devnull, "w")
             name += f", process {found['first']}"
+        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
         main()
     except (InputError, OSError) as error:  # OSError: a full disk, a folder that is read-only
         print(f"{name}: error: {error}", file=sys.stderr)
@@ -76,11 +82,33 @@ def number(kind: type, least: float, most: float = float("inf"), open_end: bool 
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number of this kind") from None
-        if not least <= value <= most or (open_end and value == most):
+        if not least <= value <= most or (open_end and value == most) or math.isinf(value):
             raise argparse.ArgumentTypeError(f"{text} is out of range")
         return value
 
     return parse
+
+
+def require_sound(parser: ArgumentParser, values: dict) -> None:
+    """Raise ValueError if one of `values`, the settings that a file says that `parser` gave, is
+    none that it can give; paths, and what was not told, None, are passed over."""
+    for action in parser._actions:  # argparse tells them to nobody else
+        value = values.get(action.dest)
+        if action.type is Path or value is None:
+            continue
+        several = isinstance(value, list)
+        try:
+            sound = several == (action.nargs in ("*", "+"))
+            for one in value if several else [value]:
+                read = action.type(str(one)) if action.type else one
+                kind = bool if action.nargs == 0 else str if action.type is None else object
+                sound &= (
+                    read == one and isinstance(one, kind) and read in (action.choices or [read])
+                )
+        except argparse.ArgumentTypeError:
+            sound = False
+        if not sound:
+            raise ValueError(f"its {action.dest} is {value!r}")
 
 
 natural = number(int, 0)
@@ -158,7 +186,7 @@ def _adder(group, from_teacher: bool) -> Callable:
 
 def _add_backbone(add: Callable) -> None:
     add("-a", "--arch", choices=list(BACKBONES), default="resnet12", help="backbone")
-    add("--image-size", type=number(int, MIN_IMAGE_SIZE), default=224, metavar="PIXELS",
+    add("--image-size", type=number(int, MIN_IMAGE_SIZE), default=IMAGE_SIZE, metavar="PIXELS",
         help="images are resized to this width and height")
     add("--aug-plus", action=argparse.BooleanOptionalAction, default=False,
         help="MoCo v2's augmentation: hue and greyscale too")
@@ -181,13 +209,13 @@ def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
 def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
     group = parser.add_argument_group("training")
     add = _adder(group, from_teacher)
-    add("--epochs", type=natural, default=200, metavar="N",
+    add("--epochs", type=natural, default=EPOCHS, metavar="N",
         help="epochs to train; 0 writes the untrained encoder")
     add("-b", "--batch-size", type=positive, default=16, metavar="N",
         help="images a step, over all processes")
     add("--lr", "--learning-rate", type=number(float, 0), default=0.03, metavar="LR",
         help="learning rate at the start")
-    add("--schedule", type=natural, nargs="*", default=[120, 160], metavar="EPOCH",
+    add("--schedule", type=natural, nargs="*", default=list(DROPS), metavar="EPOCH",
         help="epochs at which the learning rate is divided by 10")
     add("--cos", action=argparse.BooleanOptionalAction, default=False, help="cosine schedule instead")
     add("--momentum", type=number(float, 0, 1, open_end=True), default=0.9, metavar="M",

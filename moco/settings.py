@@ -13,7 +13,7 @@ import torch
 from datasets import Collection, lesion_groups, open_dataset
 from datasets.cache import cached
 from datasets.episode import Task, draw_task
-from datasets.files import InputError, listed, require_writable
+from datasets.files import InputError, listed, refusing, require_writable
 from datasets.images import ImageSet, check_readable, require_same, without_unreadable
 from models import Encoder, build_encoder
 
@@ -26,6 +26,7 @@ from .checkpoint import (
     query_encoder,
     require_match,
 )
+from .options import pretraining_parser, require_sound
 from .speed import has_bfloat16, prepare
 
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
@@ -33,7 +34,8 @@ FIXED = (
     "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
     "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "views_by", "seed", "p_label",
     "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval",
-    "dic_dispersion", "simclr_t", "distill_t", "distill_weight",
+    "dic_dispersion", "simclr_t", "teacher", "distill_t", "distill_weight", "base_classes",
+    "rare_classes",
 )  # fmt: skip
 OF_THE_MACHINE = (
     "device", "gpu", "workers", "batch_size", "amp", "cache", "no_cache", "overwrite",
@@ -105,7 +107,7 @@ def settle(args: argparse.Namespace) -> None:
     for name, value in best.items():
         if getattr(args, name) is None:
             known = before.get(name)
-            setattr(args, name, value if known in (None, "auto") else known)  # auto: of old files
+            setattr(args, name, value if known is None else known)
 
 
 def decoded(args: argparse.Namespace, images: ImageSet, image_size: int) -> ImageSet:
@@ -183,9 +185,7 @@ def check_run(args: argparse.Namespace, about: dict) -> None:
     if args.resume is None:
         return
     checkpoint = load_checkpoint(args.resume, (about["stage"],))
-    given = {name: getattr(args, name) for name in FIXED if hasattr(args, name)}
-    if checkpoint["args"].get("views_by") == "auto":
-        del given["views_by"]
+    given = {name: value for name, value in recorded(args).items() if name in FIXED}
     require_match(given, checkpoint["args"], args.resume)
     if checkpoint["task"] != about["task"]:
         asked = f"that in {args.savedir}" if hasattr(args, "savedir") else "the one asked for"
@@ -207,11 +207,11 @@ def inherit(args: argparse.Namespace, teacher: dict) -> None:
     Raises InputError if what was given would make a student of another shape, or if `teacher`
     lacks a setting.
     """
-    if missing := [name for name in INHERITED if name not in teacher]:
-        raise InputError(
-            f"the pseudo labels in {args.savedir} do not say the teacher's {listed(missing)}; "
-            "write them again with generate_pseudo.py"
-        )
+    with refusing(f"the teacher of the pseudo labels in {args.savedir} is not sound"):
+        needed = set(INHERITED) - set(CLASSES)
+        if missing := sorted(name for name in needed if teacher.get(name) is None):
+            raise ValueError(f"it does not tell its {listed(missing)}")
+        require_sound(pretraining_parser(), teacher)
     require_match({name: getattr(args, name) for name in BORN_WITH}, teacher, args.savedir)
     for name in INHERITED:
         if getattr(args, name) is None:
@@ -256,7 +256,7 @@ def encoder_values(args: argparse.Namespace) -> dict:
 def training_of(checkpoint: dict) -> dict:
     """What a checkpoint's training has in common with those of other seeds."""
     args = checkpoint["args"]
-    kept = {name: args[name] for name in FIXED if name in args and name != "seed"}
+    kept = {name: args[name] for name in FIXED if name in args and name not in ("seed", "teacher")}
     return {"stage": checkpoint["stage"], **kept}
 
 

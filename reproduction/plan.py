@@ -7,9 +7,10 @@ from pathlib import Path
 
 from datasets.pseudo import PSEUDO_FILE
 from moco.checkpoint import CHECKPOINT, load_checkpoint
+from moco.options import DROPS, EPOCHS
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
-EPOCHS, IMAGE_SIZE, SEEDS = 200, 224, (0, 1, 2)  # the papers'
+SEEDS = (0, 1, 2)
 IMAGES = {"isic2018": 10_015, "papsmear": 917, "oct": 85_154}  # base and rare, as in the papers
 
 # What is learned once, from the base images.
@@ -129,7 +130,7 @@ class Study:
 
     def schedule(self) -> list[str]:
         """The papers' drops of the learning rate, at 60 % and 80 % of the epochs."""
-        drops = (max(1, self.epochs * epoch // EPOCHS) for epoch in (120, 160))
+        drops = (max(1, self.epochs * epoch // EPOCHS) for epoch in DROPS)
         return ["--schedule", *map(str, drops)]
 
 

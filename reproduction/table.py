@@ -15,7 +15,7 @@ from moco.checkpoint import CHECKPOINT, load_checkpoint
 from moco.runlog import LOG
 from plots.read import read_log
 
-from .plan import EPOCHS, IMAGE_SIZE, IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
+from .plan import IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
 
 BEST = ("hybrid_dic", "direct")  # the papers' method, which the others are tested against
 
@@ -56,10 +56,10 @@ def heading(study: Study) -> str:
         narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
     if study.arch != table.arch:
         narrower.append(f"{study.arch} instead of {table.arch}")
-    if study.image_size != IMAGE_SIZE:
-        narrower.append(f"{study.image_size} pixels instead of {IMAGE_SIZE}")
-    if study.epochs != EPOCHS:
-        narrower.append(f"{study.epochs} epochs instead of {EPOCHS}")
+    if study.image_size != options.IMAGE_SIZE:
+        narrower.append(f"{study.image_size} pixels instead of {options.IMAGE_SIZE}")
+    if study.epochs != options.EPOCHS:
+        narrower.append(f"{study.epochs} epochs instead of {options.EPOCHS}")
     if study.amp:
         narrower.append("mixed precision")
     if study.seeds != SEEDS:

@@ -20,7 +20,13 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found from an
 
 from datasets.files import InputError, atomic_write, refuse_to_overwrite  # noqa: E402
 from moco import options  # noqa: E402
-from moco.checkpoint import load_checkpoint, query_encoder, student_classifier  # noqa: E402
+from moco.checkpoint import (  # noqa: E402
+    load_checkpoint,
+    no_classifier,
+    query_encoder,
+    student_classifier,
+    torch_save,
+)
 
 BATCH = 2  # images in the example that programs and graphs are made from
 
@@ -44,8 +50,12 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"{args.out}: its name's end should be one of {', '.join(WRITERS)}")
     refuse_to_overwrite([args.out], args.overwrite)
     checkpoint = load_checkpoint(args.checkpoint)
+    if args.classifier and (without := no_classifier(checkpoint)):
+        raise InputError(
+            f"--classifier: {args.checkpoint} is of {without}, and has no trained classifier"
+        )
     if args.classifier and not checkpoint["task"]:
-        raise InputError(f"--classifier: {args.checkpoint} has none")
+        raise InputError(f"--classifier: {args.checkpoint} does not tell its classes")
     model, built_by = network(checkpoint, args.classifier)
     size = checkpoint["args"]["image_size"]
     print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out)))
@@ -79,7 +89,7 @@ def write_weights(model: nn.Module, built_by: str, size: int, out: Path) -> list
         read, load = "from safetensors.torch import load_file", f"load_file({str(out)!r})"
     else:
         with atomic_write(out) as file:
-            torch.save(model.state_dict(), file)
+            torch_save(model.state_dict(), file)
         read, load = "import torch", f"torch.load({str(out)!r}, weights_only=True)"
     if "Sequential" in built_by:
         read += "; import torch; from collections import OrderedDict"

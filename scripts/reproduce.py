@@ -30,8 +30,6 @@ from datasets.images import describe, require_fingerprint  # noqa: E402
 from moco import options  # noqa: E402
 from models import BACKBONES, MIN_IMAGE_SIZE  # noqa: E402
 from reproduction.plan import (  # noqa: E402
-    EPOCHS,
-    IMAGE_SIZE,
     METHODS,
     SEEDS,
     Study,
@@ -54,10 +52,11 @@ def make_parser() -> options.ArgumentParser:
     )
     add("--dry-run", action="store_true", help="print the commands instead of running them")
     add = parser.add_argument_group("narrower than the papers (the heading says so)").add_argument
-    add("--epochs", type=options.positive, default=EPOCHS, metavar="N",
+    add("--epochs", type=options.positive, default=options.EPOCHS, metavar="N",
         help="of each training; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
     size = options.number(int, MIN_IMAGE_SIZE)
-    add("--image-size", type=size, default=IMAGE_SIZE, metavar="PIXELS", help="width and height")
+    add("--image-size", type=size, default=options.IMAGE_SIZE, metavar="PIXELS",
+        help="width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
     add("--seeds", type=options.natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="of the tasks, and of what is trained on them")  # fmt: skip

@@ -12,7 +12,7 @@ from PIL import Image
 from conftest import TINY, call, refused, shell
 from datasets import isic2018, open_dataset
 from datasets.episode import Task, load_task
-from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels
+from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels, save_pseudo_labels
 from moco.checkpoint import CHECKPOINT, CLASSIFIER, load_checkpoint
 
 
@@ -51,6 +51,19 @@ def test_student_was_born_again(chain, data, tmp_path):
     ]
     for a, b in ((0, 1), (0, 2), (1, 2)):
         assert not torch.equal(weights[a], weights[b])
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("epochs", "x"), ("lr", None), ("image_size", -3), ("arch", "foo"), ("schedule", 7)],
+)
+def test_a_teacher_that_cannot_be(no, chain, data, tmp_path, name, value):
+    shutil.copytree(chain.labels, tmp_path / "labels")
+    _, labels = load_pseudo_labels(chain.labels)
+    labels.about["teacher"][name] = value
+    save_pseudo_labels(tmp_path / "labels", labels)
+    said = no(*distill(data, tmp_path / "labels", tmp_path / "d"))
+    assert f"in {tmp_path / 'labels'} is not sound: " in said and f"its {name}" in said
 
 
 def test_without_pseudo_labels_the_classifier_learns_nothing(chain, data, tmp_path):

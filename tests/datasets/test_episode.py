@@ -148,6 +148,19 @@ def test_a_set_without_a_support_image_is_refused():
         task.query(fewer)
 
 
+def test_a_support_image_of_another_class_now_is_refused():
+    task = draw_task(RARE, 3, 2, 0)
+    first = task.support_ids[0][0]
+    for other in RARE.classes:
+        rows = [(i, None, other if i == first else i[0]) for i in RARE.ids]
+        moved = image_set("toy", RARE.classes, rows)
+        if other == task.classes[0]:
+            assert task.support(moved) == task.support(RARE)
+            continue
+        with pytest.raises(InputError, match=f"another class now than in the support set: {first}"):
+            task.query(moved)
+
+
 LESIONS = {i: f"lesion {number // 3}" for number, i in enumerate(RARE.ids)}  # three images each
 
 

@@ -54,6 +54,17 @@ def test_take(images):
         images.take(["i0", "i9"])
 
 
+def test_a_program_is_no_image(tmp_path):
+    """Pillow would hand it to Ghostscript."""
+    path = tmp_path / "x.jpg"
+    Image.new("RGB", (9, 9)).save(path, format="EPS")
+    with pytest.raises(InputError, match="x.jpg: not an image"):
+        read_image(path)
+    for other in ("GIF", "WEBP", "PPM"):
+        Image.new("RGB", (9, 9)).save(path, format=other)
+        assert read_image(path).size == (9, 9)
+
+
 def test_fingerprint(images):
     print_ = images.fingerprint()
     assert print_["dataset"] == "toy" and print_["counts"] == {"a": 3, "b": 2}

@@ -3,7 +3,7 @@
 import pytest
 from PIL import Image
 
-from datasets import open_dataset
+from datasets import open_dataset, own
 from datasets.files import InputError
 
 COUNTS = {"common": 5, "healthy": 4, "rare one": 3, "rare two": 2}
@@ -51,6 +51,12 @@ def test_a_csv_says_the_same(folder, columns):
     assert from_csv.name == "images"
     assert from_csv.base.ids == open_dataset(folder, *CHOICE).base.ids
     assert all(path.is_file() for path in from_csv.base.paths)
+
+
+def test_spaces_after_commas(folder):
+    table = folder / "t.csv"
+    table.write_text("path, label\nhealthy/0.png, common\nhealthy/ward/1.png, rare one\n")
+    assert own.rows(table)[1] == ("healthy/ward/1.png", folder / "healthy/ward/1.png", "rare one")
 
 
 def test_absolute_paths(folder, tmp_path):

@@ -1,12 +1,19 @@
 """Checkpoints: what is in them, and what is refused."""
 
+import copy
+import shutil
+
 import pytest
 import torch
 
+from conftest import TINY, call
 from datasets.files import InputError
 from moco.checkpoint import (
+    BIAS,
     CHECKPOINT,
     CLASSIFIER,
+    F_C,
+    PREVIOUS,
     load_checkpoint,
     provenance,
     query_encoder,
@@ -58,6 +65,63 @@ def test_truncated(chain, tmp_path, part):
     (tmp_path / CHECKPOINT).write_bytes(whole[: int(part * len(whole))])
     with pytest.raises(InputError, match="cannot be read as a checkpoint: it is cut off"):
         load_checkpoint(tmp_path)
+
+
+def test_a_bit_of_the_directory_is_flipped(chain, tmp_path):
+    """Of how the first part is compressed: which ends in errors of zlib."""
+    content = bytearray((chain.pretrained / CHECKPOINT).read_bytes())
+    content[content.find(b"PK\x01\x02") + 10] ^= 8
+    (tmp_path / CHECKPOINT).write_bytes(content)
+    shutil.copy(chain.pretrained / PREVIOUS, tmp_path / PREVIOUS)
+    assert load_checkpoint(tmp_path)["epoch"] == load_checkpoint(tmp_path / PREVIOUS)["epoch"]
+
+
+def changed(checkpoint, *path):
+    """A copy in which the value at `path`, all but its last, is the last."""
+    *keys, last, value = path
+    found = place = copy.deepcopy(checkpoint)
+    for key in keys:
+        place = place[key]
+    place[last] = value
+    return found
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (("args", "image_size", "x"), "its image_size is 'x'"),
+        (("args", "image_size", -5), "its image_size is -5"),
+        (("args", "arch", "vgg"), "its arch is 'vgg'"),
+        (("args", "mlp", 1), "its mlp is 1"),
+        (("args", "schedule", 7), "its schedule is 7"),
+        (("args", "schedule", [1, "x"]), "its schedule is"),
+        (("args", "base_classes", 3), "its base_classes is 3"),
+        (("args", "epochs", None), "its settings lack epochs"),
+        (("args", "p_label", None), "its settings lack p_label"),
+        (("part", {"steps": "x", "processes": []}), "where in an epoch it is"),
+        (("part", {"steps": 1}), "it lacks 'processes'"),
+        (("state_dict", BIAS, torch.zeros(2)), "not those of its settings: classifier.linear.bias"),
+        (("state_dict", F_C, torch.zeros(3, 7)), "of its settings: classifier.linear.weight"),
+    ],
+)
+def test_contents_that_cannot_be(chain, tmp_path, change, says):
+    """Though the file is whole."""
+    torch.save(changed(load_checkpoint(chain.student), *change), tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match=f"is not a sound checkpoint: .*{says}"):
+        load_checkpoint(tmp_path)
+
+
+@pytest.mark.parametrize("of_all", ["shape", "nan", "none"])
+def test_momentum_that_does_not_fit(chain, data, tmp_path, of_all):
+    checkpoint = load_checkpoint(chain.pretrained)
+    state = checkpoint["optimizer"]["state"][0]
+    there = state["momentum_buffer"]
+    state["momentum_buffer"] = {
+        "shape": torch.zeros(3), "nan": torch.full_like(there, torch.nan), "none": None,
+    }[of_all]  # fmt: skip
+    torch.save(checkpoint, tmp_path / CHECKPOINT)
+    with pytest.raises(InputError, match="does not fit the run that is to go on"):
+        call("main_moco", data, "--model_path", tmp_path, *TINY, "--epochs", 3)
 
 
 class Malicious:

@@ -182,6 +182,9 @@ def test_two_launchers_or_half_of_one(started_by):
     started_by(TORCHRUN, {"RANK": "zero"})
     with pytest.raises(InputError, match="RANK=zero: expected a number"):
         plan(None)
+    started_by(TORCHRUN, {"RANK": "4"})
+    with pytest.raises(InputError, match="RANK=4 does not exist in WORLD_SIZE=4"):
+        plan(None)
 
 
 @pytest.mark.parametrize(
@@ -195,8 +198,9 @@ def test_first_host(nodes, first):
 
 def test_pick_device(capsys):
     assert distributed.pick_device("cpu").type == "cpu"
-    with pytest.raises(InputError, match="--device gpu"):
-        distributed.pick_device("gpu")
+    for name in ("gpu", "meta", "cuda:x"):
+        with pytest.raises(InputError, match=f"--device {name}: expected auto, cpu, cuda"):
+            distributed.pick_device(name)
     if not torch.cuda.is_available():
         assert distributed.pick_device("auto", gpu=1).type == "cpu"
         assert "no GPU here" in capsys.readouterr().err

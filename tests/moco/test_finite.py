@@ -61,3 +61,5 @@ def test_which_operation_it_was(data, tmp_path):
     with pytest.raises(InputError, match="step 2: .* is nan: Function '.*Backward.*' returned nan"):
         call("main_moco", data, "--model_path", tmp_path, *how)
     assert not torch.is_anomaly_enabled()
+    with pytest.raises(InputError, match=f"; the last good checkpoint is {tmp_path}"):
+        call("main_moco", data, "--model_path", tmp_path, *how)

@@ -1,6 +1,7 @@
 """Processes started in each of the ways that there are, and those that do not find each other."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -102,6 +103,59 @@ def test_all_that_came_are_told(data, tmp_path):
     assert [process.returncode for process in both] == [2, 2] and "Traceback" not in str(said)
     assert "of 4 processes 2, 3 did not come" in said[0]
     assert "did not come" in said[1] or "process 0, which has left, names those" in said[1]
+    assert "frame #" not in str(said)  # of torch's, about a connection that is lost
+
+
+def test_one_that_is_there_but_does_not_answer(data, tmp_path):
+    with socket.socket() as silent:
+        silent.bind(("127.0.0.1", 0))
+        silent.listen()
+        url = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
+        machines = ["--world-size", 2, "--rank", 1, "--dist-url", url, "--dist-timeout", 1]
+        line = complaint(command(data, tmp_path, *machines))
+    assert f"process 1 of 2 cannot reach the others at {url}" in line
+
+
+def test_interrupted_while_it_waits(data, tmp_path):
+    url = f"tcp://127.0.0.1:{free_port()}"
+    machines = ["--world-size", 2, "--rank", 0, "--dist-url", url]
+    # What is begun with & would hand on that it ignores it.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    process = start([sys.executable, *command(data, tmp_path, *machines)])
+    signal.signal(signal.SIGINT, before)
+    while not is_open(url):
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.1)
+    process.send_signal(signal.SIGINT)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
+
+
+def is_open(url):
+    host, _, port = url.removeprefix("tcp://").partition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex((host, int(port))) == 0
+
+
+def test_ended_while_its_processes_start(data, tmp_path):
+    several = ["--multiprocessing-distributed", "--nproc", 2]
+    process = start([sys.executable, *command(data, tmp_path / "run", *several)])
+    children = ["pgrep", "-P", str(process.pid), "-f", "spawn_main"]
+    while len(subprocess.run(children, capture_output=True).stdout.split()) < 2:
+        assert process.poll() is None, process.communicate()
+        time.sleep(0.01)
+    time.sleep(0.2)
+    process.terminate()
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 143 and not (tmp_path / "run").exists()
+    assert said.startswith("stopped by SIGTERM while its processes started; the same command")
+
+
+def test_too_little_memory(data, tmp_path):
+    huge = command(data, tmp_path, "--moco-k", 8 * 10**12)
+    assert "too little memory (tried to allocate 4096" in complaint(huge)
+    several = ["--multiprocessing-distributed", "--nproc", 2]
+    assert "too little memory (tried to allocate 4096" in complaint([*huge, *map(str, several)])
 
 
 def test_those_that_see_other_files_are_refused(data, tmp_path):

@@ -58,7 +58,7 @@ def test_the_papers_run_is_the_default():
         "arch": "resnet12", "image_size": 224, "moco_dim": 128, "moco_k": 1280, "moco_m": 0.999,
         "moco_t": 0.07, "mlp": False, "aug_plus": False, "bn_groups": 4, "batch_size": 16,
         "lr": 0.03, "schedule": [120, 160], "cos": False, "momentum": 0.9, "wd": 1e-4,
-        "amp": None, "views_by": None, "seed": 0,
+        "amp": None, "views_by": None, "seed": 0, "base_classes": None, "rare_classes": None,
     }  # fmt: skip
     assert args.epochs == 200
 
@@ -156,7 +156,9 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
 
 
 @EVERY_SCRIPT
-@pytest.mark.parametrize("wrong", ["--k-shto=1", "--arch=vgg", "--gpu=-1", "--device"])
+@pytest.mark.parametrize("wrong", [
+    "--k-shto=1", "--arch=vgg", "--gpu=-1", "--device", "--device=\udcff",
+])  # fmt: skip
 def test_a_mistake_gets_one_line(script, wrong, capsys):
     make, minimal = PARSERS[script]
     with pytest.raises(SystemExit) as stop:
