@@ -47,10 +47,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         images = task.query(rare)
     how = "direct" if args.load_cla else "lr"
-    folder = args.output or (args.resume if args.resume.is_dir() else args.resume.parent)
-    name = f"{how}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
-    name = f"predict_{images.name}_{name}" if args.predict else f"test_{name}"
-    files = [folder / f"{name}.json", folder / f"{name}.csv"]
+    files = result_files(args, task, how, images)
     scored = {**images.fingerprint(), "files": files_key(images)}
     if files[0].exists() and not args.overwrite:
         if before := done_before(files[0], args, checkpoint, scored):
@@ -86,6 +83,14 @@ def main(argv: list[str] | None = None) -> None:
         with atomic_write(file) as out:
             out.write(content.encode())
     print(f"written: {files[0]}, {files[1]}")
+
+
+def result_files(args, task: Task, how: str, images: ImageSet) -> tuple[Path, Path]:
+    """Where the scores go, and each image's probabilities, which are written first."""
+    folder = args.output or (args.resume if args.resume.is_dir() else args.resume.parent)
+    name = f"{how}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
+    name = f"predict_{images.name}_{name}" if args.predict else f"test_{name}"
+    return folder / f"{name}.json", folder / f"{name}.csv"
 
 
 def done_before(file: Path, args, checkpoint: dict, images: dict) -> dict | None:

@@ -83,6 +83,18 @@ def handling(handler) -> Iterator[None]:
             signal.signal(signum, old)
 
 
+def hold() -> None:
+    """Have the signals wait, here and in processes that are begun from now on, until `release`."""
+    if hasattr(signal, "pthread_sigmask"):  # not on Windows
+        signal.pthread_sigmask(signal.SIG_BLOCK, SIGNALS)
+
+
+def release() -> None:
+    """Have the signals come, first those that waited."""
+    if hasattr(signal, "pthread_sigmask"):
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
+
+
 def ignore(*_) -> None:
     """For processes that help another, which has the signals' say."""
     for signum in SIGNALS:

@@ -25,7 +25,7 @@ from datasets.files import InputError, listed, reason
 
 from . import distributed
 from .distributed import Plan, pick_device, processors
-from .interrupts import EXIT_CODES, Stopped, passing_on
+from .interrupts import EXIT_CODES, Stopped, hold, passing_on, release
 
 GOES_ON = "the same command goes on from the last checkpoint"
 LOST = "cannot talk to the other processes, or lost one"
@@ -56,8 +56,10 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
     # How processes start other ones is lost on those that are spawned: their readers of images
     # would each load all of torch.
     handed = (plan, worker, arguments, complaints, mp.get_start_method())
+    hold()
     context = mp.spawn(_spawned, nprocs=plan.nproc, args=handed, join=False)
     with passing_on(context.processes) as signals:
+        release()
         try:
             while not context.join():
                 pass
@@ -102,6 +104,10 @@ def _spawned(
 ) -> None:
     """`_join` as a process of its own, whose errors for people go to `complaints`."""
     mp.set_start_method(start_method, force=True)
+    try:
+        release()
+    except KeyboardInterrupt:  # from before anything was begun
+        sys.exit(1)
     try:
         _join(number, plan, worker, arguments)
     except Stopped as stop:

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import time
 
+import pytest
+
 from conftest import REPOSITORY, TINY, states_equal
 from moco.checkpoint import load_checkpoint
 
@@ -137,7 +139,9 @@ def is_open(url):
         return probe.connect_ex((host, int(port))) == 0
 
 
-def test_ended_while_its_processes_start(data, tmp_path):
+@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
+def test_ended_while_its_processes_start(data, tmp_path, how):
+    """A terminal sends Ctrl-C to all of them."""
     several = ["--multiprocessing-distributed", "--nproc", 2]
     process = start([sys.executable, *command(data, tmp_path / "run", *several)])
     children = ["pgrep", "-P", str(process.pid), "-f", "spawn_main"]
@@ -145,10 +149,14 @@ def test_ended_while_its_processes_start(data, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     time.sleep(0.2)
-    process.terminate()
+    if how == signal.SIGINT:
+        for child in subprocess.run(children, capture_output=True).stdout.split():
+            os.kill(int(child), how)
+    process.send_signal(how)
     said = process.communicate(timeout=60)[1]
-    assert process.returncode == 143 and not (tmp_path / "run").exists()
-    assert said.startswith("stopped by SIGTERM while its processes started; the same command")
+    assert process.returncode == 128 + how and not (tmp_path / "run").exists()
+    assert said.startswith(f"stopped by {how.name} while its processes started; the same command")
+    assert len(said.splitlines()) == 1
 
 
 def test_too_little_memory(data, tmp_path):
