@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from datasets.episode import Task
-from datasets.files import InputError
+from datasets.files import InputError, parse_json
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels
 from moco.checkpoint import CHECKPOINT
 from moco.runlog import LOG
@@ -141,14 +141,6 @@ def add_up(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
     }
 
 
-def _json(text: str) -> dict:
-    """Raises ValueError if it is anything but an object."""
-    values = json.loads(text)
-    if not isinstance(values, dict):
-        raise ValueError("not an object")
-    return values
-
-
 def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
     """What a run is, and what its log says of each epoch.
 
@@ -159,7 +151,7 @@ def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
     lines = path.read_text(errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
-            values = _json(line)
+            values = parse_json(line, newest=0)
             if "stage" in values:
                 values["task"] and Task.from_dict(values["task"])
                 about = values
@@ -179,7 +171,7 @@ def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
 def read_result(path: Path) -> Result:
     """Raises InputError if what is in `path` is not test.py's."""
     try:
-        result = Result(path, _json(path.read_text()))
+        result = Result(path, parse_json(path.read_bytes(), newest=0))
         if result.confusion.shape != (result.task.n_way, result.task.n_way):
             raise ValueError("the confusion matrix is not of the task's classes")
         if not isinstance(result.scores["classifier"], str) or not result.checkpoint.parts:
