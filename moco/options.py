@@ -82,7 +82,7 @@ def number(kind: type, least: float, most: float = float("inf"), open_end: bool 
             value = kind(text)
         except ValueError:
             raise argparse.ArgumentTypeError(f"{text!r} is not a number of this kind") from None
-        if not least <= value <= most or (open_end and value == most) or math.isinf(value):
+        if not least <= value <= most or (open_end and value == most) or value == math.inf:
             raise argparse.ArgumentTypeError(f"{text} is out of range")
         return value
 

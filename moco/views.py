@@ -24,7 +24,7 @@ from .augment import (
     JITTER_P,
     SIGMA,
     stream_seed,
-)  # fmt: skip
+)
 
 CROP_TRIES = 10
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as PIL has it

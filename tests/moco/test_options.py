@@ -165,3 +165,14 @@ def test_a_mistake_gets_one_line(script, wrong, capsys):
         make().parse_args([*minimal, wrong])
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
+
+
+@pytest.mark.parametrize("text", ["inf", "9" * 400])
+def test_numbers_without_end(text, capsys):
+    words = ["DATA", "--model_path", "OUT", "--save-minutes", text]
+    with pytest.raises(SystemExit):
+        options.pretraining_parser().parse_args(words)
+    assert f"{text} is out of range" in capsys.readouterr().err
+    if text.isdigit():  # an integer may be as long as one likes
+        words = ["DATA", "--model_path", "OUT", "--seed", text]
+        assert options.pretraining_parser().parse_args(words).seed == int(text)
