@@ -89,6 +89,7 @@ def teach(
         aug_plus=made_with["aug_plus"],
         augnum=args.augnum,
         seed=args.seed,
+        normalize=args.normalize,
         device=device,
     )
     # (c) p = F(x) for every base image

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from datasets.files import InputError
 from datasets.images import ImageSet
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import losses, options, settings
@@ -23,6 +24,11 @@ from moco.launch import launch
 def main(argv: list[str] | None = None) -> None:
     args = options.distillation_parser().parse_args(argv)
     plan = settings.launch_plan(args)
+    if args.dic_gamma * args.dic_scale > 1:
+        raise InputError(
+            f"--dic-gamma {args.dic_gamma} times --dic-scale {args.dic_scale} is more than 1: "
+            "temperatures could fall below 0"
+        )
     task, labels = load_pseudo_labels(args.savedir)
     settings.inherit(args, labels.about["teacher"])
     settings.settle(args)
@@ -57,7 +63,9 @@ def worker(
     soft_labels = torch.from_numpy(labels.probabilities)
     if args.correction == "ddl":
         counts = hard_labels.bincount(minlength=n_way).float()
-        student.class_temperatures.copy_(losses.class_temperatures(counts, args.dic_gamma))
+        student.class_temperatures.copy_(
+            losses.class_temperatures(counts, args.dic_gamma, args.dic_scale)
+        )
     y = F.one_hot(hard_labels, n_way).float() if "hard" in args.pseudo_label else soft_labels
     step = distillation_step(args, student, y.to(device), labels.embeddings)
     training = settings.training_values(args)
@@ -80,7 +88,8 @@ def worker(
                 v = losses.dispersions(
                     torch.from_numpy(embeddings), hard_labels, n_way, args.dic_dispersion
                 )
-                student.class_temperatures.copy_(losses.class_temperatures(v, args.dic_gamma))
+                tau = losses.class_temperatures(v, args.dic_gamma, args.dic_scale)
+                student.class_temperatures.copy_(tau)
             broadcast(student.class_temperatures)
         values = student.class_temperatures.tolist()
         return {f"temperature_{name}": value for name, value in zip(classes, values)}
@@ -97,7 +106,7 @@ def distillation_step(args, student: Student, y: Tensor, teacher_embeddings: np.
         contrastive_logits, embeddings, class_logits = model(*views)
         loss_cls = losses.classification_loss(
             y[rows], class_logits, student.class_temperatures, epoch, args.epochs, args.alpha,
-            args.pseudo_label, args.cls_loss,
+            args.pseudo_label, args.cls_loss, args.correction != "none",
         )  # fmt: skip
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),

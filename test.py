@@ -119,6 +119,7 @@ def predict(
         aug_plus=made_with["aug_plus"],
         augnum=args.augnum,
         seed=seed,
+        normalize=args.normalize,
         device=device,
     )
     return f_c.predict_proba(embeddings)

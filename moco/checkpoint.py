@@ -163,8 +163,10 @@ def _load_file(path: Path, stages: tuple[str, ...]) -> dict:
     checkpoint = _read(path)
     with refusing(f"{path} is not a sound checkpoint"):
         if is_released(checkpoint):
-            beside = path.with_name(CLASSIFIER)
-            checkpoint = from_released(checkpoint, _read(beside) if beside.exists() else None, path)
+            # Theirs are checkpoint.pth.tar or checkpoint_0190.pth.tar; the classifier's likewise.
+            beside = path.with_name(path.name.replace("checkpoint", "checkpointClassifier", 1))
+            classifier = _read(beside) if beside != path and beside.exists() else None
+            checkpoint = from_released(checkpoint, classifier, path)
         if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in list(STAGES):
             raise InputError(f"{path} is not a checkpoint of this project's scripts")
         if checkpoint.get("format", 0) > FORMAT:

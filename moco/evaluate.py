@@ -10,6 +10,8 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import confusion_matrix, f1_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import Pipeline, make_pipeline
+from sklearn.preprocessing import Normalizer
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -67,9 +69,16 @@ def encode_batches(
     return torch.cat(embeddings).numpy()
 
 
-def fit_classifier(embeddings: np.ndarray, labels: np.ndarray) -> LogisticRegression:
-    """f_c: logistic regression with scikit-learn's default C on embeddings as they are."""
-    return LogisticRegression(max_iter=1000).fit(embeddings, labels)
+def fit_classifier(embeddings: np.ndarray, labels: np.ndarray, normalize: bool = False) -> Pipeline:
+    """Fit f_c: logistic regression with scikit-learn's default C, on embeddings as they are or, as
+    Tian et al. 2020 have it, L2-normalised (`normalize`).
+
+    In 64 bits, until it has converged: of a fit that stops early, or computes in 32 bits, a
+    difference of 1e-6 in the embeddings moves probabilities by 4e-3.
+    """
+    steps = [Normalizer()] if normalize else []
+    f_c = make_pipeline(*steps, LogisticRegression(solver="newton-cg", tol=1e-8, max_iter=1000))
+    return f_c.fit(embeddings.astype(np.float64), labels)
 
 
 def fit_on_support(
@@ -80,8 +89,9 @@ def fit_on_support(
     aug_plus: bool,
     augnum: int,
     seed: int,
+    normalize: bool = False,
     device: torch.device | str = "cpu",
-) -> LogisticRegression:
+) -> Pipeline:
     """Stage (b): f_c fitted on `augnum` augmented copies of each support image (0: on the images
     as they are), encoded by the frozen f_q."""
     if augnum == 0:
@@ -89,7 +99,8 @@ def fit_on_support(
     else:
         copies = DataLoader(_Copies(support, image_size, aug_plus, augnum, seed), batch_size=32)
         embeddings = encode_batches(encoder, copies, device, tqdm(disable=True))
-    return fit_classifier(embeddings, np.repeat(support.labels, max(augnum, 1)))
+    labels = np.repeat(support.labels, max(augnum, 1))
+    return fit_classifier(embeddings, labels, normalize)
 
 
 class _Copies(Dataset):

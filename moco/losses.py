@@ -70,14 +70,15 @@ def corrected_logits(logits: Tensor, temperatures: Tensor) -> Tensor:
     return logits / temperatures
 
 
-def class_temperatures(v: Tensor, gamma: float) -> Tensor:
+def class_temperatures(v: Tensor, gamma: float, scale: float = 1.0) -> Tensor:
     """τ_n = β_n + 1 − max_j β_j, with β_n = γ v_n / Σ_i v_i + (1−γ), of eqs. (6)–(9).
 
-    v: N weights, not negative: the classes' dispersions (DIC), or how many images each has (DDL,
-    as Wang et al. 2021 do). The heaviest class gets τ = 1, the others down to 1−γ; all get 1
-    where every v is 0.
+    v: N weights, not negative: the classes' dispersions (DIC), or how many images each has (DDL).
+    The heaviest class gets τ = 1, the others down to 1−γ; all get 1 where every v is 0. `scale`
+    multiplies v_n / Σ_i v_i. The code of Wang et al. 2021 (RIDE), on which DDL and the authors' DIC
+    rest, has N there, and divides β_n by max_j β_j instead of adding 1 − max_j β_j.
     """
-    beta = gamma * v / v.sum().clamp(min=torch.finfo(v.dtype).tiny) + (1 - gamma)
+    beta = scale * gamma * v / v.sum().clamp(min=torch.finfo(v.dtype).tiny) + (1 - gamma)
     return 1 - (beta.max() - beta)
 
 
@@ -119,11 +120,24 @@ def released_loss(y: Tensor, logits: Tensor) -> Tensor:
     return tempered_kl(y, logits.softmax(dim=1), 2.0)
 
 
-def tempered_kl(target_logits: Tensor, logits: Tensor, temperature: float) -> Tensor:
-    """T²·KL(softmax(target/T) ∥ softmax(logits/T)), Hinton et al. 2015; both B×N."""
+def released_dic_loss(y: Tensor, logits: Tensor, temperatures: Tensor) -> Tensor:
+    """L_cls as in the authors' code of DIC (`--cls-loss released` with a correction):
+    mean(τ)²·KL(softmax(y/τ) ∥ softmax(p′/τ)), each class's probability over its temperature τ_n.
+
+    y: B×N probabilities, through which no gradient flows; logits: B×N of F′; temperatures: N.
+    """
+    return tempered_kl(y.detach(), logits.softmax(dim=1), temperatures)
+
+
+def tempered_kl(target_logits: Tensor, logits: Tensor, temperature: float | Tensor) -> Tensor:
+    """T²·KL(softmax(target/T) ∥ softmax(logits/T)), Hinton et al. 2015; both B×N.
+
+    T may be a tensor of N temperatures, one a class; then T² is their squared mean.
+    """
     target = (target_logits / temperature).softmax(dim=1)
     log_p = F.log_softmax(logits / temperature, dim=1)
-    return temperature**2 * F.kl_div(log_p, target, reduction="batchmean")
+    mean = temperature.mean() if isinstance(temperature, Tensor) else temperature
+    return mean**2 * F.kl_div(log_p, target, reduction="batchmean")
 
 
 def classification_loss(
@@ -135,19 +149,23 @@ def classification_loss(
     alpha: float,
     pseudo_label: str,
     cls_loss: str,
+    corrected: bool,
 ) -> Tensor:
     """L_cls(y_adpt, p_DIC): eq. (3) for hard labels, eq. (4) for soft ones, on the corrected
     logits; the labels adapted by eq. (5) if `pseudo_label` ("adaptive-hard", "soft", …) says so.
 
     y: B×N, one-hot for hard labels; logits: B×N of F′; temperatures: N. `cls_loss`: "paper", or
-    "released", in which gradient also flows through the labels.
+    "released", which has a form of its own for DIC and DDL (`corrected`); without them gradient
+    also flows through the labels.
     """
     p = logits.softmax(dim=1)
     if cls_loss == "paper":
         p = p.detach()
     if pseudo_label.startswith("adaptive"):
         y = adaptive_labels(y, p, epoch, epochs, alpha)
-    logits = corrected_logits(logits, temperatures)
     if cls_loss == "released":
+        if corrected:
+            return released_dic_loss(y, logits, temperatures)
         return released_loss(y, logits)
+    logits = corrected_logits(logits, temperatures)
     return cross_entropy(y, logits) if pseudo_label.endswith("hard") else kl_divergence(y, logits)

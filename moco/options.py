@@ -195,7 +195,8 @@ def _add_backbone(add: Callable) -> None:
 def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
     add = _adder(parser.add_argument_group("encoder and contrast"), from_teacher)
     _add_backbone(add)
-    add("--moco-dim", type=positive, default=128, metavar="D", help="width of the embedding")
+    add("--moco-dim", type=positive, default=None, metavar="D",
+        help="width of the embedding" + ("" if from_teacher else " (default: 128; conv4_released: 64)"))
     add("--moco-k", type=positive, default=1280, metavar="L", help="queue size: number of negative keys")
     add("--moco-m", type=number(float, 0, 1), default=0.999, metavar="M",
         help="momentum of the key encoder")
@@ -287,6 +288,8 @@ def labelling_parser() -> ArgumentParser:
                         "is always all the rest")
     parser.add_argument("--augnum", type=natural, default=5, metavar="N",
                         help="augmented copies of each support image to fit on; 0: the image itself")
+    parser.add_argument("--normalize", action="store_true",
+                        help="fit the logistic regression on L2-normalised embeddings, as Tian et al. 2020")
     parser.add_argument("--seed", type=natural, default=0, help="of the task and the augmented copies")
     add_classes(parser, "stage (a)")
     add_drawing(parser)
@@ -313,12 +316,16 @@ def distillation_parser() -> ArgumentParser:
                        help="what is added up: contrast, classification by pseudo labels, regression of "
                        "the teacher's embeddings")
     group.add_argument("--cls-loss", default="paper", choices=["paper", "released"],
-                       help="classification loss: the papers', or that of the authors' code")
+                       help="classification loss: the papers', or that of the authors' code, which has one form "
+                       "with a --correction and one without")
     group.add_argument("--correction", default="none", choices=["none", "dic", "ddl"],
                        help="of class imbalance: by the classes' dispersion, eqs. (6)-(9), or by how many "
                        "pseudo labels each has")
     group.add_argument("--dic-gamma", type=number(float, 0, 1), default=0.1, metavar="G",
                        help="how far the corrected temperatures may be apart")
+    group.add_argument("--dic-scale", type=number(float, 1e-6), default=1, metavar="F",
+                       help="factor on each class's share in eq. (7); the authors' code has the number "
+                       "of classes, which spreads the temperatures that much further")
     group.add_argument("--dic-interval", type=positive, default=10, metavar="EPOCHS",
                        help="epochs between measurements of the dispersions; before the first, "
                        "nothing is corrected")
@@ -365,6 +372,8 @@ def testing_parser() -> ArgumentParser:
                         help="of the task to draw (default: 0); an error if the task is of another")
     parser.add_argument("--augnum", type=natural, default=5, metavar="N",
                         help="augmented copies of each support image to fit on; 0: the image itself")
+    parser.add_argument("--normalize", action="store_true",
+                        help="fit the logistic regression on L2-normalised embeddings, as Tian et al. 2020")
     parser.add_argument("--output", type=Path, metavar="DIR",
                         help="folder for the scores (default: the checkpoint's)")
     add_classes(parser, "the training")

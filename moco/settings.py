@@ -15,7 +15,7 @@ from datasets.cache import cached
 from datasets.episode import Task, draw_task
 from datasets.files import InputError, listed, refusing, require_writable
 from datasets.images import ImageSet, check_readable, require_same, without_unreadable
-from models import Encoder, build_encoder
+from models import Encoder, build_encoder, default_embedding_dim
 
 from . import distributed
 from .checkpoint import (
@@ -33,9 +33,9 @@ from .speed import has_bfloat16, prepare
 FIXED = (
     "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
     "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "views_by", "seed", "p_label",
-    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval",
-    "dic_dispersion", "simclr_t", "teacher", "distill_t", "distill_weight", "base_classes",
-    "rare_classes",
+    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_scale",
+    "dic_interval", "dic_dispersion", "simclr_t", "teacher", "distill_t", "distill_weight",
+    "base_classes", "rare_classes",
 )  # fmt: skip
 OF_THE_MACHINE = (
     "device", "gpu", "workers", "batch_size", "amp", "cache", "no_cache", "overwrite",
@@ -104,6 +104,8 @@ def settle(args: argparse.Namespace) -> None:
         "amp": has_bfloat16(device),
         "views_by": "batch" if device.type == "cuda" and not args.no_cache else "pil",
     }
+    if hasattr(args, "moco_dim"):
+        best["moco_dim"] = default_embedding_dim(args.arch)
     for name, value in best.items():
         if getattr(args, name) is None:
             known = before.get(name)
@@ -185,12 +187,16 @@ def check_run(args: argparse.Namespace, about: dict) -> None:
     if args.resume is None:
         return
     checkpoint = load_checkpoint(args.resume, (about["stage"],))
-    given = {name: value for name, value in recorded(args).items() if name in FIXED}
+    fixed = checkpoint.get("tells", FIXED)
+    given = {name: value for name, value in recorded(args).items() if name in fixed}
     require_match(given, checkpoint["args"], args.resume)
     if checkpoint["task"] != about["task"]:
         asked = f"that in {args.savedir}" if hasattr(args, "savedir") else "the one asked for"
         raise InputError(f"{args.resume} was trained for another task than {asked}")
-    require_same(checkpoint["base"], about["base"], f"{args.resume} was trained on")
+    if "tells" in checkpoint:
+        print(f"note: {args.resume} does not tell which images it was trained on")
+    else:
+        require_same(checkpoint["base"], about["base"], f"{args.resume} was trained on")
     if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
         raise InputError(
             f"{args.resume} was trained on other pseudo labels than those in {args.savedir}"

@@ -4,14 +4,32 @@ import torch
 from torch import Tensor, nn
 
 from .classifier import LinearClassifier
-from .conv4 import Conv4
+from .conv4 import Conv4, Conv4Released
 from .resnet12 import ResNet12
 from .se_resnet50 import SEResNet50
 
-__all__ = ["BACKBONES", "MIN_IMAGE_SIZE", "Encoder", "LinearClassifier", "build_encoder"]
+__all__ = [
+    "BACKBONES",
+    "MIN_IMAGE_SIZE",
+    "Encoder",
+    "LinearClassifier",
+    "build_encoder",
+    "default_embedding_dim",
+]
 
-BACKBONES = {"resnet12": ResNet12, "conv4": Conv4, "se_resnet50": SEResNet50}
+BACKBONES = {
+    "resnet12": ResNet12,
+    "conv4": Conv4,
+    "conv4_released": Conv4Released,
+    "se_resnet50": SEResNet50,
+}
 MIN_IMAGE_SIZE = 32  # resnet12 and conv4 halve it four times, se_resnet50 five times
+EMBEDDING_DIM = 128  # the papers'
+
+
+def default_embedding_dim(arch: str) -> int:
+    """Return the width of the embedding that the papers, or their code, give `arch`."""
+    return getattr(BACKBONES[arch], "embedding_dim", EMBEDDING_DIM)
 
 
 class Encoder(nn.Module):
@@ -51,4 +69,6 @@ def build_encoder(arch: str, embedding_dim: int | None = 128, mlp: bool = False)
     head = nn.Linear(width, embedding_dim)
     if mlp:
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), head)
+    if hasattr(backbone, "initialise"):
+        head.apply(backbone.initialise)
     return Encoder(backbone, head, embedding_dim)

@@ -54,14 +54,15 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(
             f"--classifier: {args.checkpoint} is of {without}, and has no trained classifier"
         )
-    if args.classifier and not checkpoint["task"]:
-        raise InputError(f"--classifier: {args.checkpoint} does not tell its classes")
     model, built_by = network(checkpoint, args.classifier)
     size = checkpoint["args"]["image_size"]
     print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out)))
-    what = (
-        "logits of " + ", ".join(checkpoint["task"]["classes"]) if args.classifier else "embeddings"
-    )
+    what = "embeddings"
+    if args.classifier and checkpoint["task"]:
+        what = "logits of " + ", ".join(checkpoint["task"]["classes"])
+    elif args.classifier:  # of the authors' code
+        classes = student_classifier(checkpoint).linear.out_features
+        what = f"logits of {classes} classes, whose names the checkpoint does not tell"
     print(f"# images, N×3×{size}×{size} with values 0–1, to {what}; written: {args.out}")
 
 

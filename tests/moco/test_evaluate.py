@@ -10,7 +10,15 @@ from datasets.cache import cached, pixels
 from datasets.images import read_image
 from moco import speed
 from moco.augment import plain_view
-from moco.evaluate import encode, fit_on_support, knn_score, predictions_csv, score, score_table
+from moco.evaluate import (
+    encode,
+    fit_classifier,
+    fit_on_support,
+    knn_score,
+    predictions_csv,
+    score,
+    score_table,
+)
 from moco.speed import prepare
 from models import build_encoder
 
@@ -112,9 +120,38 @@ def test_fit_on_support(data, augnum):
     settings = dict(image_size=32, aug_plus=False, augnum=augnum)
     f_c = fit_on_support(encoder, support, **settings, seed=1)
     again = fit_on_support(encoder, support, **settings, seed=1)
-    assert f_c.coef_.shape[1] == 8 and np.array_equal(f_c.coef_, again.coef_)
+    assert f_c[-1].coef_.shape[1] == 8 and np.array_equal(f_c[-1].coef_, again[-1].coef_)
     other = fit_on_support(encoder, support, **settings, seed=2)
-    assert np.array_equal(f_c.coef_, other.coef_) == (augnum == 0)
+    assert np.array_equal(f_c[-1].coef_, other[-1].coef_) == (augnum == 0)
+
+
+@pytest.mark.parametrize("normalize", [False, True])
+def test_the_classifier_has_converged(normalize):
+    """Rounding in the embeddings moves probabilities no more than itself, whatever the scale."""
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 25)
+    support = generator.normal(0, 3, (75, 64)) + np.eye(3, 64)[labels]
+    support[:, :8] *= 20  # embeddings are far from isotropic
+    query = generator.normal(0, 3, (200, 64)).astype(np.float32)
+    noise = generator.uniform(-1e-6, 1e-6, support.shape)
+    found = fit_classifier(support, labels, normalize).predict_proba(query)
+    nearby = fit_classifier(support + noise, labels, normalize).predict_proba(query)
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(nearby, found, atol=1e-5)
+
+
+def test_normalized_embeddings_are_what_the_classifier_sees():
+    generator = np.random.default_rng(0)
+    labels = np.repeat([0, 1, 2], 5)
+    support, query = generator.normal(0, 3, (15, 8)), generator.normal(0, 3, (9, 8))
+
+    def unit(rows):
+        return rows / np.linalg.norm(rows, axis=1, keepdims=True)
+
+    found = fit_classifier(support, labels, normalize=True).predict_proba(7 * query)
+    expected = fit_classifier(unit(support), labels).predict_proba(unit(query))
+    np.testing.assert_allclose(found, expected)
+    assert not np.allclose(found, fit_classifier(support, labels).predict_proba(7 * query))
 
 
 def test_knn_score_tells_good_embeddings_from_bad():

@@ -131,6 +131,16 @@ def variance(values):
     return sum((value - mean) ** 2 for value in values) / len(values)
 
 
+def test_class_temperatures_with_the_factor_of_the_released_code():
+    """Their constants of 1 shot; they divide by the largest, a difference of second order."""
+    v = torch.tensor([0.3320513, 0.35115695, 0.31679174], dtype=torch.float64)
+    theirs = 3 * v * 0.1 + 0.9
+    tau = losses.class_temperatures(v, 0.1, scale=3)
+    torch.testing.assert_close(tau, theirs / theirs.max(), atol=1e-4, rtol=0)
+    once = losses.class_temperatures(v, 0.1)
+    torch.testing.assert_close(1 - tau, 3 * (1 - once))
+
+
 @pytest.mark.parametrize("kind", ["normalized", "norm", "raw"])
 def test_dispersions_are_eq_8(kind):
     embeddings = torch.randn(40, 6, generator=torch.Generator().manual_seed(1)).double() * 3
@@ -190,17 +200,41 @@ def test_classification_loss(batch, kind, tau):
         for t, q in zip(t_row, p_row):
             if t > 0:
                 expected -= t * (math.log(q) - (math.log(t) if "soft" in kind else 0)) / 5
-    found = losses.classification_loss(y, logits, tau, 100, 200, 0.7, kind, "paper")
-    assert found.item() == pytest.approx(expected)
-    released = losses.classification_loss(y, logits, tau, 100, 200, 0.7, kind, "released")
-    by_hand = released_by_hand(target.tolist(), (logits / tau).tolist())
+    how = (100, 200, 0.7, kind)
+    for corrected in (False, True):
+        found = losses.classification_loss(y, logits, tau, *how, "paper", corrected)
+        assert found.item() == pytest.approx(expected)
+    released = losses.classification_loss(y, logits, tau, *how, "released", False)
+    assert released.item() == pytest.approx(released_by_hand(target.tolist(), logits.tolist()))
+    released = losses.classification_loss(y, logits, tau, *how, "released", True)
+    by_hand = released_dic_by_hand(target.tolist(), logits.tolist(), tau.tolist())
     assert released.item() == pytest.approx(by_hand)
+
+
+def released_dic_by_hand(y, logits, tau):
+    """The second softmax of both, each probability over its class's temperature."""
+    total = 0.0
+    for target, row in zip(y, logits):
+        target = softmax([value / t for value, t in zip(target, tau)])
+        found = softmax([value / t for value, t in zip(softmax(row), tau)])
+        total += sum(t * math.log(t / p) for t, p in zip(target, found))
+    return (sum(tau) / len(tau)) ** 2 * total / len(y)
+
+
+def test_no_gradient_flows_through_the_labels_in_the_released_loss_of_dic(batch):
+    logits = batch[4].clone().requires_grad_()
+    target = (0.65 * batch[3] + 0.35 * logits.softmax(dim=1)).detach()
+    losses.released_dic_loss(target, logits, TAU).backward()
+    again = batch[4].clone().requires_grad_()
+    how = (100, 200, 0.7, "adaptive-soft", "released", True)
+    losses.classification_loss(batch[3], again, TAU, *how).backward()
+    torch.testing.assert_close(again.grad, logits.grad)
 
 
 def test_gradient_flows_through_the_labels_in_the_released_loss_alone(batch):
     def gradient(cls_loss, kind):
         logits = batch[4].clone().requires_grad_()
-        how = (PLAIN, 100, 200, 0.7, kind, cls_loss)
+        how = (PLAIN, 100, 200, 0.7, kind, cls_loss, False)
         losses.classification_loss(batch[3], logits, *how).backward()
         return logits.grad
 

@@ -10,7 +10,7 @@ from moco.checkpoint import CHECKPOINT, CLASSIFIER, load_checkpoint, query_encod
 from moco.options import pretraining_parser
 from models.resnet12 import WIDTHS
 
-QUEUE = 24
+QUEUE = 32
 
 
 def their_weights():
@@ -107,11 +107,85 @@ def test_scored(released, chain, data, capsys, monkeypatch):
 
 
 def test_a_teacher_for_all_that_follows(released, data, tmp_path, capsys):
-    labels = tmp_path / "labels"
+    labels, student = tmp_path / "labels", tmp_path / "student"
     call("generate_pseudo", "--datadir", data, "--resume", released, "--savedir", labels,
          "--k_shot", 2, "-j", 0)  # fmt: skip
     assert "was trained on a set that it does not tell" in capsys.readouterr().out
-    assert (labels / "pseudo_labels.npz").exists()
+    call("main_distill", data, "--savedir", labels, "--model_path", student, "--epochs", 1, "-j", 0)
+    made_with = load_checkpoint(student)["args"]
+    assert made_with["moco_k"] == QUEUE and made_with["amp"] is False
+    call("test", data, "--resume", student, "--load_cla", "-j", 0)
+    assert "classifier: direct" in capsys.readouterr().out
+
+
+def test_stage_a_goes_on_from_theirs(released, data, tmp_path, capsys, monkeypatch):
+    """With their momentum; what their file does not tell (the batch size, here) is free."""
+    contents = torch.load(released / CHECKPOINT, weights_only=True)
+    trained = [name for name in their_weights() if name.endswith(("weight", "bias"))]
+    shapes = [their_weights()[name].shape for name in trained]
+    of_query = {n: shape for n, shape in enumerate(shapes) if "encoder_q" in trained[n]}
+    ours = dict(query_encoder(load_checkpoint(released)).named_parameters())
+    contents["optimizer"]["state"] = {
+        n: {"momentum_buffer": torch.full(shape, float(n))} for n, shape in of_query.items()
+    }
+    torch.save(contents, released / CHECKPOINT)
+    state = load_checkpoint(released)["optimizer"]["state"]
+    momentum = {name: state[n]["momentum_buffer"] for n, name in enumerate(ours)}
+    assert {name: value.shape for name, value in momentum.items()} == {
+        name: theta.shape for name, theta in ours.items()
+    }
+    for name, theirs in {
+        "backbone.blocks.0.bn1.weight": "layer1.0.bn1.weight",
+        "backbone.blocks.3.shortcut.0.weight": "layer4.0.downsample.0.weight",
+        "head.bias": "classifier.bias",
+    }.items():
+        assert (momentum[name] == trained.index(f"module.encoder_q.{theirs}")).all()
+    out = tmp_path / "out"
+    command = [data, "--resume", released, "--model_path", out, "--moco-k", QUEUE, "-j", 0]
+    command += ["--image-size", 32, "-b", 8]
+    call("main_moco", *command, "--epochs", 201)
+    assert "does not tell which images it was trained on" in capsys.readouterr().out
+    assert load_checkpoint(out)["epoch"] == 201
+    line = refused(capsys, monkeypatch, "main_moco", *command, "--mlp", "--overwrite")
+    assert "mlp True was asked for, but" in line
+
+
+def test_files_of_an_epoch(released, chain, data, tmp_path, capsys):
+    """Their later code numbers its files: the classifier beside has the number of its encoder."""
+    add_classifier(released)
+    (released / CHECKPOINT).rename(released / "checkpoint_0190.pth.tar")
+    student = released / "checkpoint_0190.pth.tar"
+    assert load_checkpoint(student)["stage"] == "moco"  # the other one is not its own
+    (released / CLASSIFIER).rename(released / "checkpointClassifier_0190.pth.tar")
+    assert load_checkpoint(student)["stage"] == "distill"
+    command = ["test", data, "--resume", student, "--load_cla", "--savedir", chain.labels, "-j", 0]
+    call(*command)
+    assert "classifier: direct" in capsys.readouterr().out
+    call("scripts/export", student, tmp_path / "student.pt", "--classifier")
+    said = capsys.readouterr().out
+    assert "logits of 3 classes, whose names the checkpoint does not tell" in said
+    there = {}
+    exec(said, there)  # as a user pastes it
+    assert there["model"](torch.rand(2, 3, 32, 32)).shape == (2, 3)
+    student.rename(released / "theirs.pth.tar")  # a name of the user's own
+    assert load_checkpoint(released / "theirs.pth.tar")["stage"] == "moco"
+
+
+@pytest.mark.parametrize("layer", ["classifier", "fc"])
+def test_with_a_hidden_layer(released, layer):
+    """MoCo's --mlp puts two layers in the place of the last one."""
+    contents = torch.load(released / CHECKPOINT, weights_only=True)
+    weights = contents["state_dict"]
+    for encoder in ("encoder_q", "encoder_k"):
+        name = f"module.{encoder}"
+        for kind in ("weight", "bias"):
+            last = weights.pop(f"{name}.classifier.{kind}")
+            weights[f"{name}.{layer}.0.{kind}"] = torch.randn(640, *[640] * (last.dim() - 1)) * 0.04
+            weights[f"{name}.{layer}.2.{kind}"] = last
+    torch.save(contents, released / CHECKPOINT)
+    found = load_checkpoint(released)
+    assert found["args"]["mlp"] is True
+    assert query_encoder(found)(torch.rand(2, 3, 32, 32)).shape == (2, 128)
 
 
 def test_other_backbones_of_theirs_are_refused(released):

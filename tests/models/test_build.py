@@ -2,9 +2,10 @@
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import nn
 
-from models import BACKBONES, LinearClassifier, build_encoder
+from models import BACKBONES, LinearClassifier, build_encoder, default_embedding_dim
 
 
 @pytest.mark.parametrize("arch", BACKBONES)
@@ -83,3 +84,30 @@ def test_classifier_starts_as_the_paper_says():
     assert linear.bias.tolist() == [0] * 5
     assert linear.weight.std().item() == pytest.approx(0.01, rel=0.05)
     assert linear.weight.mean().item() == pytest.approx(0, abs=5e-4)
+
+
+def test_conv4_released_is_what_the_authors_ran():
+    """224 pixels end in one; a block convolves, rectifies, normalises and pools, in this order."""
+    torch.manual_seed(0)
+    encoder = build_encoder("conv4_released", default_embedding_dim("conv4_released")).eval()
+    weights = encoder.state_dict()
+    x = images = torch.rand(2, 3, 224, 224)
+    for block in (f"backbone.blocks.{n}" for n in range(4)):
+        w, b = weights[f"{block}.0.weight"], weights[f"{block}.0.bias"]
+        x = F.relu(F.conv2d(x, w, b, stride=2, padding=2))
+        norm = [weights[f"{block}.2.{kind}"] for kind in ("running_mean", "running_var")]
+        x = F.max_pool2d(F.batch_norm(x, *norm), 2)
+    assert x.shape == (2, 64, 1, 1)
+    expected = F.linear(x.flatten(1), weights["head.weight"], weights["head.bias"])
+    torch.testing.assert_close(encoder(images), expected)
+    assert encoder.out_features == 64
+    assert sum(p.numel() for p in encoder.parameters()) == 3 * 576 + 3 * 36864 + 4 * 192 + 4160
+    # He et al.'s normal weights, in the linear layer too; biases zero.
+    assert weights["backbone.blocks.1.0.weight"].std().item() == pytest.approx(0.0589, rel=0.02)
+    assert weights["head.weight"].std().item() == pytest.approx((2 / 64) ** 0.5, rel=0.05)
+    assert not weights["head.bias"].any() and not weights["backbone.blocks.0.0.bias"].any()
+
+
+def test_default_embedding_dim():
+    widths = {arch: default_embedding_dim(arch) for arch in BACKBONES}
+    assert widths.pop("conv4_released") == 64 and set(widths.values()) == {128}
