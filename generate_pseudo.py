@@ -8,12 +8,13 @@ larger collection): a note says so.
 
 import numpy as np
 
+from common.errors import require_match
+from common.files import refuse_to_overwrite
 from datasets.episode import TASK_FILE, load_task, save_task
-from datasets.files import refuse_to_overwrite
 from datasets.images import ImageSet, check_readable, describe, unreadable
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import options, settings
-from moco.checkpoint import load_checkpoint, provenance, require_match
+from moco.checkpoint import load_checkpoint, provenance
 from moco.distributed import readers
 from moco.evaluate import encode, fit_on_support
 

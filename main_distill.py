@@ -8,12 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from common.errors import require_match
+from common.seeding import stream_seed
 from datasets.images import ImageSet
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import losses, options, settings
-from moco.augment import stream_seed
 from moco.builder import Student
-from moco.checkpoint import provenance, require_match
+from moco.checkpoint import provenance
 from moco.distributed import broadcast, is_main
 from moco.engine import Step, contrast_accuracy, fit
 from moco.evaluate import encode

@@ -6,9 +6,9 @@ python main_moco.py DATA --model_path OUT
 import torch
 from torch import Tensor, nn
 
+from common.seeding import stream_seed
 from datasets.images import ImageSet
 from moco import losses, options, settings
-from moco.augment import stream_seed
 from moco.builder import MoCo
 from moco.checkpoint import provenance
 from moco.engine import contrast_accuracy, fit

@@ -11,18 +11,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.errors import InputError, refusing, require_match
+from common.files import atomic_write, parse_json, refuse_to_overwrite
 from datasets.cache import files_key
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.files import InputError, atomic_write, parse_json, refuse_to_overwrite, refusing
 from datasets.images import ImageSet, check_readable, describe, unlabelled
 from moco import options, settings
-from moco.checkpoint import (
-    load_checkpoint,
-    no_classifier,
-    provenance,
-    require_match,
-    student_classifier,
-)
+from moco.checkpoint import load_checkpoint, no_classifier, provenance, student_classifier
 from moco.distributed import readers
 from moco.evaluate import encode, fit_on_support, predictions_csv, score, score_table
 

@@ -5,8 +5,8 @@ import argparse
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
 from datasets.episode import Task
-from datasets.files import InputError
 from datasets.images import ImageSet
 from moco import settings
 from moco.checkpoint import provenance

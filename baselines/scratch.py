@@ -8,8 +8,8 @@ python test.py DATA --resume OUT --load_cla
 import torch
 import torch.nn.functional as F
 
+from common.seeding import stream_seed
 from moco import options, settings
-from moco.augment import stream_seed
 from moco.distributed import pick_device
 
 from .common import Supervised, train

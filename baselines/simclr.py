@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from common.seeding import stream_seed
 from moco import options, settings
-from moco.augment import stream_seed
 from moco.distributed import pick_device
 from models import build_encoder
 

@@ -12,10 +12,11 @@ here all methods are scored alike, on features as they are.
 import torch
 import torch.nn.functional as F
 
+from common.errors import require_match
+from common.seeding import stream_seed
 from datasets.images import require_same
 from moco import options, settings
-from moco.augment import stream_seed
-from moco.checkpoint import load_checkpoint, query_encoder, require_match, student_classifier
+from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
 from moco.distributed import pick_device
 from moco.losses import tempered_kl
 

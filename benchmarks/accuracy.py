@@ -22,11 +22,12 @@ from torch import nn
 from tqdm import tqdm
 
 import main_moco
+from common.errors import InputError
+from common.files import require_writable
+from common.seeding import stream_seed
 from datasets import Collection, open_dataset
 from datasets.episode import draw_task
-from datasets.files import InputError, require_writable
 from moco import engine, options
-from moco.augment import stream_seed
 from moco.checkpoint import load_checkpoint, provenance, query_encoder
 from moco.distributed import pick_device, readers
 from moco.evaluate import encode, fit_on_support, score

@@ -26,10 +26,11 @@ from PIL import Image
 from tqdm import tqdm
 
 import main_moco
-from datasets.files import InputError, atomic_write, require_writable
+from common.errors import InputError
+from common.files import atomic_write, require_writable
+from common.seeding import stream_seed
 from datasets.images import ImageSet
 from moco import options, settings
-from moco.augment import stream_seed
 from moco.builder import MoCo
 from moco.checkpoint import provenance
 from moco.distributed import barrier, is_main

@@ -33,9 +33,10 @@ from tqdm import tqdm
 
 import main_distill
 import main_moco
+from common.errors import InputError
+from common.files import atomic_write, require_writable
 from datasets import synthetic
 from datasets.cache import cached
-from datasets.files import InputError, atomic_write, require_writable
 from datasets.images import ImageSet, image_files, image_set
 from moco import engine, options
 from moco.builder import MoCo, Student

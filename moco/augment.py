@@ -1,13 +1,12 @@
 """The two views that MoCo contrasts, and the one that evaluation looks at."""
 
-import hashlib
-
 import torch
 from PIL import Image, ImageFilter
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 from torchvision import transforms
 
+from common.seeding import stream_seed
 from datasets.images import ImageSet, read_image
 
 # Of MoCo's augmentation, a view of one image or, in views.py, of a batch.
@@ -54,13 +53,6 @@ def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
 def plain_view(image_size: int) -> transforms.Compose:
     """The evaluation view: resized to S×S, nothing else; a 3×S×S tensor with values 0–1."""
     return transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor()])
-
-
-def stream_seed(purpose: str, *numbers: int) -> int:
-    """A seed for the random stream that serves `purpose` and that `numbers` (run seed, epoch,
-    image, …) number: streams of different purposes, or of more numbers, have nothing in common."""
-    name = " ".join([purpose, *(str(int(number)) for number in numbers)])
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
 
 
 class RandomViews(Dataset):

@@ -15,8 +15,9 @@ import torch
 import torchvision
 from torch import nn
 
+from common.errors import InputError, listed, refusing
+from common.files import atomic_write
 from datasets.episode import Task
-from datasets.files import InputError, atomic_write, listed, refusing
 from datasets.images import require_fingerprint
 from models import Encoder, LinearClassifier, build_encoder
 
@@ -224,17 +225,6 @@ def _check(checkpoint: dict) -> None:
         raise ValueError(f"its weights are not those of its settings: {listed(wrong, 3)}")
     if odd := not_finite(checkpoint["state_dict"]):
         raise ValueError(f"not all finite numbers: {listed(odd, 3)}")
-
-
-def require_match(given: dict, recorded: dict, where: str | Path) -> None:
-    """Raise InputError naming both sides if a value of `given` that is not None differs from
-    the one `recorded` in the file `where`."""
-    for name, value in given.items():
-        made_with = recorded.get(name)
-        if value is not None and value != made_with:
-            raise InputError(
-                f"--{name} {value} was asked for, but {where} was made with {name} {made_with}"
-            )
 
 
 def _part(state_dict: dict, prefix: str) -> dict:

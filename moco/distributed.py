@@ -15,7 +15,7 @@ import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
-from datasets.files import InputError, listed
+from common.errors import InputError, listed
 
 
 def world_size() -> int:

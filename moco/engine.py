@@ -12,11 +12,12 @@ from torch.nn.parallel import DistributedDataParallel
 from torch.utils.data import DataLoader, Sampler
 from tqdm import tqdm
 
+from common.errors import InputError, refusing
+from common.seeding import stream_seed
 from datasets.cache import pixels
-from datasets.files import InputError, refusing
 from datasets.images import ImageSet
 
-from .augment import RandomViews, random_view, stream_seed
+from .augment import RandomViews, random_view
 from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
 from .distributed import (
     agreed,

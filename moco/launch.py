@@ -21,7 +21,7 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from datasets.files import InputError, listed, reason
+from common.errors import InputError, listed, reason
 
 from . import distributed
 from .distributed import Plan, pick_device, processors

@@ -7,8 +7,8 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+from common.errors import InputError, is_text
 from datasets.cache import default_folder
-from datasets.files import InputError, is_text
 from models import BACKBONES, MIN_IMAGE_SIZE
 
 from .distributed import launched

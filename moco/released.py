@@ -6,7 +6,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datasets.files import InputError
+from common.errors import InputError
 from models.resnet12 import ANNEALING_STEPS
 
 from .options import pretraining_parser

@@ -10,22 +10,16 @@ from pathlib import Path
 
 import torch
 
+from common.errors import InputError, listed, refusing, require_match
+from common.files import require_writable
 from datasets import Collection, lesion_groups, open_dataset
 from datasets.cache import cached
 from datasets.episode import Task, draw_task
-from datasets.files import InputError, listed, refusing, require_writable
 from datasets.images import ImageSet, check_readable, require_same, without_unreadable
 from models import Encoder, build_encoder
 
 from . import distributed
-from .checkpoint import (
-    CHECKPOINT,
-    PREVIOUS,
-    command,
-    load_checkpoint,
-    query_encoder,
-    require_match,
-)
+from .checkpoint import CHECKPOINT, PREVIOUS, command, load_checkpoint, query_encoder
 from .options import pretraining_parser, require_sound
 from .speed import has_bfloat16, prepare
 

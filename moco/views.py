@@ -13,18 +13,9 @@ import torch
 from torch import Tensor
 from torch.utils.data import Sampler
 
-from .augment import (
-    BLUR_P,
-    CROP_RATIO,
-    CROP_SCALE,
-    FLIP_P,
-    GREY_P,
-    HUE,
-    JITTER,
-    JITTER_P,
-    SIGMA,
-    stream_seed,
-)
+from common.seeding import stream_seed
+
+from .augment import BLUR_P, CROP_RATIO, CROP_SCALE, FLIP_P, GREY_P, HUE, JITTER, JITTER_P, SIGMA
 
 CROP_TRIES = 10
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as PIL has it

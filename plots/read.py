@@ -8,8 +8,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import InputError
+from common.files import parse_json
 from datasets.episode import Task
-from datasets.files import InputError, parse_json
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels
 from moco.checkpoint import CHECKPOINT
 from moco.runlog import LOG

@@ -15,7 +15,8 @@ from pathlib import Path
 
 import torch
 
-from datasets.files import InputError, alone_in, listed
+from common.errors import InputError, listed
+from common.files import alone_in
 from moco.distributed import processors
 from moco.interrupts import handling
 

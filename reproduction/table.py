@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import wilcoxon
 
-from datasets.files import atomic_write
+from common.files import atomic_write
 from moco import options
 from moco.checkpoint import CHECKPOINT, load_checkpoint
 from moco.runlog import LOG

@@ -18,7 +18,8 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found from any folder
 
-from datasets.files import InputError, atomic_write, refuse_to_overwrite  # noqa: E402
+from common.errors import InputError  # noqa: E402
+from common.files import atomic_write, refuse_to_overwrite  # noqa: E402
 from moco import options  # noqa: E402
 from moco.checkpoint import (  # noqa: E402
     load_checkpoint,

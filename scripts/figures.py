@@ -13,8 +13,9 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
 
+from common.errors import InputError  # noqa: E402
+from common.files import atomic_write, refuse_to_overwrite  # noqa: E402
 from datasets import Collection  # noqa: E402
-from datasets.files import InputError, atomic_write, refuse_to_overwrite  # noqa: E402
 from datasets.images import ImageSet  # noqa: E402
 from moco import options, settings  # noqa: E402
 from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402

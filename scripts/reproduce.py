@@ -16,16 +16,10 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
 
+from common.errors import InputError, listed, refusing  # noqa: E402
+from common.files import atomic_write, parse_json, require_writable  # noqa: E402
 from datasets import Collection, lesion_groups, open_dataset  # noqa: E402
 from datasets.episode import draw_task  # noqa: E402
-from datasets.files import (  # noqa: E402
-    InputError,
-    atomic_write,
-    listed,
-    parse_json,
-    refusing,
-    require_writable,
-)
 from datasets.images import describe, require_fingerprint  # noqa: E402
 from moco import options  # noqa: E402
 from models import BACKBONES, MIN_IMAGE_SIZE  # noqa: E402

@@ -29,10 +29,10 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the pac
 
 import generate_pseudo  # noqa: E402
 import main_moco  # noqa: E402
+from common.errors import InputError  # noqa: E402
 from datasets import images, isic2018, open_dataset, own, synthetic  # noqa: E402
 from datasets.cache import cached  # noqa: E402
 from datasets.episode import TASK_FILE, load_task  # noqa: E402
-from datasets.files import InputError  # noqa: E402
 from datasets.images import check_readable, image_set, read_image  # noqa: E402
 from datasets.medmnist import PARTS  # noqa: E402
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels  # noqa: E402

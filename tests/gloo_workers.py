@@ -5,7 +5,7 @@ from pathlib import Path
 
 import torch
 
-from datasets.files import InputError
+from common.errors import InputError
 from moco import distributed
 from moco.builder import MoCo
 from moco.losses import contrastive_loss

@@ -9,9 +9,9 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import InputError
 from datasets import cache as module
 from datasets.cache import cached
-from datasets.files import InputError
 from datasets.images import ArrayImage, TransformedImages, image_set, read_image
 from moco import settings
 from moco.augment import RandomViews, plain_view, random_view

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from common.errors import InputError, listed
+from common.files import atomic_write, refuse_to_overwrite
 from conftest import REPOSITORY
 from datasets import images as module
 from datasets import open_dataset
-from datasets.files import InputError, atomic_write, listed, refuse_to_overwrite
 from datasets.images import (
     ArrayImage,
     check_readable,

@@ -7,8 +7,9 @@ from PIL import Image
 from torch.utils.data import DataLoader
 from torchvision import transforms
 
+from common.seeding import stream_seed
 from datasets import open_dataset
-from moco.augment import RandomViews, plain_view, random_view, stream_seed
+from moco.augment import RandomViews, plain_view, random_view
 from moco.engine import EpochBatches
 
 

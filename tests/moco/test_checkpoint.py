@@ -6,8 +6,8 @@ import shutil
 import pytest
 import torch
 
+from common.errors import InputError, require_match
 from conftest import TINY, call
-from datasets.files import InputError
 from moco.checkpoint import (
     BIAS,
     CHECKPOINT,
@@ -17,7 +17,6 @@ from moco.checkpoint import (
     load_checkpoint,
     provenance,
     query_encoder,
-    require_match,
     student_classifier,
 )
 

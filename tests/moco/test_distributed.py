@@ -4,7 +4,7 @@ import pytest
 import torch
 
 import gloo_workers
-from datasets.files import InputError
+from common.errors import InputError
 from moco import distributed
 from moco.launch import launch
 

@@ -9,8 +9,8 @@ import sys
 import pytest
 import torch
 
+from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, states_equal
-from datasets.files import InputError
 from moco.builder import MoCo
 from moco.checkpoint import CHECKPOINT, load_checkpoint
 from moco.engine import EpochBatches, contrast_accuracy, learning_rate

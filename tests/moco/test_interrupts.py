@@ -10,8 +10,8 @@ import time
 import pytest
 import torch
 
+from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, states_equal
-from datasets.files import InputError
 from moco import interrupts
 from moco.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
 from moco.interrupts import SAVE, Stopped, Watch

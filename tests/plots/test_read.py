@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.files import InputError
+from common.errors import InputError
 from moco.checkpoint import CHECKPOINT
 from plots import read
 

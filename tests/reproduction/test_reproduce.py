@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import InputError
 from conftest import REPOSITORY, call, load_script, refused
-from datasets.files import InputError
 from moco import options
 from reproduction import run, table
 from reproduction.plan import ENCODERS, METHODS, STUDENTS, Job, jobs_of, read_tables
