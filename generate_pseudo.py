@@ -14,9 +14,11 @@ from datasets.episode import TASK_FILE, load_task, save_task
 from datasets.images import ImageSet, check_readable, describe, unreadable
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import options, settings
-from moco.checkpoint import load_checkpoint, provenance
-from moco.distributed import readers
+from moco.checkpoint import load_checkpoint
 from moco.evaluate import encode, fit_on_support
+from trainer import cli
+from trainer.distributed import readers
+from trainer.provenance import provenance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -99,4 +101,4 @@ def teach(
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

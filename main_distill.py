@@ -14,11 +14,12 @@ from datasets.images import ImageSet
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import losses, options, settings
 from moco.builder import Student
-from moco.checkpoint import provenance
-from moco.distributed import broadcast, is_main
 from moco.engine import Step, contrast_accuracy, fit
 from moco.evaluate import encode
-from moco.launch import launch
+from trainer import cli
+from trainer.distributed import broadcast, is_main
+from trainer.launch import launch
+from trainer.provenance import provenance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -117,4 +118,4 @@ def distillation_step(args, student: Student, y: Tensor, teacher_embeddings: np.
 
 
 if __name__ == "__main__":
-    options.run(main, several=True)
+    cli.run(main, several=True)

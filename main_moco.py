@@ -10,9 +10,10 @@ from common.seeding import stream_seed
 from datasets.images import ImageSet
 from moco import losses, options, settings
 from moco.builder import MoCo
-from moco.checkpoint import provenance
 from moco.engine import contrast_accuracy, fit
-from moco.launch import launch
+from trainer import cli
+from trainer.launch import launch
+from trainer.provenance import provenance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -47,4 +48,4 @@ def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dic
 
 
 if __name__ == "__main__":
-    options.run(main, several=True)
+    cli.run(main, several=True)

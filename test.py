@@ -17,9 +17,11 @@ from datasets.cache import files_key
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, check_readable, describe, unlabelled
 from moco import options, settings
-from moco.checkpoint import load_checkpoint, no_classifier, provenance, student_classifier
-from moco.distributed import readers
+from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.evaluate import encode, fit_on_support, predictions_csv, score, score_table
+from trainer import cli
+from trainer.distributed import readers
+from trainer.provenance import provenance
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -151,4 +153,4 @@ def find_task(args, checkpoint: dict, rare: ImageSet | None) -> Task:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -9,9 +9,9 @@ from common.errors import InputError
 from datasets.episode import Task
 from datasets.images import ImageSet
 from moco import settings
-from moco.checkpoint import provenance
 from moco.engine import Step, fit
 from models import LinearClassifier, build_encoder
+from trainer.provenance import provenance
 
 
 class Supervised(nn.Module):

@@ -10,7 +10,8 @@ import torch.nn.functional as F
 
 from common.seeding import stream_seed
 from moco import options, settings
-from moco.distributed import pick_device
+from trainer import cli
+from trainer.distributed import pick_device
 
 from .common import Supervised, train
 
@@ -38,4 +39,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

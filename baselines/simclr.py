@@ -13,8 +13,9 @@ from torch import Tensor, nn
 
 from common.seeding import stream_seed
 from moco import options, settings
-from moco.distributed import pick_device
 from models import build_encoder
+from trainer import cli
+from trainer.distributed import pick_device
 
 from .common import train
 
@@ -63,4 +64,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -17,8 +17,9 @@ from common.seeding import stream_seed
 from datasets.images import require_same
 from moco import options, settings
 from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
-from moco.distributed import pick_device
 from moco.losses import tempered_kl
+from trainer import cli
+from trainer.distributed import pick_device
 
 from .common import Supervised, train
 
@@ -54,4 +55,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -27,14 +27,16 @@ from common.files import require_writable
 from common.seeding import stream_seed
 from datasets import Collection, open_dataset
 from datasets.episode import draw_task
-from moco import engine, options
-from moco.checkpoint import load_checkpoint, provenance, query_encoder
-from moco.distributed import pick_device, readers
+from moco import engine
+from moco.checkpoint import load_checkpoint, query_encoder
 from moco.evaluate import encode, fit_on_support, score
-from moco.runlog import LOG
 from plots.draw import DASHES, RUN_COLORS, STYLE, pyplot
 from plots.read import read_log
 from reproduction.table import mean_std
+from trainer import cli
+from trainer.distributed import pick_device, readers
+from trainer.log import LOG
+from trainer.provenance import provenance
 
 from .plain import PlainMoCo, plain_encoder, plain_sgd, torch_defaults
 
@@ -204,4 +206,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

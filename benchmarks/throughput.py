@@ -40,12 +40,13 @@ from datasets.cache import cached
 from datasets.images import ImageSet, image_files, image_set
 from moco import engine, options
 from moco.builder import MoCo, Student
-from moco.checkpoint import provenance
-from moco.distributed import pick_device, readers
 from moco.evaluate import encode
-from moco.speed import has_bfloat16, lacks_bfloat16, prepare, sgd
 from models import BACKBONES, build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
+from trainer import cli
+from trainer.distributed import pick_device, readers
+from trainer.performance import has_bfloat16, lacks_bfloat16, prepare, sgd
+from trainer.provenance import provenance
 
 from .plain import (
     PlainMoCo,
@@ -285,8 +286,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("-b", "--batch-size", type=int, default=16)
     found.add_argument("--bn-groups", type=int, default=4)
     found.add_argument("--encode-batch", type=int, default=32, help="images encoded at a time")
-    found.add_argument("--turns", type=options.positive, default=7, help="of each mode (default 7)")
-    found.add_argument("--steps", type=options.positive, help="in a turn; default: 2, on a GPU 50")
+    found.add_argument("--turns", type=cli.positive, default=7, help="of each mode (default 7)")
+    found.add_argument("--steps", type=cli.positive, help="in a turn; default: 2, on a GPU 50")
     found.add_argument("-j", "--workers", type=int, default=4)
     found.add_argument("--device", default="auto")
     found.add_argument("--profile", action="store_true", help="and say where the time goes")
@@ -349,4 +350,4 @@ def table(result: dict, task: str) -> str:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

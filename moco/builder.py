@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import LinearClassifier
+from trainer.distributed import all_gather, broadcast, my_share
 
-from .distributed import all_gather, broadcast, my_share
 from .losses import contrastive_logits
 
 

@@ -16,10 +16,8 @@ from common.errors import InputError, refusing
 from common.seeding import stream_seed
 from datasets.cache import pixels
 from datasets.images import ImageSet
-
-from .augment import RandomViews, random_view
-from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
-from .distributed import (
+from trainer.checkpoint import CHECKPOINT, PREVIOUS
+from trainer.distributed import (
     agreed,
     all_mean,
     average_running_statistics,
@@ -30,12 +28,15 @@ from .distributed import (
     running_statistics,
     world_size,
 )
+from trainer.log import RunLog
+from trainer.nan_guard import anomalies_told, require_finite
+from trainer.performance import prepare, sgd
+from trainer.signals import GO_ON, SAVE, Stopped, watching
+from trainer.signals import ignore as ignore_signals
+
+from .augment import RandomViews, random_view
+from .checkpoint import load_checkpoint, save_checkpoint
 from .evaluate import encode, knn_score
-from .finite import anomalies_told, require_finite
-from .interrupts import GO_ON, SAVE, Stopped, watching
-from .interrupts import ignore as ignore_signals
-from .runlog import RunLog
-from .speed import prepare, sgd
 from .views import BatchViews
 
 Step = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]

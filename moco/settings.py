@@ -17,11 +17,15 @@ from datasets.cache import cached
 from datasets.episode import Task, draw_task
 from datasets.images import ImageSet, check_readable, require_same, without_unreadable
 from models import Encoder, build_encoder
+from trainer import distributed
+from trainer.checkpoint import CHECKPOINT, PREVIOUS
+from trainer.cli import require_sound
+from trainer.launch_plan import Plan, plan
+from trainer.performance import has_bfloat16, prepare
+from trainer.provenance import command
 
-from . import distributed
-from .checkpoint import CHECKPOINT, PREVIOUS, command, load_checkpoint, query_encoder
-from .options import pretraining_parser, require_sound
-from .speed import has_bfloat16, prepare
+from .checkpoint import load_checkpoint, query_encoder
+from .options import pretraining_parser
 
 # What a run may not change when it is resumed; the rest (epochs, workers, …) may.
 FIXED = (
@@ -268,13 +272,13 @@ def is_same_work(args: argparse.Namespace, before: dict, checkpoint: dict) -> bo
     return same and made_from == (checkpoint["epoch"], checkpoint["made_by"])
 
 
-def launch_plan(args: argparse.Namespace) -> distributed.Plan:
+def launch_plan(args: argparse.Namespace) -> Plan:
     """Which processes to start."""
     names = (
         "device", "gpu", "multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url",
         "dist_backend", "dist_timeout",
     )  # fmt: skip
-    return distributed.plan(**{name: getattr(args, name) for name in names})
+    return plan(**{name: getattr(args, name) for name in names})
 
 
 def recorded(args: argparse.Namespace) -> dict:

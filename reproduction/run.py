@@ -17,8 +17,8 @@ import torch
 
 from common.errors import InputError, listed
 from common.files import alone_in
-from moco.distributed import processors
-from moco.interrupts import handling
+from trainer.distributed import processors
+from trainer.signals import handling
 
 from .plan import Job
 

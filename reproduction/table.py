@@ -11,9 +11,10 @@ from scipy.stats import wilcoxon
 
 from common.files import atomic_write
 from moco import options
-from moco.checkpoint import CHECKPOINT, load_checkpoint
-from moco.runlog import LOG
+from moco.checkpoint import load_checkpoint
 from plots.read import read_log
+from trainer.checkpoint import CHECKPOINT
+from trainer.log import LOG
 
 from .plan import IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
 

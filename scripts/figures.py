@@ -19,17 +19,18 @@ from datasets import Collection  # noqa: E402
 from datasets.images import ImageSet  # noqa: E402
 from moco import options, settings  # noqa: E402
 from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
-from moco.distributed import pick_device, readers  # noqa: E402
 from moco.evaluate import encode  # noqa: E402
 from plots import draw  # noqa: E402
 from plots.read import Found, find, short_names  # noqa: E402
+from trainer import cli  # noqa: E402
+from trainer.distributed import pick_device, readers  # noqa: E402
 
 FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tsne", "lookalikes")
 MOST = 9  # panels in a figure of runs, and figures of look-alikes
 
 
-def make_parser() -> options.ArgumentParser:
-    parser = options.ArgumentParser("Figures of training runs, pseudo labels and scores.")
+def make_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser("Figures of training runs, pseudo labels and scores.")
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="RUN_DIR",
         help="folders that the scripts wrote, or that hold such folders")  # fmt: skip
@@ -129,4 +130,4 @@ def open_images(args: argparse.Namespace, found: Found) -> tuple[Collection, Cal
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -33,10 +33,11 @@ from reproduction.plan import (  # noqa: E402
 )
 from reproduction.run import TABLE, become, run_here, submit_to_slurm  # noqa: E402
 from reproduction.table import heading, write_table  # noqa: E402
+from trainer import cli  # noqa: E402
 
 
-def make_parser() -> options.ArgumentParser:
-    parser = options.ArgumentParser("Reproduce a table of the papers, or a narrower form of it.")
+def make_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser("Reproduce a table of the papers, or a narrower form of it.")
     add = parser.add_argument_group("what").add_argument
     add("--list", action="store_true", help="name the tables and what they cost")
     add("--table", type=int, choices=sorted(read_tables()), help="number in the journal paper")
@@ -46,13 +47,13 @@ def make_parser() -> options.ArgumentParser:
     )
     add("--dry-run", action="store_true", help="print the commands instead of running them")
     add = parser.add_argument_group("narrower than the papers (the heading says so)").add_argument
-    add("--epochs", type=options.positive, default=options.EPOCHS, metavar="N",
+    add("--epochs", type=cli.positive, default=options.EPOCHS, metavar="N",
         help="of each training; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
-    size = options.number(int, MIN_IMAGE_SIZE)
+    size = cli.number(int, MIN_IMAGE_SIZE)
     add("--image-size", type=size, default=options.IMAGE_SIZE, metavar="PIXELS",
         help="width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
-    add("--seeds", type=options.natural, nargs="+", default=list(SEEDS), metavar="SEED",
+    add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="of the tasks, and of what is trained on them")  # fmt: skip
     add("--shots", nargs="+", metavar="K", help="support images a class (default: the table's)")
     add("--methods", nargs="+", metavar="NAME", help="rows (default: all that are built)")
@@ -66,13 +67,13 @@ def make_parser() -> options.ArgumentParser:
     group = parser.add_argument_group("where it runs")
     add = group.add_argument
     add("--executor", choices=["local", "slurm"], default="local", help="here, or as Slurm jobs")
-    add("--jobs", type=options.positive, default=1, metavar="N",
+    add("--jobs", type=cli.positive, default=1, metavar="N",
         help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
     add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
         help="sbatch's options for each job, without hyphens: gres=gpu:1 time=1440")  # fmt: skip
     add("--only", metavar="NAME", help="one job alone, by the name that is printed, or `table`")
     add("--device", metavar="DEVICE", help="passed on to every command")
-    add("-j", "--workers", type=options.natural, metavar="N", help="passed on to every command")
+    add("-j", "--workers", type=cli.natural, metavar="N", help="passed on to every command")
     return parser
 
 
@@ -214,4 +215,4 @@ def _parts(word: str, flags: Iterable[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -36,7 +36,8 @@ from datasets.episode import TASK_FILE, load_task  # noqa: E402
 from datasets.images import check_readable, image_set, read_image  # noqa: E402
 from datasets.medmnist import PARTS  # noqa: E402
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels  # noqa: E402
-from moco.checkpoint import CHECKPOINT, load_checkpoint, query_encoder  # noqa: E402
+from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
+from trainer.checkpoint import CHECKPOINT  # noqa: E402
 
 SLOW = 5  # seconds
 ODD = [*'\0"\n[', "", "nan", "inf", "1e999", "-1", "x" * 200_000, "../../x", "ü", "1,1"]

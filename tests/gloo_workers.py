@@ -6,10 +6,10 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError
-from moco import distributed
 from moco.builder import MoCo
 from moco.losses import contrastive_loss
 from models import build_encoder
+from trainer import distributed
 
 
 def contrast(device, folder: Path, groups: int, steps: int) -> None:

@@ -10,15 +10,14 @@ from common.errors import InputError, require_match
 from conftest import TINY, call
 from moco.checkpoint import (
     BIAS,
-    CHECKPOINT,
     CLASSIFIER,
     F_C,
-    PREVIOUS,
     load_checkpoint,
-    provenance,
     query_encoder,
     student_classifier,
 )
+from trainer.checkpoint import CHECKPOINT, PREVIOUS
+from trainer.provenance import provenance
 
 
 def test_checkpoint_describes_itself(chain):

@@ -5,8 +5,8 @@ import torch
 
 import gloo_workers
 from common.errors import InputError
-from moco import distributed
-from moco.launch import launch
+from trainer import distributed, launch_plan
+from trainer.launch import launch
 
 
 def plan(nproc, **how):
@@ -14,7 +14,7 @@ def plan(nproc, **how):
         device="cpu", gpu=None, multiprocessing_distributed=nproc is not None, nproc=nproc,
         world_size=1, rank=0, dist_url=None, dist_backend="auto", dist_timeout=60,
     )  # fmt: skip
-    return distributed.plan(**{**values, **how})
+    return launch_plan.plan(**{**values, **how})
 
 
 def test_two_processes_are_one_with_the_same_batchnorm_groups(tmp_path):
@@ -100,8 +100,8 @@ def test_plan_contradictions():
 
 def test_plan_of_flags():
     assert plan(None).url is None
-    assert plan(2).url == distributed.ANY_PORT  # whatever --dist-url says, on one machine
-    assert plan(2, dist_url="tcp://localhost:10001").url == distributed.ANY_PORT
+    assert plan(2).url == launch_plan.ANY_PORT  # whatever --dist-url says, on one machine
+    assert plan(2, dist_url="tcp://localhost:10001").url == launch_plan.ANY_PORT
     second = plan(3, world_size=2, rank=1, dist_url="tcp://node1:10001")
     assert (second.processes, second.first, second.nproc) == (6, 3, 3)
     assert (second.url, second.on_machine) == ("tcp://node1:10001", 3)
@@ -193,7 +193,7 @@ def test_two_launchers_or_half_of_one(started_by):
      ("r-[a,b]", "r-a")],
 )  # fmt: skip
 def test_first_host(nodes, first):
-    assert distributed._first_host(nodes) == first
+    assert launch_plan._first_host(nodes) == first
 
 
 def test_pick_device(capsys):

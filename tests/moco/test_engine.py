@@ -12,10 +12,11 @@ import torch
 from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, states_equal
 from moco.builder import MoCo
-from moco.checkpoint import CHECKPOINT, load_checkpoint
+from moco.checkpoint import load_checkpoint
 from moco.engine import EpochBatches, contrast_accuracy, learning_rate
-from moco.runlog import RunLog
 from models import build_encoder
+from trainer.checkpoint import CHECKPOINT
+from trainer.log import RunLog
 
 
 def test_batches_cover_a_shuffled_epoch():
@@ -71,7 +72,7 @@ def test_log_is_appended_unless_overwritten(tmp_path):
 
 
 def test_only_the_first_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("moco.runlog.is_main", lambda: False)
+    monkeypatch.setattr("trainer.log.is_main", lambda: False)
     RunLog(tmp_path / "run", {"command": "x"}).epoch(1, {"loss": 2.0})
     assert not (tmp_path / "run").exists()
 

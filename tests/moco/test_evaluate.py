@@ -8,11 +8,11 @@ from torch import nn
 from datasets import open_dataset
 from datasets.cache import cached, pixels
 from datasets.images import read_image
-from moco import speed
 from moco.augment import plain_view
 from moco.evaluate import encode, fit_on_support, knn_score, predictions_csv, score, score_table
-from moco.speed import prepare
 from models import build_encoder
+from trainer import performance
+from trainer.performance import prepare
 
 
 def test_score_against_counting():
@@ -83,7 +83,7 @@ def test_embeddings_in_mixed_precision(data):
 def test_slow_mixed_precision_is_told(flags, told, tmp_path, monkeypatch, capsys):
     described = tmp_path / "cpuinfo"
     described.write_text(f"flags : fpu {flags}\n")
-    monkeypatch.setattr(speed, "Path", lambda path: described)
+    monkeypatch.setattr(performance, "Path", lambda path: described)
     for device, amp in (("cpu", False), ("meta", True)):
         prepare(nn.Linear(2, 2), torch.device(device), amp)
     assert not capsys.readouterr().out

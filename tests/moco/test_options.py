@@ -7,6 +7,7 @@ import pytest
 
 from conftest import TINY, call
 from moco import options, settings
+from trainer import cli
 
 PARSERS = {
     "main_moco": (options.pretraining_parser, ["DATA", "--model_path", "OUT"]),
@@ -132,9 +133,9 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
             read.add(name)
             return super().__getattribute__(name)
 
-    parse = options.ArgumentParser.parse_args
+    parse = cli.ArgumentParser.parse_args
     monkeypatch.setattr(
-        options.ArgumentParser, "parse_args", lambda *how: Recording(**vars(parse(*how)))
+        cli.ArgumentParser, "parse_args", lambda *how: Recording(**vars(parse(*how)))
     )
 
     baseline = ["--arch", "conv4", "--image-size", 32, "-j", 0, "--epochs", 1]

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from moco.checkpoint import CHECKPOINT
 from plots import read
+from trainer.checkpoint import CHECKPOINT
 
 RARE = {"dataset": "toy", "counts": {"x": 9, "y": 9}, "sha256": "x"}
 

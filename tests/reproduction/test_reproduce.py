@@ -20,6 +20,7 @@ from conftest import REPOSITORY, call, load_script, refused
 from moco import options
 from reproduction import run, table
 from reproduction.plan import ENCODERS, METHODS, STUDENTS, Job, jobs_of, read_tables
+from trainer import cli
 
 reproduce = load_script("scripts/reproduce")
 
@@ -183,7 +184,7 @@ def test_refusals(argv, says, data, tmp_path, capsys, monkeypatch):
     argv = [str(places.get(word, word)) for word in argv]
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *argv])
     with pytest.raises(SystemExit) as stop:
-        options.run(reproduce.main)
+        cli.run(reproduce.main)
     said = capsys.readouterr().err.strip()
     assert stop.value.code == 2 and says in said and len(said.splitlines()) == 1, said
 
