@@ -30,12 +30,12 @@ from common.errors import InputError
 from common.files import atomic_write, require_writable
 from common.seeding import stream_seed
 from datasets.images import ImageSet
-from moco import settings
+from moco import config, resume
 from moco.builder import MoCo
-from moco.engine import fit
 from trainer import cli
 from trainer.distributed import barrier, is_main
 from trainer.provenance import provenance
+from trainer.trainer import fit
 
 from .throughput import options_of
 
@@ -71,7 +71,7 @@ def watched(
 ) -> None:  # fmt: skip
     """`main_moco.worker`, which notes the time of each step and stops after `steps`."""
     torch.manual_seed(stream_seed("weights", args.seed))
-    model = MoCo(**settings.encoder_values(args), batchnorm_groups=groups)
+    model = MoCo(**config.encoder_values(args), batchnorm_groups=groups)
     times = []
 
     memory = None
@@ -88,7 +88,8 @@ def watched(
         return values
 
     try:
-        fit(model, step, base, about, device=device, **settings.training_values(args))
+        training = resume.training_values(args, base, device)
+        fit(model, step, base, about, device=device, **training)
     except Enough:
         barrier()  # the loader's processes are still there, and the other ranks
     if is_main():

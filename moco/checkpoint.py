@@ -15,7 +15,7 @@ from trainer.checkpoint import load, read, remove_unfinished, save, torch_save
 from trainer.cli import require_sound
 from trainer.nan_guard import not_finite
 
-from . import options
+from . import config
 from .released import from_released, is_released
 
 CLASSIFIER = "checkpointClassifier.pth.tar"
@@ -31,12 +31,12 @@ STAGES = {
 }
 F_C, BIAS = "classifier.linear.weight", "classifier.linear.bias"
 PARSERS = {
-    "moco": options.pretraining_parser,
-    "distill": options.distillation_parser,
-    "scratch": options.scratch_parser,
-    "simclr": options.simclr_parser,
-    "srl_simple": options.srl_parser,
-    "srl_distill": options.srl_parser,
+    "moco": config.pretraining_parser,
+    "distill": config.distillation_parser,
+    "scratch": config.scratch_parser,
+    "simclr": config.simclr_parser,
+    "srl_simple": config.srl_parser,
+    "srl_distill": config.srl_parser,
 }
 
 

@@ -9,7 +9,7 @@ from torch import Tensor
 from common.errors import InputError
 from models.resnet12 import ANNEALING_STEPS
 
-from .options import pretraining_parser
+from .config import pretraining_parser
 
 # Their names of the parts, and ours; DistributedDataParallel puts a prefix before them.
 NAMES = (

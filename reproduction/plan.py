@@ -7,7 +7,7 @@ from pathlib import Path
 
 from datasets.pseudo import PSEUDO_FILE
 from moco.checkpoint import load_checkpoint
-from moco.options import DROPS, EPOCHS
+from moco.config import DROPS, EPOCHS
 from trainer.checkpoint import CHECKPOINT
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"

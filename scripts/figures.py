@@ -17,7 +17,8 @@ from common.errors import InputError  # noqa: E402
 from common.files import atomic_write, refuse_to_overwrite  # noqa: E402
 from datasets import Collection  # noqa: E402
 from datasets.images import ImageSet  # noqa: E402
-from moco import options, settings  # noqa: E402
+from datasets.open import open_data  # noqa: E402
+from moco import config  # noqa: E402
 from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
 from moco.evaluate import encode  # noqa: E402
 from plots import draw  # noqa: E402
@@ -41,9 +42,9 @@ def make_parser() -> cli.ArgumentParser:
         help=", ".join(FIGURES) + " (default: all)")  # fmt: skip
     add("--format", choices=["png", "pdf", "svg"], default="png", help="of the files")
     add("--overwrite", action="store_true", help="write over what is there")
-    options.add_classes(parser)
-    options.add_device(parser)
-    options.add_skip_unreadable(parser)
+    config.add_classes(parser)
+    config.add_device(parser)
+    config.add_skip_unreadable(parser)
     return parser
 
 
@@ -118,7 +119,7 @@ def open_images(args: argparse.Namespace, found: Found) -> tuple[Collection, Cal
     made = [(run.about.get("args"), run.folder) for run in found.runs]
     made += [(result.scores["args"], result.path) for result in found.every_result()]
     known = next((m for m in made if m[0] and m[0].get("base_classes")), (None, None))
-    data = settings.open_data(args.data, args, *known)
+    data = open_data(args.data, args, *known)
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
     def embed(checkpoint_at: Path, *sets: ImageSet) -> list[np.ndarray]:

@@ -21,7 +21,7 @@ from common.files import atomic_write, parse_json, require_writable  # noqa: E40
 from datasets import Collection, lesion_groups, open_dataset  # noqa: E402
 from datasets.episode import draw_task  # noqa: E402
 from datasets.images import describe, require_fingerprint  # noqa: E402
-from moco import options  # noqa: E402
+from moco import config  # noqa: E402
 from models import BACKBONES, MIN_IMAGE_SIZE  # noqa: E402
 from reproduction.plan import (  # noqa: E402
     METHODS,
@@ -47,10 +47,10 @@ def make_parser() -> cli.ArgumentParser:
     )
     add("--dry-run", action="store_true", help="print the commands instead of running them")
     add = parser.add_argument_group("narrower than the papers (the heading says so)").add_argument
-    add("--epochs", type=cli.positive, default=options.EPOCHS, metavar="N",
+    add("--epochs", type=cli.positive, default=config.EPOCHS, metavar="N",
         help="of each training; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
     size = cli.number(int, MIN_IMAGE_SIZE)
-    add("--image-size", type=size, default=options.IMAGE_SIZE, metavar="PIXELS",
+    add("--image-size", type=size, default=config.IMAGE_SIZE, metavar="PIXELS",
         help="width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
     add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",

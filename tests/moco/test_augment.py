@@ -9,8 +9,8 @@ from torchvision import transforms
 
 from common.seeding import stream_seed
 from datasets import open_dataset
-from moco.augment import RandomViews, plain_view, random_view
-from moco.engine import EpochBatches
+from moco.augment import plain_view, random_view
+from moco.loader import EpochBatches, RandomViews
 
 
 @pytest.fixture

@@ -11,12 +11,13 @@ import torch
 
 from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, states_equal
-from moco.builder import MoCo
+from moco.builder import MoCo, contrast_accuracy
 from moco.checkpoint import load_checkpoint
-from moco.engine import EpochBatches, contrast_accuracy, learning_rate
+from moco.loader import EpochBatches
 from models import build_encoder
 from trainer.checkpoint import CHECKPOINT
 from trainer.log import RunLog
+from trainer.trainer import learning_rate
 
 
 def test_batches_cover_a_shuffled_epoch():
@@ -36,8 +37,8 @@ def test_processes_share_each_batch(monkeypatch):
     alone = list(EpochBatches(images=37, batch_size=8, seed=0))
     shares = []
     for rank in range(4):
-        monkeypatch.setattr("moco.engine.world_size", lambda: 4)
-        monkeypatch.setattr("moco.engine.rank", lambda rank=rank: rank)
+        monkeypatch.setattr("moco.loader.world_size", lambda: 4)
+        monkeypatch.setattr("moco.loader.rank", lambda rank=rank: rank)
         shares.append(list(EpochBatches(images=37, batch_size=8, seed=0)))
     assert [sum(parts, []) for parts in zip(*shares)] == alone
 

@@ -9,7 +9,8 @@ from datasets import open_dataset
 from datasets.cache import cached, pixels
 from datasets.images import read_image
 from moco.augment import plain_view
-from moco.evaluate import encode, fit_on_support, knn_score, predictions_csv, score, score_table
+from moco.evaluate import encode, fit_on_support, knn_score
+from moco.scores import predictions_csv, score, score_table
 from models import build_encoder
 from trainer import performance
 from trainer.performance import prepare

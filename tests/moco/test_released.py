@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from common.errors import InputError
 from conftest import call, refused
 from moco.checkpoint import CLASSIFIER, load_checkpoint, query_encoder
-from moco.options import pretraining_parser
+from moco.config import pretraining_parser
 from models.resnet12 import WIDTHS
 from trainer.checkpoint import CHECKPOINT
 

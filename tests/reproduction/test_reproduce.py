@@ -17,7 +17,7 @@ import pytest
 
 from common.errors import InputError
 from conftest import REPOSITORY, call, load_script, refused
-from moco import options
+from moco import config
 from reproduction import run, table
 from reproduction.plan import ENCODERS, METHODS, STUDENTS, Job, jobs_of, read_tables
 from trainer import cli
@@ -25,13 +25,13 @@ from trainer import cli
 reproduce = load_script("scripts/reproduce")
 
 PARSERS = {
-    "main_moco.py": options.pretraining_parser,
-    "generate_pseudo.py": options.labelling_parser,
-    "main_distill.py": options.distillation_parser,
-    "test.py": options.testing_parser,
-    "baselines.scratch": options.scratch_parser,
-    "baselines.simclr": options.simclr_parser,
-    "baselines.srl": options.srl_parser,
+    "main_moco.py": config.pretraining_parser,
+    "generate_pseudo.py": config.labelling_parser,
+    "main_distill.py": config.distillation_parser,
+    "test.py": config.testing_parser,
+    "baselines.scratch": config.scratch_parser,
+    "baselines.simclr": config.simclr_parser,
+    "baselines.srl": config.srl_parser,
 }
 
 
@@ -154,7 +154,7 @@ def test_what_is_too_short_says_so(capsys):
 def test_the_oracle_keeps_to_its_flags(capsys):
     found = commands(capsys, "--table", 11, "--lesion-disjoint")
     for command in (c for c in found if "--oracle" in c):
-        args = options.scratch_parser().parse_args(command[1:])
+        args = config.scratch_parser().parse_args(command[1:])
         assert args.lesion_disjoint and not args.rare_split and args.n_way == 3
 
 

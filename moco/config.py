@@ -1,14 +1,35 @@
 """The command line: each script's flags, in groups that the scripts share."""
 
 import argparse
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 from datasets.cache import default_folder
-from models import BACKBONES, MIN_IMAGE_SIZE
+from datasets.open import CLASSES
+from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
 from trainer.cli import ArgumentParser, natural, number, positive
+from trainer.distributed import readers
+from trainer.launch_plan import Plan, plan
 
 EPOCHS, DROPS, IMAGE_SIZE = 200, (120, 160), 224  # the papers'; drops of the learning rate
+# What a run may not change when it is resumed; the rest (epochs, workers, …) may.
+FIXED = (
+    "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
+    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "views_by", "seed", "p_label",
+    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_interval",
+    "dic_dispersion", "simclr_t", "teacher", "distill_t", "distill_weight", "base_classes",
+    "rare_classes",
+)  # fmt: skip
+OF_THE_MACHINE = (
+    "device", "gpu", "workers", "batch_size", "amp", "cache", "no_cache", "overwrite",
+)  # fmt: skip
+# What a student takes over from its teacher where it is not told otherwise; the first few it must.
+BORN_WITH = ("arch", "image_size", "moco_dim", "mlp", *CLASSES)
+INHERITED = (
+    *BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus", "bn_groups",
+    "epochs", "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp",
+)  # fmt: skip
 
 
 # fmt: off
@@ -326,3 +347,35 @@ def srl_parser() -> ArgumentParser:
     add("--distill-weight", type=number(float, 0, 1), default=0.5, metavar="W",
         help="weight of the distillation; the labels have the rest")
     return parser
+
+
+# fmt: on
+def encoder_values(args: argparse.Namespace) -> dict:
+    """What `builder.MoCo` takes from the command line."""
+    return {
+        "make_encoder": functools.partial(build_encoder, args.arch, args.moco_dim, args.mlp),
+        "embedding_dim": args.moco_dim,
+        "queue_size": args.moco_k,
+        "encoder_momentum": args.moco_m,
+        "temperature": args.moco_t,
+    }
+
+
+def launch_plan(args: argparse.Namespace) -> Plan:
+    """Which processes to start."""
+    names = (
+        "device", "gpu", "multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url",
+        "dist_backend", "dist_timeout",
+    )  # fmt: skip
+    return plan(**{name: getattr(args, name) for name in names})
+
+
+def readers_of(args: argparse.Namespace) -> int:
+    """How many processes read images for each process of the run."""
+    here = launch_plan(args).on_machine if hasattr(args, "nproc") else 1  # baselines: one process
+    return readers(args.workers, here)
+
+
+def recorded(args: argparse.Namespace) -> dict:
+    """The arguments as plain values, for a checkpoint or a log."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
