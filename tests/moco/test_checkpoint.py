@@ -6,7 +6,7 @@ import shutil
 import pytest
 import torch
 
-from common.errors import InputError, require_match
+from common.errors import InputError
 from conftest import TINY, call
 from moco.checkpoint import (
     BIAS,
@@ -17,7 +17,6 @@ from moco.checkpoint import (
     student_classifier,
 )
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
-from trainer.provenance import provenance
 
 
 def test_checkpoint_describes_itself(chain):
@@ -149,15 +148,3 @@ def test_newer_format(tmp_path):
     torch.save({"stage": "moco", "format": 99}, tmp_path / CHECKPOINT)
     with pytest.raises(InputError, match="format 99, newer"):
         load_checkpoint(tmp_path)
-
-
-def test_require_match_names_both_sides():
-    require_match({"arch": None, "k_shot": 5}, {"arch": "conv4", "k_shot": 5}, "here")
-    with pytest.raises(InputError, match="--arch resnet12 was asked for.*made with arch conv4"):
-        require_match({"arch": "resnet12"}, {"arch": "conv4"}, "here")
-
-
-def test_provenance_is_plain():
-    found = provenance()
-    assert {"command", "commit", "torch", "date"} <= found.keys()
-    assert all(value is None or isinstance(value, str) for value in found.values())
