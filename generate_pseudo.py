@@ -8,31 +8,35 @@ larger collection): a note says so.
 
 import numpy as np
 
+from common.errors import require_match
+from common.files import refuse_to_overwrite
 from datasets.episode import TASK_FILE, load_task, save_task
-from datasets.files import refuse_to_overwrite
 from datasets.images import ImageSet, check_readable, describe, unreadable
+from datasets.open import CLASSES, decoded, draw, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
-from moco import options, settings
-from moco.checkpoint import load_checkpoint, provenance, require_match
-from moco.distributed import readers
-from moco.evaluate import encode, fit_on_support
+from moco import config, resume
+from moco.checkpoint import load_checkpoint
+from moco.evaluate import encode, fit_on_support, ready_encoder
+from trainer import cli
+from trainer.distributed import readers
+from trainer.provenance import provenance
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = options.labelling_parser().parse_args(argv)
+    args = config.labelling_parser().parse_args(argv)
     files = [args.savedir / TASK_FILE, args.savedir / PSEUDO_FILE]
     checkpoint = load_checkpoint(args.resume, ("moco",))
     teacher = checkpoint["args"]
     require_match({"arch": args.arch}, teacher, args.resume)
-    data = settings.open_data(args.datadir, args, teacher, args.resume)
+    data = open_data(args.datadir, args, teacher, args.resume)
     base = data.base.fingerprint()
     if all(file.exists() for file in files) and not args.overwrite:
         before = load_pseudo_labels(args.savedir)[1].about
-        if before["base"] == base and settings.is_same_work(args, before, checkpoint):
+        if before["base"] == base and resume.is_same_work(args, before, checkpoint):
             print(f"done before: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[1:], args.overwrite)  # the task alone is an unfinished run's
-    task = settings.draw(args.datadir, args, data.rare, args.k_shot)
+    task = draw(args.datadir, args, data.rare, args.k_shot)
     if files[0].exists() and not args.overwrite and load_task(args.savedir) != task:
         refuse_to_overwrite(files[:1], args.overwrite)
     support, query = task.support(data.rare), task.query(data.rare)
@@ -46,10 +50,10 @@ def main(argv: list[str] | None = None) -> None:
             )
     if unreadable(support):
         check_readable(support, data.base)  # to name them all at once
-    base_images = settings.decoded(args, data.base, teacher["image_size"])
+    base_images = decoded(args, data.base, teacher["image_size"])
 
     embeddings, probabilities = teach(args, checkpoint, support, base_images)
-    classes = {name: getattr(args, name) for name in settings.CLASSES}  # given here or inherited
+    classes = {name: getattr(args, name) for name in CLASSES}  # given here or inherited
     labels = PseudoLabels(
         ids=data.base.ids,
         probabilities=probabilities,
@@ -57,10 +61,10 @@ def main(argv: list[str] | None = None) -> None:
         about={
             "task": task.to_dict(),
             "base": base,
-            "teacher": {name: teacher.get(name) for name in settings.INHERITED} | classes,
+            "teacher": {name: teacher.get(name) for name in config.INHERITED} | classes,
             "epoch": checkpoint["epoch"],
             "checkpoint_made_by": checkpoint["made_by"],
-            "args": settings.recorded(args),
+            "args": config.recorded(args),
             "made_by": provenance(),
         },
     )
@@ -81,7 +85,7 @@ def teach(
     """The embeddings f_q(x), M×D, and the probabilities p = F(x), M×N, of every base image."""
     made_with = checkpoint["args"]
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
-    encoder, device = settings.ready_encoder(args, checkpoint)
+    encoder, device = ready_encoder(args, checkpoint)
     f_c = fit_on_support(
         encoder,
         support,
@@ -99,4 +103,4 @@ def teach(
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -6,38 +6,41 @@ python main_moco.py DATA --model_path OUT
 import torch
 from torch import Tensor, nn
 
+from common.seeding import stream_seed
 from datasets.images import ImageSet
-from moco import losses, options, settings
-from moco.augment import stream_seed
-from moco.builder import MoCo
-from moco.checkpoint import provenance
-from moco.engine import contrast_accuracy, fit
-from moco.launch import launch
+from datasets.open import decoded, open_data
+from moco import config, losses, resume
+from moco.builder import MoCo, contrast_accuracy
+from trainer import cli
+from trainer.launch import launch
+from trainer.provenance import provenance
+from trainer.trainer import fit
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = options.pretraining_parser().parse_args(argv)
-    plan = settings.launch_plan(args)
-    settings.settle(args)
-    base = settings.open_data(args.data, args, use=["base"]).base
-    groups = settings.batchnorm_groups(args, len(base), plan.processes)
+    args = config.pretraining_parser().parse_args(argv)
+    plan = config.launch_plan(args)
+    resume.settle(args)
+    base = open_data(args.data, args, use=["base"]).base
+    groups = resume.batchnorm_groups(args, len(base), plan.processes)
     about = {
         "stage": "moco",
-        "args": settings.recorded(args),
+        "args": config.recorded(args),
         "base": base.fingerprint(),
         "task": None,
         "made_by": provenance(),
     }
-    settings.check_run(args, about)
-    base = settings.decoded(args, base, args.image_size)
+    resume.check_run(args, about)
+    base = decoded(args, base, args.image_size)
     launch(plan, worker, args, base, groups, about)
 
 
 def worker(device: torch.device, args, base: ImageSet, groups: int, about: dict) -> None:
     """One process of the run."""
     torch.manual_seed(stream_seed("weights", args.seed))
-    model = MoCo(**settings.encoder_values(args), batchnorm_groups=groups)
-    fit(model, step, base, about, device=device, **settings.training_values(args))
+    model = MoCo(**config.encoder_values(args), batchnorm_groups=groups)
+    training = resume.training_values(args, base, device)
+    fit(model, step, base, about, device=device, **training)
 
 
 def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
@@ -47,4 +50,4 @@ def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dic
 
 
 if __name__ == "__main__":
-    options.run(main, several=True)
+    cli.run(main, several=True)

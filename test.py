@@ -11,24 +11,23 @@ from pathlib import Path
 import numpy as np
 import torch
 
+from common.errors import InputError, refusing, require_match
+from common.files import atomic_write, parse_json, refuse_to_overwrite
 from datasets.cache import files_key
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.files import InputError, atomic_write, parse_json, refuse_to_overwrite, refusing
 from datasets.images import ImageSet, check_readable, describe, unlabelled
-from moco import options, settings
-from moco.checkpoint import (
-    load_checkpoint,
-    no_classifier,
-    provenance,
-    require_match,
-    student_classifier,
-)
-from moco.distributed import readers
-from moco.evaluate import encode, fit_on_support, predictions_csv, score, score_table
+from datasets.open import decoded, draw, open_data, readable
+from moco import config, resume
+from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
+from moco.evaluate import encode, fit_on_support, ready_encoder
+from moco.scores import predictions_csv, score, score_table
+from trainer import cli
+from trainer.distributed import readers
+from trainer.provenance import provenance
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = options.testing_parser().parse_args(argv)
+    args = config.testing_parser().parse_args(argv)
     checkpoint = load_checkpoint(args.resume)
     require_match({"arch": args.arch}, checkpoint["args"], args.resume)
     if args.load_cla and (without := no_classifier(checkpoint)):
@@ -40,10 +39,10 @@ def main(argv: list[str] | None = None) -> None:
     rare = None
     if args.data:
         made = checkpoint["args"]
-        rare = settings.open_data(args.data, args, made, args.resume, use=["rare"]).rare
+        rare = open_data(args.data, args, made, args.resume, use=["rare"]).rare
     task = find_task(args, checkpoint, rare)
     if args.predict:
-        images = settings.readable(args, unlabelled(args.predict))
+        images = readable(args, unlabelled(args.predict))
     else:
         images = task.query(rare)
     how = "direct" if args.load_cla else "lr"
@@ -59,7 +58,7 @@ def main(argv: list[str] | None = None) -> None:
     if rare and (here := rare.fingerprint()) != task.rare:
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
     if not args.predict:
-        rare = settings.decoded(args, rare, checkpoint["args"]["image_size"])
+        rare = decoded(args, rare, checkpoint["args"]["image_size"])
         images = task.query(rare)
     support = None if args.load_cla else task.support(rare)
     if args.predict:
@@ -67,9 +66,9 @@ def main(argv: list[str] | None = None) -> None:
     probabilities = predict(args, checkpoint, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
              "images": scored,
-             "args": settings.recorded(args), "made_by": provenance(),
+             "args": config.recorded(args), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
-             "training": settings.training_of(checkpoint)}  # fmt: skip
+             "training": resume.training_of(checkpoint)}  # fmt: skip
     if args.predict:
         scores = {}
         print(f"{task}; classifier: {how}; {len(images)} images of {args.predict}")
@@ -98,7 +97,7 @@ def done_before(file: Path, args, checkpoint: dict, images: dict) -> dict | None
     with refusing(f"{file} is broken; --overwrite makes it anew"):
         before = parse_json(file.read_bytes(), newest=0)
     same_images = before.get("images") == images
-    return before if same_images and settings.is_same_work(args, before, checkpoint) else None
+    return before if same_images and resume.is_same_work(args, before, checkpoint) else None
 
 
 def predict(
@@ -106,7 +105,7 @@ def predict(
 ) -> np.ndarray:
     """Each image's probability of each of the task's classes, by the student's own classifier or,
     with a support set, by one fitted on that."""
-    encoder, device = settings.ready_encoder(args, checkpoint)
+    encoder, device = ready_encoder(args, checkpoint)
     made_with = checkpoint["args"]
     size, workers = made_with["image_size"], readers(args.workers)
     embeddings = encode(encoder, images, size, args.batch_size, workers, device, progress="testing")
@@ -143,7 +142,7 @@ def find_task(args, checkpoint: dict, rare: ImageSet | None) -> Task:
             f"{args.resume} does not tell its task; --savedir names the folder of its {TASK_FILE}"
         )
     else:
-        return settings.draw(args.data, args, rare, args.k_shot or 5)
+        return draw(args.data, args, rare, args.k_shot or 5)
     if args.lesion_disjoint or args.rare_split:
         raise InputError(
             f"--lesion-disjoint and --rare-split draw a task, but {where} has one; they are for "
@@ -157,4 +156,4 @@ def find_task(args, checkpoint: dict, rare: ImageSet | None) -> Task:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

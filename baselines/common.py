@@ -5,13 +5,14 @@ import argparse
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
 from datasets.episode import Task
-from datasets.files import InputError
 from datasets.images import ImageSet
-from moco import settings
-from moco.checkpoint import provenance
-from moco.engine import Step, fit
+from datasets.open import decoded
+from moco import config, resume
 from models import LinearClassifier, build_encoder
+from trainer.provenance import provenance
+from trainer.trainer import Step, fit
 
 
 class Supervised(nn.Module):
@@ -40,18 +41,18 @@ def train(
     """Train `model` on `views` random views of `images`, as stage (a) is trained but for the step,
     in one process. The checkpoint is of `stage`, and of `task` if the images are its support set.
 
-    Raises InputError as `settings.check_run` does, or if the images fill no batch.
+    Raises InputError as `check_run` does, or if the images fill no batch.
     """
     if len(images) < args.batch_size:
         raise InputError(f"--batch-size {args.batch_size} is more than the {len(images)} images")
     about = {
         "stage": stage,
-        "args": {**settings.recorded(args), "moco_dim": None, "mlp": False},
+        "args": {**config.recorded(args), "moco_dim": None, "mlp": False},
         "base": images.fingerprint(),
         "task": task and task.to_dict(),
         "made_by": provenance(),
     }
-    settings.check_run(args, about)
-    images = settings.decoded(args, images, args.image_size)
-    values = settings.training_values(args)
-    fit(model, step, images, about, device=device, views=views, **values)
+    resume.check_run(args, about)
+    images = decoded(args, images, args.image_size)
+    values = resume.training_values(args, images, device, views)
+    fit(model, step, images, about, device=device, **values)

@@ -8,20 +8,22 @@ python test.py DATA --resume OUT --load_cla
 import torch
 import torch.nn.functional as F
 
-from moco import options, settings
-from moco.augment import stream_seed
-from moco.distributed import pick_device
+from common.seeding import stream_seed
+from datasets.open import draw, open_data
+from moco import config, resume
+from trainer import cli
+from trainer.distributed import pick_device
 
 from .common import Supervised, train
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = options.scratch_parser().parse_args(argv)
-    settings.settle(args)
-    rare = settings.open_data(args.data, args, use=["rare"]).rare
+    args = config.scratch_parser().parse_args(argv)
+    resume.settle(args)
+    rare = open_data(args.data, args, use=["rare"]).rare
     if args.oracle:
         args.k_shot, args.rare_split = None, True
-    task = settings.draw(args.data, args, rare, args.k_shot)
+    task = draw(args.data, args, rare, args.k_shot)
     support = task.support(rare)
     args.batch_size = min(args.batch_size, len(support))
     device = pick_device(args.device, args.gpu)
@@ -38,4 +40,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

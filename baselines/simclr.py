@@ -11,10 +11,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from moco import options, settings
-from moco.augment import stream_seed
-from moco.distributed import pick_device
+from common.seeding import stream_seed
+from datasets.open import open_data
+from moco import config, resume
 from models import build_encoder
+from trainer import cli
+from trainer.distributed import pick_device
 
 from .common import train
 
@@ -47,9 +49,9 @@ class SimCLR(nn.Module):
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = options.simclr_parser().parse_args(argv)
-    settings.settle(args)
-    base = settings.open_data(args.data, args, use=["base"]).base
+    args = config.simclr_parser().parse_args(argv)
+    resume.settle(args)
+    base = open_data(args.data, args, use=["base"]).base
     device = pick_device(args.device, args.gpu)
     torch.manual_seed(stream_seed("simclr weights", args.seed))
     model = SimCLR(args.arch)
@@ -63,4 +65,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -12,20 +12,23 @@ here all methods are scored alike, on features as they are.
 import torch
 import torch.nn.functional as F
 
+from common.errors import require_match
+from common.seeding import stream_seed
 from datasets.images import require_same
-from moco import options, settings
-from moco.augment import stream_seed
-from moco.checkpoint import load_checkpoint, query_encoder, require_match, student_classifier
-from moco.distributed import pick_device
+from datasets.open import open_data
+from moco import config, resume
+from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
 from moco.losses import tempered_kl
+from trainer import cli
+from trainer.distributed import pick_device
 
 from .common import Supervised, train
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = options.srl_parser().parse_args(argv)
-    settings.settle(args)
-    base = settings.open_data(args.data, args, use=["base"]).base
+    args = config.srl_parser().parse_args(argv)
+    resume.settle(args)
+    base = open_data(args.data, args, use=["base"]).base
     device = pick_device(args.device, args.gpu)
     truth = torch.tensor(base.labels, device=device)
     stage = "srl_distill" if args.teacher else "srl_simple"
@@ -53,4 +56,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -22,18 +22,23 @@ from torch import nn
 from tqdm import tqdm
 
 import main_moco
+from common.errors import InputError
+from common.files import require_writable
+from common.seeding import stream_seed
 from datasets import Collection, open_dataset
 from datasets.episode import draw_task
-from datasets.files import InputError, require_writable
-from moco import engine, options
-from moco.augment import stream_seed
-from moco.checkpoint import load_checkpoint, provenance, query_encoder
-from moco.distributed import pick_device, readers
-from moco.evaluate import encode, fit_on_support, score
-from moco.runlog import LOG
+from moco.checkpoint import load_checkpoint, query_encoder
+from moco.evaluate import encode, fit_on_support
+from moco.loader import EpochBatches, training_loader
+from moco.scores import score
 from plots.draw import DASHES, RUN_COLORS, STYLE, pyplot
 from plots.read import read_log
 from reproduction.table import mean_std
+from trainer import cli
+from trainer.distributed import pick_device, readers
+from trainer.log import LOG
+from trainer.provenance import provenance
+from trainer.trainer import learning_rate, train_one_epoch
 
 from .plain import PlainMoCo, plain_encoder, plain_sgd, torch_defaults
 
@@ -55,17 +60,17 @@ def train_plain(how: argparse.Namespace, data: Collection, seed: int) -> tuple[n
     torch.manual_seed(stream_seed("weights", seed))
     model = PlainMoCo(functools.partial(plain_encoder, how.arch), batchnorm_groups=4).to(device)
     optimizer = plain_sgd(model, 0.03, 0.9, 1e-4)
-    batches = engine.EpochBatches(len(data.base), 16, seed)
-    loader = engine.training_loader(
+    batches = EpochBatches(len(data.base), 16, seed)
+    loader = training_loader(
         data.base, batches, 2, seed, how.image_size, False, "pil", readers(how.workers), device
     )
     losses = []
     for epoch in range(how.epochs):
         batches.epoch = epoch
         for group in optimizer.param_groups:
-            group["lr"] = engine.learning_rate(0.03, epoch, how.epochs, how.schedule, cos=False)
+            group["lr"] = learning_rate(0.03, epoch, how.epochs, how.schedule, cos=False)
         torch.manual_seed(stream_seed("steps", seed, epoch, 0))
-        values = engine.train_one_epoch(
+        values = train_one_epoch(
             model, main_moco.step, loader, optimizer, device, epoch, tqdm(disable=True), 10
         )
         losses.append(values["loss"])
@@ -203,4 +208,4 @@ def main(argv: list[str] | None = None) -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -26,14 +26,16 @@ from PIL import Image
 from tqdm import tqdm
 
 import main_moco
-from datasets.files import InputError, atomic_write, require_writable
+from common.errors import InputError
+from common.files import atomic_write, require_writable
+from common.seeding import stream_seed
 from datasets.images import ImageSet
-from moco import options, settings
-from moco.augment import stream_seed
+from moco import config, resume
 from moco.builder import MoCo
-from moco.checkpoint import provenance
-from moco.distributed import barrier, is_main
-from moco.engine import fit
+from trainer import cli
+from trainer.distributed import barrier, is_main
+from trainer.provenance import provenance
+from trainer.trainer import fit
 
 from .throughput import options_of
 
@@ -69,7 +71,7 @@ def watched(
 ) -> None:  # fmt: skip
     """`main_moco.worker`, which notes the time of each step and stops after `steps`."""
     torch.manual_seed(stream_seed("weights", args.seed))
-    model = MoCo(**settings.encoder_values(args), batchnorm_groups=groups)
+    model = MoCo(**config.encoder_values(args), batchnorm_groups=groups)
     times = []
 
     memory = None
@@ -86,7 +88,8 @@ def watched(
         return values
 
     try:
-        fit(model, step, base, about, device=device, **settings.training_values(args))
+        training = resume.training_values(args, base, device)
+        fit(model, step, base, about, device=device, **training)
     except Enough:
         barrier()  # the loader's processes are still there, and the other ranks
     if is_main():
@@ -214,17 +217,15 @@ def parser() -> argparse.ArgumentParser:
     found = argparse.ArgumentParser(description=__doc__, formatter_class=described)
     found.add_argument("--device", default="auto")
     found.add_argument(
-        "--counts", type=options.positive, nargs="*", default=[1000, 10_000, 100_000, 1_000_000]
+        "--counts", type=cli.positive, nargs="*", default=[1000, 10_000, 100_000, 1_000_000]
     )
-    found.add_argument("--processes", type=options.positive, nargs="*", default=[1, 2])
-    found.add_argument(
-        "--turns", type=options.positive, default=3, help="of each number of processes"
-    )
+    found.add_argument("--processes", type=cli.positive, nargs="*", default=[1, 2])
+    found.add_argument("--turns", type=cli.positive, default=3, help="of each number of processes")
     found.add_argument("--arch", default="conv4")
     found.add_argument("--image-size", type=int, default=32)
     found.add_argument("-b", "--batch-size", type=int, default=16)
     found.add_argument("-j", "--workers", type=int, default=4)
-    found.add_argument("--steps", type=options.number(int, 4), default=60)
+    found.add_argument("--steps", type=cli.number(int, 4), default=60)
     found.add_argument("--tflops", type=float, default=316, help="of a GPU, on paper")
     found.add_argument("--inside", type=float, default=450, help="GB/s between GPUs of a machine")
     found.add_argument("--between", type=float, default=50, help="GB/s a GPU between machines")
@@ -264,4 +265,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -31,20 +31,24 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 from tqdm import tqdm
 
-import main_distill
 import main_moco
+from common.errors import InputError
+from common.files import atomic_write, require_writable
 from datasets import synthetic
 from datasets.cache import cached
-from datasets.files import InputError, atomic_write, require_writable
 from datasets.images import ImageSet, image_files, image_set
-from moco import engine, options
+from moco import config
 from moco.builder import MoCo, Student
-from moco.checkpoint import provenance
-from moco.distributed import pick_device, readers
+from moco.distill import distillation_step
 from moco.evaluate import encode
-from moco.speed import has_bfloat16, lacks_bfloat16, prepare, sgd
+from moco.loader import EpochBatches, training_loader
 from models import BACKBONES, build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
+from trainer import cli
+from trainer.distributed import pick_device, readers
+from trainer.performance import has_bfloat16, lacks_bfloat16, prepare, sgd
+from trainer.provenance import provenance
+from trainer.trainer import train_one_epoch
 
 from .plain import (
     PlainMoCo,
@@ -139,13 +143,13 @@ def make_turn(
     if task == "d":
         y = F.one_hot(torch.arange(how.batch_size, device=device) % N_WAY, N_WAY).float()
         teacher = np.zeros((how.batch_size, 128), np.float32)
-        args = options.distillation_parser().parse_args(["-", "--savedir=-", "--model_path=-"])
+        args = config.distillation_parser().parse_args(["-", "--savedir=-", "--model_path=-"])
         args.epochs = 200
-        step = main_distill.distillation_step(args, model, y, teacher)
+        step = distillation_step(args, model, y, teacher)
     if task == "a+data":
-        batches = engine.EpochBatches(len(images), how.batch_size, seed=0)
+        batches = EpochBatches(len(images), how.batch_size, seed=0)
         views_by = "pil" if plain or device.type == "cpu" else "batch"
-        loader = engine.training_loader(
+        loader = training_loader(
             images, batches, 2, 0, how.image_size, False, views_by, workers, device
         )
     else:
@@ -155,7 +159,7 @@ def make_turn(
 
     def turn() -> int:
         bar = tqdm(disable=True)
-        engine.train_one_epoch(model, step, loader, optimizer, device, 100, bar, 10)
+        train_one_epoch(model, step, loader, optimizer, device, 100, bar, 10)
         return len(loader) * how.batch_size
 
     return model, turn
@@ -284,8 +288,8 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("-b", "--batch-size", type=int, default=16)
     found.add_argument("--bn-groups", type=int, default=4)
     found.add_argument("--encode-batch", type=int, default=32, help="images encoded at a time")
-    found.add_argument("--turns", type=options.positive, default=7, help="of each mode (default 7)")
-    found.add_argument("--steps", type=options.positive, help="in a turn; default: 2, on a GPU 50")
+    found.add_argument("--turns", type=cli.positive, default=7, help="of each mode (default 7)")
+    found.add_argument("--steps", type=cli.positive, help="in a turn; default: 2, on a GPU 50")
     found.add_argument("-j", "--workers", type=int, default=4)
     found.add_argument("--device", default="auto")
     found.add_argument("--profile", action="store_true", help="and say where the time goes")
@@ -348,4 +352,4 @@ def table(result: dict, task: str) -> str:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

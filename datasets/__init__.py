@@ -4,8 +4,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from common.errors import InputError, listed
+
 from . import isic2018, medmnist, oct, own, papsmear
-from .files import InputError, listed
 from .images import ImageSet, image_set
 
 DATASETS = (isic2018, papsmear, oct, medmnist, own)  # the first that recognises a folder has it

@@ -15,7 +15,9 @@ import numpy as np
 from PIL import Image
 from tqdm import tqdm
 
-from .files import InputError, alone_in, atomic_write
+from common.errors import InputError
+from common.files import alone_in, atomic_write
+
 from .images import ArrayImage, ImageSet, cannot_be_read, read_image
 
 FORMAT = 2  # of the pixels: they are upright, as EXIF says

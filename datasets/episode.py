@@ -7,7 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from .files import InputError, atomic_write, listed, parse_json, refusing
+from common.errors import InputError, listed, refusing
+from common.files import atomic_write, parse_json
+
 from .images import ImageSet, require_fingerprint
 
 TASK_FILE = "task.json"

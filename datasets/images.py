@@ -20,7 +20,8 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from .files import InputError, is_text, listed, read_array, reason
+from common.errors import InputError, is_text, listed, reason
+from common.files import read_array
 
 # What a file may be, whatever its name: not a program for another one, as PostScript is.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")

@@ -4,7 +4,9 @@ import contextlib
 import os
 from pathlib import Path
 
-from .files import InputError, listed, refuse_twice, table_rows
+from common.errors import InputError, listed
+
+from .tables import refuse_twice, table_rows
 
 NAME = "isic2018"
 BASE_CLASSES = ("NV", "MEL", "BKL", "BCC")

@@ -3,7 +3,9 @@
 import zipfile
 from pathlib import Path
 
-from .files import InputError, listed, read_array, refusing
+from common.errors import InputError, listed, refusing
+from common.files import read_array
+
 from .images import ArrayImage
 
 NAME = None  # the file's

@@ -3,8 +3,10 @@
 import os
 from pathlib import Path
 
-from .files import InputError, listed, refuse_twice, table_rows
+from common.errors import InputError, listed
+
 from .images import image_files
+from .tables import refuse_twice, table_rows
 
 NAME = None  # the folder's or file's
 BASE_CLASSES = RARE_CLASSES = None  # for the user to say

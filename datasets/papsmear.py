@@ -2,7 +2,8 @@
 
 from pathlib import Path
 
-from .files import InputError, listed
+from common.errors import InputError, listed
+
 from .images import image_files
 
 NAME = "papsmear"

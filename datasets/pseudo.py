@@ -8,8 +8,10 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import InputError, listed, refusing
+from common.files import atomic_write, parse_json, read_array
+
 from .episode import TASK_FILE, Task, load_task
-from .files import InputError, atomic_write, listed, parse_json, read_array, refusing
 from .images import ImageSet, require_fingerprint, require_same
 
 PSEUDO_FILE = "pseudo_labels.npz"

@@ -15,7 +15,9 @@ from pathlib import Path
 import numpy as np
 from PIL import Image, ImageFilter
 
-from .files import InputError, refuse_to_overwrite
+from common.errors import InputError
+from common.files import refuse_to_overwrite
+
 from .isic2018 import COLUMNS, GROUND_TRUTH, GROUPINGS, IMAGES
 
 

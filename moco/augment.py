@@ -1,16 +1,11 @@
 """The two views that MoCo contrasts, and the one that evaluation looks at."""
 
-import hashlib
-
 import torch
 from PIL import Image, ImageFilter
-from torch import Tensor, nn
-from torch.utils.data import Dataset
+from torch import nn
 from torchvision import transforms
 
-from datasets.images import ImageSet, read_image
-
-# Of MoCo's augmentation, a view of one image or, in views.py, of a batch.
+# Of MoCo's augmentation, a view of one image or, in batch_augment.py, of a batch.
 CROP_SCALE, CROP_RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 JITTER, HUE = 0.4, 0.1
 SIGMA = (0.1, 2.0)  # of the blur, in pixels
@@ -54,44 +49,3 @@ def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
 def plain_view(image_size: int) -> transforms.Compose:
     """The evaluation view: resized to S×S, nothing else; a 3×S×S tensor with values 0–1."""
     return transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor()])
-
-
-def stream_seed(purpose: str, *numbers: int) -> int:
-    """A seed for the random stream that serves `purpose` and that `numbers` (run seed, epoch,
-    image, …) number: streams of different purposes, or of more numbers, have nothing in common."""
-    name = " ".join([purpose, *(str(int(number)) for number in numbers)])
-    return int.from_bytes(hashlib.sha256(name.encode()).digest()[:4], "big")
-
-
-class RandomViews(Dataset):
-    """`views` random views of an image, and its row.
-
-    The key (epoch, row) alone, with the run's seed and the views' purpose, decides the views,
-    whichever process or worker makes them.
-    """
-
-    def __init__(
-        self,
-        images: ImageSet,
-        transform: transforms.Compose,
-        views: int,
-        seed: int,
-        purpose: str = "training views",
-    ):
-        self.paths = images.paths
-        self.transform = transform
-        self.views = views
-        self.seed = seed
-        self.purpose = purpose
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int]:
-        epoch, row = key
-        image = read_image(self.paths[row])
-        with torch.random.fork_rng(devices=[]):
-            # Of the CPU alone: torch.manual_seed also queues a call for each GPU not yet in use.
-            seed = stream_seed(self.purpose, self.seed, epoch, row)
-            torch.default_generator.manual_seed(seed)
-            return [self.transform(image) for _ in range(self.views)], row

@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from models import LinearClassifier
+from trainer.distributed import all_gather, broadcast, my_share
 
-from .distributed import all_gather, broadcast, my_share
 from .losses import contrastive_logits
 
 
@@ -131,3 +131,10 @@ class Student(MoCo):
         serves all losses."""
         contrastive, embeddings = super().forward(im_q, im_k)
         return contrastive, embeddings, self.classifier(embeddings)
+
+
+@torch.no_grad()
+def contrast_accuracy(logits: Tensor) -> dict[str, Tensor]:
+    """How often the positive (column 0) is first, and among the first five. logits: B×(1+L)."""
+    ahead = (logits[:, 1:] >= logits[:, :1]).sum(dim=1)
+    return {"acc1": (ahead < 1).float().mean(), "acc5": (ahead < 5).float().mean()}

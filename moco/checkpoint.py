@@ -1,32 +1,23 @@
-"""What a run leaves behind: checkpoints that describe themselves, and where they came from."""
+"""What a checkpoint of this method holds, and the networks that are in it."""
 
-import datetime
-import os
-import shlex
-import shutil
-import subprocess
-import sys
-import warnings
-import zipfile
+import functools
 from pathlib import Path
-from typing import BinaryIO
 
 import torch
-import torchvision
 from torch import nn
 
+from common.errors import InputError, listed
+from common.files import atomic_write
 from datasets.episode import Task
-from datasets.files import InputError, atomic_write, listed, refusing
 from datasets.images import require_fingerprint
 from models import Encoder, LinearClassifier, build_encoder
+from trainer.checkpoint import load, read, remove_unfinished, save, torch_save
+from trainer.cli import require_sound
+from trainer.nan_guard import not_finite
 
-from . import options
-from .distributed import processors
-from .finite import not_finite
+from . import config
 from .released import from_released, is_released
 
-CHECKPOINT = "checkpoint.pth.tar"
-PREVIOUS = "checkpoint.previous.pth.tar"
 CLASSIFIER = "checkpointClassifier.pth.tar"
 FORMAT = 1
 CONTENTS = ("stage", "epoch", "args", "base", "task", "made_by", "state_dict", "optimizer")
@@ -40,41 +31,13 @@ STAGES = {
 }
 F_C, BIAS = "classifier.linear.weight", "classifier.linear.bias"
 PARSERS = {
-    "moco": options.pretraining_parser,
-    "distill": options.distillation_parser,
-    "scratch": options.scratch_parser,
-    "simclr": options.simclr_parser,
-    "srl_simple": options.srl_parser,
-    "srl_distill": options.srl_parser,
+    "moco": config.pretraining_parser,
+    "distill": config.distillation_parser,
+    "scratch": config.scratch_parser,
+    "simclr": config.simclr_parser,
+    "srl_simple": config.srl_parser,
+    "srl_distill": config.srl_parser,
 }
-REPOSITORY = Path(__file__).resolve().parent.parent
-
-
-def command() -> str:
-    """What this process was started with, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
-
-
-def provenance() -> dict:
-    """The command, the commit and the versions behind a file, as plain JSON types."""
-    git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty"]
-    try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
-    except (OSError, subprocess.CalledProcessError):
-        commit = None  # a copy without its history
-    return {
-        "command": command(),
-        "commit": commit,
-        "python": sys.version.split()[0],
-        "torch": str(torch.__version__),
-        "torchvision": str(torchvision.__version__),
-        "machine": ", ".join(
-            [f"{processors()} processor cores ({torch.backends.cpu.get_cpu_capability()})"]
-            + [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
-        ),
-        "job": os.environ.get("SLURM_JOB_ID"),
-        "date": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-    }
 
 
 def save_checkpoint(folder: Path, contents: dict) -> None:
@@ -83,58 +46,15 @@ def save_checkpoint(folder: Path, contents: dict) -> None:
     `contents`, all of CONTENTS: the stage, epochs done, arguments, fingerprint of the base set,
     task (or None), what made it, and the weights and optimizer's state; "part" says where in an
     epoch it is. No gradient scaler: bfloat16 has the range of 32 bits. The classifier's own file is
-    for other code; everything here reads the checkpoint. The one before is kept as PREVIOUS: at
-    every instant one of the two is whole.
+    for other code; everything here reads the checkpoint.
     """
-    remove_unfinished(folder)
+    remove_unfinished(folder, CLASSIFIER)
     if contents["task"]:  # first: a run that is killed after it is not done, and writes it again
         about = {key: contents[key] for key in ("epoch", "task", "made_by")}
         weights = _part(contents["state_dict"], "classifier.")
         with atomic_write(folder / CLASSIFIER) as file:
             torch_save({"format": FORMAT, **about, "state_dict": weights}, file)
-    with atomic_write(folder / CHECKPOINT) as file:
-        torch_save({"format": FORMAT, **contents}, file)
-        file.flush()
-        os.fsync(file.fileno())  # before: until it has its name, there is but one other
-        _keep_previous(folder)
-
-
-def torch_save(contents: dict, file: BinaryIO) -> None:
-    """As torch.save; a full disk is an OSError."""
-    try:
-        torch.save(contents, file)
-    except RuntimeError as error:  # what torch makes of a disk that is full
-        if isinstance(error.__context__, OSError):
-            raise error.__context__ from None
-        raise
-
-
-def _keep_previous(folder: Path) -> None:
-    """Give the checkpoint that is about to be replaced its second name."""
-    second = folder / f".{PREVIOUS}.tmp"
-    if not _is_whole(folder / CHECKPOINT):  # none, or broken: the one before is better
-        return
-    try:
-        os.link(folder / CHECKPOINT, second)
-    except OSError:  # a disk without links
-        shutil.copyfile(folder / CHECKPOINT, second)
-    os.replace(second, folder / PREVIOUS)
-
-
-def _is_whole(path: Path) -> bool:
-    """Is this a file that torch.save wrote since its version 1.6, its checksums right?"""
-    try:
-        with zipfile.ZipFile(path) as parts:
-            return parts.testzip() is None
-    except Exception:  # broken headers lead to errors of every kind
-        return False
-
-
-def remove_unfinished(folder: Path) -> None:
-    """Remove what a run that was killed while it wrote has left behind."""
-    for name in (CHECKPOINT, PREVIOUS, CLASSIFIER):
-        for path in folder.glob(f".{name}*.tmp"):
-            path.unlink(missing_ok=True)
+    save(folder, {"format": FORMAT, **contents})
 
 
 def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -> dict:
@@ -144,56 +64,31 @@ def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -
     Raises InputError if there is none, or it is unreadable, or of none of `stages`. Runs no code
     from it.
     """
-    path = Path(path)
-    if not path.is_dir():
-        return _load_file(path, stages)
-    try:
-        return _load_file(path / CHECKPOINT, stages)
-    except InputError as error:
-        if _is_whole(path / CHECKPOINT) or not (path / PREVIOUS).is_file():
-            raise
-        checkpoint = _load_file(path / PREVIOUS, stages)
-        print(f"note: {error}; the one before it is taken, {path / PREVIOUS}")
-        return checkpoint
+    return load(path, functools.partial(_checked, stages))
 
 
-def _load_file(path: Path, stages: tuple[str, ...]) -> dict:
-    if not path.is_file():
-        raise InputError(f"no checkpoint here: {path}")
-    checkpoint = _read(path)
-    with refusing(f"{path} is not a sound checkpoint"):
-        if is_released(checkpoint):
-            # Theirs are checkpoint.pth.tar or checkpoint_0190.pth.tar; the classifier's likewise.
-            beside = path.with_name(path.name.replace("checkpoint", "checkpointClassifier", 1))
-            classifier = _read(beside) if beside != path and beside.exists() else None
-            checkpoint = from_released(checkpoint, classifier, path)
-        if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in list(STAGES):
-            raise InputError(f"{path} is not a checkpoint of this project's scripts")
-        if checkpoint.get("format", 0) > FORMAT:
-            raise InputError(
-                f"{path} has format {checkpoint['format']}, newer than this code's {FORMAT}"
-            )
-        if lacking := [name for name in CONTENTS if name not in checkpoint]:
-            raise InputError(f"{path} is not a whole checkpoint: it lacks {listed(lacking)}")
-        if checkpoint["stage"] not in stages:
-            raise InputError(
-                f"{path} is a checkpoint of {STAGES[checkpoint['stage']]}; "
-                f"needed is one of {' or '.join(STAGES[stage] for stage in stages)}"
-            )
-        _check(checkpoint)
+def _checked(stages: tuple[str, ...], checkpoint: object, path: Path) -> dict:
+    """`checkpoint`, read from `path`, if it is one of `stages`; the authors' in our terms."""
+    if is_released(checkpoint):
+        # Theirs are checkpoint.pth.tar or checkpoint_0190.pth.tar; the classifier's likewise.
+        beside = path.with_name(path.name.replace("checkpoint", "checkpointClassifier", 1))
+        classifier = read(beside) if beside != path and beside.exists() else None
+        checkpoint = from_released(checkpoint, classifier, path)
+    if not isinstance(checkpoint, dict) or checkpoint.get("stage") not in list(STAGES):
+        raise InputError(f"{path} is not a checkpoint of this project's scripts")
+    if checkpoint.get("format", 0) > FORMAT:
+        raise InputError(
+            f"{path} has format {checkpoint['format']}, newer than this code's {FORMAT}"
+        )
+    if lacking := [name for name in CONTENTS if name not in checkpoint]:
+        raise InputError(f"{path} is not a whole checkpoint: it lacks {listed(lacking)}")
+    if checkpoint["stage"] not in stages:
+        raise InputError(
+            f"{path} is a checkpoint of {STAGES[checkpoint['stage']]}; "
+            f"needed is one of {' or '.join(STAGES[stage] for stage in stages)}"
+        )
+    _check(checkpoint)
     return checkpoint
-
-
-def _read(path: Path) -> object:
-    """What torch.save wrote to `path`, without running any code from it."""
-    with refusing(f"{path} cannot be read as a checkpoint"):
-        with path.open("rb") as file:
-            is_zip = file.read(4) == b"PK\x03\x04"
-        if is_zip and not _is_whole(path):  # torch.load passes over checksums
-            raise ValueError("it is cut off, or its bytes have changed since it was written")
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles: they are refused or not
-            return torch.load(path, map_location="cpu", weights_only=True)
 
 
 def _check(checkpoint: dict) -> None:
@@ -209,7 +104,7 @@ def _check(checkpoint: dict) -> None:
     needed += ["p_label", "losses"] if checkpoint["stage"] == "distill" else []
     if lacking := [name for name in needed if checkpoint["args"].get(name) is None]:
         raise ValueError(f"its settings lack {listed(lacking)}")
-    options.require_sound(PARSERS[checkpoint["stage"]](), checkpoint["args"])
+    require_sound(PARSERS[checkpoint["stage"]](), checkpoint["args"])
     if checkpoint["stage"] in ("distill", "scratch") and F_C not in checkpoint["state_dict"]:
         raise ValueError(f"its weights lack {F_C}")
     require_fingerprint(checkpoint["base"])
@@ -226,17 +121,6 @@ def _check(checkpoint: dict) -> None:
         raise ValueError(f"its weights are not those of its settings: {listed(wrong, 3)}")
     if odd := not_finite(checkpoint["state_dict"]):
         raise ValueError(f"not all finite numbers: {listed(odd, 3)}")
-
-
-def require_match(given: dict, recorded: dict, where: str | Path) -> None:
-    """Raise InputError naming both sides if a value of `given` that is not None differs from
-    the one `recorded` in the file `where`."""
-    for name, value in given.items():
-        made_with = recorded.get(name)
-        if value is not None and value != made_with:
-            raise InputError(
-                f"--{name} {value} was asked for, but {where} was made with {name} {made_with}"
-            )
 
 
 def _part(state_dict: dict, prefix: str) -> dict:

@@ -1,13 +1,11 @@
-"""Encode images, fit f_c on a support set, and score predictions."""
+"""Encode images, and fit f_c on a support set."""
 
-import csv
-import io
-from collections.abc import Iterable, Sequence
+import argparse
+from collections.abc import Iterable
 
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import confusion_matrix, f1_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -18,9 +16,15 @@ from tqdm import tqdm
 
 from datasets.cache import pixels
 from datasets.images import ImageSet, TransformedImages
+from models import Encoder
+from trainer.distributed import pick_device
+from trainer.performance import has_bfloat16, prepare
 
-from .augment import RandomViews, plain_view, random_view
-from .views import as_values
+from .augment import plain_view, random_view
+from .batch_augment import as_values
+from .checkpoint import query_encoder
+from .loader import RandomViews
+from .scores import score
 
 NEIGHBOURS = 20
 
@@ -134,52 +138,12 @@ def knn_score(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     return {"knn_accuracy": scores["accuracy"], "knn_balanced": scores["average"]}
 
 
-def score(truth: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...] | None = None) -> dict:
-    """Total accuracy, each class's (A_1…A_N), their mean, macro F1, and the confusion matrix.
-
-    All fractions; `confusion[i][j]` counts images of class i taken for class j.
-    """
-    classes = classes or tuple(str(label) for label in np.unique(truth))
-    labels = list(range(len(classes)))
-    confusion = confusion_matrix(truth, predicted, labels=labels)
-    per_class = confusion.diagonal() / confusion.sum(axis=1)
-    return {
-        "accuracy": float(confusion.trace() / confusion.sum()),
-        "per_class": dict(zip(classes, per_class.tolist())),
-        "average": float(per_class.mean()),
-        "macro_f1": float(f1_score(truth, predicted, average="macro", labels=labels)),
-        "confusion": confusion.tolist(),
-    }
-
-
-def score_table(scores: dict) -> str:
-    """`score`'s result for the screen: a row a class, true class down, prediction across."""
-    names = list(scores["per_class"])
-    width = max(len(name) for name in (*names, "mean of classes"))
-    cell = max(len(name) for name in (*names, "accuracy")) + 2
-    lines = [
-        f"{'':{width}}{'images':>8}{'accuracy':>10}  taken for"
-        + "".join(f"{n:>{cell}}" for n in names)
-    ]
-    for name, row in zip(names, scores["confusion"]):
-        taken = "".join(f"{count:>{cell}}" for count in row)
-        lines.append(f"{name:{width}}{sum(row):>8}{scores['per_class'][name]:>10.1%}{'':11}{taken}")
-    total = sum(map(sum, scores["confusion"]))
-    lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>10.1%}")
-    lines.append(f"{'mean of classes':{width}}{'':8}{scores['average']:>10.1%}")
-    lines.append(f"{'macro F1':{width}}{'':8}{scores['macro_f1']:>10.1%}")
-    return "\n".join(lines)
-
-
-def predictions_csv(
-    images: ImageSet, probabilities: np.ndarray, classes: Sequence[str], truth: bool = True
-) -> str:
-    """A line an image: id, truth (unless unknown), prediction, each class's probability."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    told = ["truth"] if truth else []
-    writer.writerow(["image", *told, "prediction", *(f"p_{name}" for name in classes)])
-    for name, label, row in zip(images.ids, images.labels, probabilities):
-        told = [images.classes[label]] if truth else []
-        writer.writerow([name, *told, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
-    return text.getvalue()
+def ready_encoder(args: argparse.Namespace, checkpoint: dict) -> tuple[Encoder, torch.device]:
+    """f_q of a checkpoint, frozen, ready on the device that `args` names, and that device; whether
+    in mixed precision is then in `args`, too."""
+    device = pick_device(args.device, args.gpu)
+    if args.amp is None:
+        args.amp = has_bfloat16(device)
+    encoder = query_encoder(checkpoint)
+    prepare(encoder, device, args.amp)
+    return encoder, device

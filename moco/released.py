@@ -6,11 +6,11 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datasets.files import InputError
+from common.errors import InputError
 from models import build_encoder
 from models.resnet12 import ANNEALING_STEPS
 
-from .options import pretraining_parser
+from .config import pretraining_parser
 
 # Their names of the parts, and ours; DistributedDataParallel puts a prefix before them.
 NAMES = (

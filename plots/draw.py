@@ -10,9 +10,9 @@ from pathlib import Path
 
 import numpy as np
 
+from common.errors import InputError
 from datasets import Collection
 from datasets.episode import Task
-from datasets.files import InputError
 from datasets.images import read_image
 from datasets.pseudo import PseudoLabels
 

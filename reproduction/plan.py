@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from datasets.pseudo import PSEUDO_FILE
-from moco.checkpoint import CHECKPOINT, load_checkpoint
-from moco.options import DROPS, EPOCHS
+from moco.checkpoint import load_checkpoint
+from moco.config import DROPS, EPOCHS
+from trainer.checkpoint import CHECKPOINT
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
 SEEDS = (0, 1, 2)

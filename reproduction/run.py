@@ -15,9 +15,10 @@ from pathlib import Path
 
 import torch
 
-from datasets.files import InputError, alone_in, listed
-from moco.distributed import processors
-from moco.interrupts import handling
+from common.errors import InputError, listed
+from common.files import alone_in
+from trainer.distributed import processors
+from trainer.signals import handling
 
 from .plan import Job
 

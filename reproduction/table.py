@@ -9,11 +9,12 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import wilcoxon
 
-from datasets.files import atomic_write
-from moco import options
-from moco.checkpoint import CHECKPOINT, load_checkpoint
-from moco.runlog import LOG
+from common.files import atomic_write
+from moco import config
+from moco.checkpoint import load_checkpoint
 from plots.read import read_log
+from trainer.checkpoint import CHECKPOINT
+from trainer.log import LOG
 
 from .plan import IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
 
@@ -56,10 +57,10 @@ def heading(study: Study) -> str:
         narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
     if study.arch != table.arch:
         narrower.append(f"{study.arch} instead of {table.arch}")
-    if study.image_size != options.IMAGE_SIZE:
-        narrower.append(f"{study.image_size} pixels instead of {options.IMAGE_SIZE}")
-    if study.epochs != options.EPOCHS:
-        narrower.append(f"{study.epochs} epochs instead of {options.EPOCHS}")
+    if study.image_size != config.IMAGE_SIZE:
+        narrower.append(f"{study.image_size} pixels instead of {config.IMAGE_SIZE}")
+    if study.epochs != config.EPOCHS:
+        narrower.append(f"{study.epochs} epochs instead of {config.EPOCHS}")
     if study.amp:
         narrower.append("mixed precision")
     if study.seeds != SEEDS:
@@ -70,7 +71,7 @@ def heading(study: Study) -> str:
         narrower.append("methods " + ", ".join(study.methods))
     if study.lesion_disjoint:
         narrower.append("lesion-disjoint tasks")
-    if study.epochs <= options.distillation_parser().get_default("dic_interval"):
+    if study.epochs <= config.distillation_parser().get_default("dic_interval"):
         narrower.append("too short for DIC, whose rows are without it")
     title = f"Table {table.number}: {table.dataset}, {table.arch}, {table.n_way}-way"
     return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")

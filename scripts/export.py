@@ -18,21 +18,17 @@ from torch import nn
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found from any folder
 
-from datasets.files import InputError, atomic_write, refuse_to_overwrite  # noqa: E402
-from moco import options  # noqa: E402
-from moco.checkpoint import (  # noqa: E402
-    load_checkpoint,
-    no_classifier,
-    query_encoder,
-    student_classifier,
-    torch_save,
-)
+from common.errors import InputError  # noqa: E402
+from common.files import atomic_write, refuse_to_overwrite  # noqa: E402
+from moco.checkpoint import load_checkpoint, no_classifier, query_encoder, student_classifier  # noqa: E402
+from trainer import cli  # noqa: E402
+from trainer.checkpoint import torch_save  # noqa: E402
 
 BATCH = 2  # images in the example that programs and graphs are made from
 
 
-def make_parser() -> options.ArgumentParser:
-    parser = options.ArgumentParser(
+def make_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser(
         "Write the network of a checkpoint for other code: weights (.pt, .safetensors), a "
         "TorchScript program (.ts) or an ONNX graph (.onnx)."
     )
@@ -140,4 +136,4 @@ WRITERS = {
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

@@ -13,22 +13,25 @@ import numpy as np
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
 
+from common.errors import InputError  # noqa: E402
+from common.files import atomic_write, refuse_to_overwrite  # noqa: E402
 from datasets import Collection  # noqa: E402
-from datasets.files import InputError, atomic_write, refuse_to_overwrite  # noqa: E402
 from datasets.images import ImageSet  # noqa: E402
-from moco import options, settings  # noqa: E402
+from datasets.open import open_data  # noqa: E402
+from moco import config  # noqa: E402
 from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
-from moco.distributed import pick_device, readers  # noqa: E402
 from moco.evaluate import encode  # noqa: E402
 from plots import draw  # noqa: E402
 from plots.read import Found, find, short_names  # noqa: E402
+from trainer import cli  # noqa: E402
+from trainer.distributed import pick_device, readers  # noqa: E402
 
 FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tsne", "lookalikes")
 MOST = 9  # panels in a figure of runs, and figures of look-alikes
 
 
-def make_parser() -> options.ArgumentParser:
-    parser = options.ArgumentParser("Figures of training runs, pseudo labels and scores.")
+def make_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser("Figures of training runs, pseudo labels and scores.")
     add = parser.add_argument
     add("folders", type=Path, nargs="+", metavar="RUN_DIR",
         help="folders that the scripts wrote, or that hold such folders")  # fmt: skip
@@ -39,9 +42,9 @@ def make_parser() -> options.ArgumentParser:
         help=", ".join(FIGURES) + " (default: all)")  # fmt: skip
     add("--format", choices=["png", "pdf", "svg"], default="png", help="of the files")
     add("--overwrite", action="store_true", help="write over what is there")
-    options.add_classes(parser)
-    options.add_device(parser)
-    options.add_skip_unreadable(parser)
+    config.add_classes(parser)
+    config.add_device(parser)
+    config.add_skip_unreadable(parser)
     return parser
 
 
@@ -116,7 +119,7 @@ def open_images(args: argparse.Namespace, found: Found) -> tuple[Collection, Cal
     made = [(run.about.get("args"), run.folder) for run in found.runs]
     made += [(result.scores["args"], result.path) for result in found.every_result()]
     known = next((m for m in made if m[0] and m[0].get("base_classes")), (None, None))
-    data = settings.open_data(args.data, args, *known)
+    data = open_data(args.data, args, *known)
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
     def embed(checkpoint_at: Path, *sets: ImageSet) -> list[np.ndarray]:
@@ -128,4 +131,4 @@ def open_images(args: argparse.Namespace, found: Found) -> tuple[Collection, Cal
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

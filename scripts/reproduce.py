@@ -16,18 +16,12 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
 
+from common.errors import InputError, listed, refusing  # noqa: E402
+from common.files import atomic_write, parse_json, require_writable  # noqa: E402
 from datasets import Collection, lesion_groups, open_dataset  # noqa: E402
 from datasets.episode import draw_task  # noqa: E402
-from datasets.files import (  # noqa: E402
-    InputError,
-    atomic_write,
-    listed,
-    parse_json,
-    refusing,
-    require_writable,
-)
 from datasets.images import describe, require_fingerprint  # noqa: E402
-from moco import options  # noqa: E402
+from moco import config  # noqa: E402
 from models import BACKBONES, MIN_IMAGE_SIZE  # noqa: E402
 from reproduction.plan import (  # noqa: E402
     METHODS,
@@ -39,10 +33,11 @@ from reproduction.plan import (  # noqa: E402
 )
 from reproduction.run import TABLE, become, run_here, submit_to_slurm  # noqa: E402
 from reproduction.table import heading, write_table  # noqa: E402
+from trainer import cli  # noqa: E402
 
 
-def make_parser() -> options.ArgumentParser:
-    parser = options.ArgumentParser("Reproduce a table of the papers, or a narrower form of it.")
+def make_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser("Reproduce a table of the papers, or a narrower form of it.")
     add = parser.add_argument_group("what").add_argument
     add("--list", action="store_true", help="name the tables and what they cost")
     add("--table", type=int, choices=sorted(read_tables()), help="number in the journal paper")
@@ -52,13 +47,13 @@ def make_parser() -> options.ArgumentParser:
     )
     add("--dry-run", action="store_true", help="print the commands instead of running them")
     add = parser.add_argument_group("narrower than the papers (the heading says so)").add_argument
-    add("--epochs", type=options.positive, default=options.EPOCHS, metavar="N",
+    add("--epochs", type=cli.positive, default=config.EPOCHS, metavar="N",
         help="of each training; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
-    size = options.number(int, MIN_IMAGE_SIZE)
-    add("--image-size", type=size, default=options.IMAGE_SIZE, metavar="PIXELS",
+    size = cli.number(int, MIN_IMAGE_SIZE)
+    add("--image-size", type=size, default=config.IMAGE_SIZE, metavar="PIXELS",
         help="width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
-    add("--seeds", type=options.natural, nargs="+", default=list(SEEDS), metavar="SEED",
+    add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="of the tasks, and of what is trained on them")  # fmt: skip
     add("--shots", nargs="+", metavar="K", help="support images a class (default: the table's)")
     add("--methods", nargs="+", metavar="NAME", help="rows (default: all that are built)")
@@ -72,13 +67,13 @@ def make_parser() -> options.ArgumentParser:
     group = parser.add_argument_group("where it runs")
     add = group.add_argument
     add("--executor", choices=["local", "slurm"], default="local", help="here, or as Slurm jobs")
-    add("--jobs", type=options.positive, default=1, metavar="N",
+    add("--jobs", type=cli.positive, default=1, metavar="N",
         help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
     add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
         help="sbatch's options for each job, without hyphens: gres=gpu:1 time=1440")  # fmt: skip
     add("--only", metavar="NAME", help="one job alone, by the name that is printed, or `table`")
     add("--device", metavar="DEVICE", help="passed on to every command")
-    add("-j", "--workers", type=options.natural, metavar="N", help="passed on to every command")
+    add("-j", "--workers", type=cli.natural, metavar="N", help="passed on to every command")
     return parser
 
 
@@ -220,4 +215,4 @@ def _parts(word: str, flags: Iterable[str]) -> list[str]:
 
 
 if __name__ == "__main__":
-    options.run(main)
+    cli.run(main)

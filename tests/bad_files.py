@@ -29,14 +29,15 @@ sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the pac
 
 import generate_pseudo  # noqa: E402
 import main_moco  # noqa: E402
+from common.errors import InputError  # noqa: E402
 from datasets import images, isic2018, open_dataset, own, synthetic  # noqa: E402
 from datasets.cache import cached  # noqa: E402
 from datasets.episode import TASK_FILE, load_task  # noqa: E402
-from datasets.files import InputError  # noqa: E402
 from datasets.images import check_readable, image_set, read_image  # noqa: E402
 from datasets.medmnist import PARTS  # noqa: E402
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels  # noqa: E402
-from moco.checkpoint import CHECKPOINT, load_checkpoint, query_encoder  # noqa: E402
+from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
+from trainer.checkpoint import CHECKPOINT  # noqa: E402
 
 SLOW = 5  # seconds
 ODD = [*'\0"\n[', "", "nan", "inf", "1e999", "-1", "x" * 200_000, "../../x", "ü", "1,1"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from datasets import papsmear, synthetic
-from moco import options
+from trainer import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 # Small enough for a test: the global batch is 8, in two BatchNorm groups.
@@ -58,7 +58,7 @@ def load_script(name: str):
 
 
 def call(name: str, *argv: object) -> None:
-    """Run a script in this process, as `options.run` does but for the exit."""
+    """Run a script in this process, as `cli.run` does but for the exit."""
     load_script(name).main([str(word) for word in argv])
 
 
@@ -81,7 +81,7 @@ def refused(capsys, monkeypatch, name: str, *argv: object) -> str:
     monkeypatch.setattr(sys, "argv", [f"{name}.py", *(str(word) for word in argv)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
-        options.run(load_script(name).main)
+        cli.run(load_script(name).main)
     said = capsys.readouterr().err.strip()
     assert stop.value.code == 2, said
     assert len(said.splitlines()) == 1, said

@@ -22,9 +22,10 @@ sys.path.insert(0, str(REPOSITORY))
 
 import torch  # noqa: E402
 
+from common.errors import InputError  # noqa: E402
 from datasets import synthetic  # noqa: E402
-from datasets.files import InputError  # noqa: E402
-from moco.checkpoint import CHECKPOINT, load_checkpoint  # noqa: E402
+from moco.checkpoint import load_checkpoint  # noqa: E402
+from trainer.checkpoint import CHECKPOINT  # noqa: E402
 
 # Some tens of steps a second, and a checkpoint after each: much of the time, it is saving.
 TINY = "--arch conv4 --image-size 32 -b 8 --moco-k 32 --bn-groups 2 -j 0".split()

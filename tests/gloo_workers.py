@@ -1,15 +1,24 @@
-"""What the processes of the tests in moco/test_distributed.py run; a spawned one imports it."""
+"""What the tests of several processes run in these; a spawned one imports it."""
 
 import functools
 from pathlib import Path
 
 import torch
 
-from datasets.files import InputError
-from moco import distributed
+from common.errors import InputError
 from moco.builder import MoCo
 from moco.losses import contrastive_loss
 from models import build_encoder
+from trainer import distributed, launch_plan
+
+
+def plan(nproc, **how):
+    """`nproc` processes on the CPU, or this one alone, unless `how` says otherwise."""
+    values = dict(
+        device="cpu", gpu=None, multiprocessing_distributed=nproc is not None, nproc=nproc,
+        world_size=1, rank=0, dist_url=None, dist_backend="auto", dist_timeout=60,
+    )  # fmt: skip
+    return launch_plan.plan(**{**values, **how})
 
 
 def contrast(device, folder: Path, groups: int, steps: int) -> None:

@@ -10,8 +10,8 @@ from conftest import TINY, call, load_script, refused
 from datasets import open_dataset
 from datasets.episode import load_task
 from datasets.pseudo import load_pseudo_labels
-from moco import options, settings
 from moco.checkpoint import load_checkpoint
+from trainer import cli
 
 SKIP = ["--skip-unreadable", "-j", 0]
 
@@ -77,11 +77,11 @@ def test_an_image_that_vanishes_while_training(how, data, tmp_path, capfd, monke
     """One line, wherever it is missed."""
     shutil.copytree(data, tmp_path / "data")
     gone = open_dataset(tmp_path / "data").base.paths[3]
-    monkeypatch.setattr(settings, "check_readable", lambda images: images.paths[3].unlink())
+    monkeypatch.setattr("datasets.open.check_readable", lambda images: images.paths[3].unlink())
     argv = [tmp_path / "data", "--model_path", tmp_path / "a", *TINY, "--epochs", 2, "--no-cache"]
     monkeypatch.setattr(sys, "argv", ["main_moco.py", *map(str, argv), *how.split()])
     with pytest.raises(SystemExit):
-        options.run(load_script("main_moco").main)
+        cli.run(load_script("main_moco").main)
     said = capfd.readouterr().err
     assert "Traceback" not in said, said
     assert said.splitlines()[-1] == f"main_moco.py: error: {gone}: No such file or directory"

@@ -6,10 +6,10 @@ import sys
 import pytest
 from PIL import Image
 
+from common.errors import InputError
 from conftest import Chain, call, refused
 from datasets import open_dataset
 from datasets.episode import load_task
-from datasets.files import InputError
 
 FIGURES = "curves", "pseudo-labels", "confusion", "tsne"
 

@@ -7,10 +7,10 @@ import shutil
 import pytest
 
 from baselines import scratch
+from common.errors import InputError
 from conftest import TINY, call, refused
 from datasets import isic2018, lesion_groups, open_dataset
 from datasets.episode import Task, load_task
-from datasets.files import InputError
 from moco.checkpoint import load_checkpoint
 
 BASE, RARE = ["nevus", "melanoma", "keratosis"], ["scar", "vessel"]

@@ -6,17 +6,17 @@ import shlex
 import pytest
 
 from conftest import REPOSITORY, load_script
-from moco import options
+from moco import config
 
 README = (REPOSITORY / "README.md").read_text()
 PARSERS = {
-    "main_moco.py": options.pretraining_parser,
-    "generate_pseudo.py": options.labelling_parser,
-    "main_distill.py": options.distillation_parser,
-    "test.py": options.testing_parser,
-    "-m baselines.scratch": options.scratch_parser,
-    "-m baselines.simclr": options.simclr_parser,
-    "-m baselines.srl": options.srl_parser,
+    "main_moco.py": config.pretraining_parser,
+    "generate_pseudo.py": config.labelling_parser,
+    "main_distill.py": config.distillation_parser,
+    "test.py": config.testing_parser,
+    "-m baselines.scratch": config.scratch_parser,
+    "-m baselines.simclr": config.simclr_parser,
+    "-m baselines.srl": config.srl_parser,
     "scripts/reproduce.py": load_script("scripts/reproduce").make_parser,
     "scripts/figures.py": load_script("scripts/figures").make_parser,
     "scripts/export.py": load_script("scripts/export").make_parser,

@@ -13,7 +13,8 @@ from conftest import TINY, call, refused, shell
 from datasets import isic2018, open_dataset
 from datasets.episode import Task, load_task
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels, save_pseudo_labels
-from moco.checkpoint import CHECKPOINT, CLASSIFIER, load_checkpoint
+from moco.checkpoint import CLASSIFIER, load_checkpoint
+from trainer.checkpoint import CHECKPOINT
 
 
 def snapshot(folder):

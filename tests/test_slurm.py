@@ -11,7 +11,8 @@ import pytest
 
 from conftest import REPOSITORY, TINY, states_equal
 from datasets import synthetic
-from moco.checkpoint import CHECKPOINT, load_checkpoint
+from moco.checkpoint import load_checkpoint
+from trainer.checkpoint import CHECKPOINT
 
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 

@@ -10,9 +10,9 @@ from baselines import scratch, simclr, srl
 from conftest import call
 from datasets import open_dataset
 from datasets.episode import Task
-from moco import options
 from moco.checkpoint import load_checkpoint, query_encoder
 from moco.losses import tempered_kl
+from trainer import cli
 
 SMALL = "--arch conv4 --image-size 32 -b 8 -j 0".split()
 
@@ -113,7 +113,7 @@ def test_refusals(module, flags, says, chain, data, tmp_path, capsys, monkeypatc
     argv = [data, "--model_path", tmp_path / "x", *SMALL, *flags]
     monkeypatch.setattr("sys.argv", ["x.py", *map(str, argv)])
     with pytest.raises(SystemExit) as stop:
-        options.run(module.main)
+        cli.run(module.main)
     said = capsys.readouterr().err.strip()
     assert stop.value.code == 2 and says in said and len(said.splitlines()) == 1
 

@@ -3,7 +3,7 @@
 import pytest
 
 from benchmarks import accuracy
-from datasets.files import InputError
+from common.errors import InputError
 
 
 def test_plain_and_fast_side_by_side(data, tmp_path, capsys):

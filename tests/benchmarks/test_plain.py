@@ -15,9 +15,9 @@ from datasets import open_dataset
 from datasets.cache import cached
 from moco.builder import MoCo, Student
 from moco.evaluate import encode
-from moco.speed import prepare, sgd
 from models import build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
+from trainer.performance import prepare, sgd
 
 HOW = types.SimpleNamespace(
     epochs=10, alpha=0.7, pseudo_label="adaptive-hard", cls_loss="paper", losses="con+cls",

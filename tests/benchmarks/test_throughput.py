@@ -8,8 +8,8 @@ import torch
 
 from benchmarks import profiling, scaling, throughput
 from benchmarks.throughput import FixedBatches, ratios
+from common.errors import InputError
 from datasets import open_dataset
-from datasets.files import InputError
 
 SMALL = (
     "--arch conv4 --image-size 32 -b 8 --bn-groups 2 --steps 1 --turns 2 -j 0 --device cpu".split()

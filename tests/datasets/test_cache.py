@@ -9,12 +9,13 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import InputError
 from datasets import cache as module
 from datasets.cache import cached
-from datasets.files import InputError
 from datasets.images import ArrayImage, TransformedImages, image_set, read_image
-from moco import settings
-from moco.augment import RandomViews, plain_view, random_view
+from datasets.open import decoded
+from moco.augment import plain_view, random_view
+from moco.loader import RandomViews
 
 
 @pytest.fixture
@@ -152,12 +153,12 @@ def test_without_room_the_files_are_read(images, tmp_path, capsys):
     (tmp_path / "file").write_text("not a folder")
     folder = tmp_path / "file" / "cache"
     args = argparse.Namespace(cache=folder, no_cache=False, views_by="pil")
-    assert settings.decoded(args, images, 32) is images
+    assert decoded(args, images, 32) is images
     assert "note: no cache in" in capsys.readouterr().out
     images.paths[1].write_bytes(b"")
     for args.no_cache in (False, True):
         with pytest.raises(InputError, match=r"1 of 3 images .*1\.png"):
-            settings.decoded(args, images, 32)
+            decoded(args, images, 32)
     args.views_by = "batch"
     with pytest.raises(InputError, match="--views batch needs the cache"):
-        settings.decoded(args, images, 32)
+        decoded(args, images, 32)

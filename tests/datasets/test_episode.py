@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from common.errors import InputError
 from datasets.episode import Task, draw_task, load_task, save_task
-from datasets.files import InputError
 from datasets.images import image_set
 
 

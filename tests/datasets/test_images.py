@@ -4,17 +4,16 @@ import os
 import struct
 import subprocess
 import sys
-import time
 import zlib
 
 import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
+from common.errors import InputError
 from conftest import REPOSITORY
 from datasets import images as module
 from datasets import open_dataset
-from datasets.files import InputError, atomic_write, listed, refuse_to_overwrite
 from datasets.images import (
     ArrayImage,
     check_readable,
@@ -261,43 +260,3 @@ def test_synthetic_looks_like_isic(data):
     assert len(found.base) == 35 and len(found.rare) == 25
     check_readable(found.base)
     check_readable(found.rare)
-
-
-def test_atomic_write(tmp_path):
-    path = tmp_path / "new" / "x"
-    with atomic_write(path) as file:
-        file.write(b"one")
-    with pytest.raises(RuntimeError), atomic_write(path) as file:
-        file.write(b"tw")
-        raise RuntimeError
-    assert path.read_bytes() == b"one"
-    assert [p.name for p in path.parent.iterdir()] == ["x"]
-
-
-def test_what_a_killed_one_left_is_removed(tmp_path):
-    for name, age in ((".x.1.tmp", 7200), (".x.2.tmp", 60), (".y.1.tmp", 7200)):
-        (tmp_path / name).touch()
-        os.utime(tmp_path / name, (time.time() - age,) * 2)
-    with atomic_write(tmp_path / "x") as file:
-        file.write(b"one")
-    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.2.tmp", ".y.1.tmp", "x"]
-
-
-def test_refuse_to_overwrite(tmp_path):
-    refuse_to_overwrite([tmp_path / "x"], overwrite=False)
-    (tmp_path / "x").touch()
-    refuse_to_overwrite([tmp_path / "x"], overwrite=True)
-    with pytest.raises(InputError, match="x would be overwritten.*--overwrite"):
-        refuse_to_overwrite([tmp_path / "x"], overwrite=False)
-
-
-def test_listed():
-    assert listed("abc") == "a, b, c"
-    assert listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
-
-
-def test_an_error_from_a_worker_keeps_its_last_line():
-    error = InputError("Caught InputError in worker.\nTraceback\n  x\nfiles.InputError: it broke\n")
-    assert str(error) == "it broke"
-    assert str(InputError("plain")) == "plain"
-    assert str(InputError("a name\nin two lines")) == "a name in two lines"

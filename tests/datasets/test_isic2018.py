@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
+from common.errors import InputError
 from datasets import isic2018, open_dataset
-from datasets.files import InputError
 
 
 @pytest.fixture

@@ -3,8 +3,8 @@ import os
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from datasets import isic2018, open_dataset
-from datasets.files import InputError
 from datasets.images import check_readable, read_image
 from moco.evaluate import encode
 from models import build_encoder

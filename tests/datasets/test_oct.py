@@ -1,8 +1,8 @@
 import pytest
 from PIL import Image
 
+from common.errors import InputError
 from datasets import oct, open_dataset
-from datasets.files import InputError
 from datasets.images import read_image
 
 

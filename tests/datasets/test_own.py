@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
+from common.errors import InputError
 from datasets import open_dataset, own
-from datasets.files import InputError
 
 COUNTS = {"common": 5, "healthy": 4, "rare one": 3, "rare two": 2}
 

@@ -3,8 +3,8 @@
 import pytest
 from PIL import Image
 
+from common.errors import InputError
 from datasets import open_dataset, papsmear
-from datasets.files import InputError
 
 
 @pytest.fixture

@@ -10,11 +10,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
+from common.errors import InputError
 from datasets import own
 from datasets.cache import cached, pixels
 from datasets.episode import Task, draw_task
-from datasets.files import InputError, table_rows
 from datasets.images import image_set, read_image, unreadable
+from datasets.tables import table_rows
 
 # Python's writer of CSV files does not quote \r.
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0\r")

@@ -5,8 +5,8 @@ import dataclasses
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from datasets.episode import draw_task, save_task
-from datasets.files import InputError
 from datasets.images import image_set
 from datasets.pseudo import (
     FORMAT,

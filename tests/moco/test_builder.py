@@ -7,9 +7,12 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-from moco.builder import GroupedBatchNorm2d, MoCo, Student, group_batchnorm
+import gloo_workers
+from gloo_workers import plan
+from moco.builder import GroupedBatchNorm2d, MoCo, Student, contrast_accuracy, group_batchnorm
 from moco.losses import contrastive_loss
 from models import build_encoder
+from trainer.launch import launch
 
 
 def make(kind=MoCo, **how):
@@ -134,3 +137,46 @@ def test_student_classifies_the_same_forward(views):
     assert len(calls) == 1
     (contrastive_loss(contrastive) + logits.logsumexp(dim=1).mean()).backward()
     assert model.classifier.linear.weight.grad.abs().sum() > 0
+
+
+def test_contrast_accuracy():
+    logits = torch.tensor([[9.0, *range(8)], [3.5, *range(8)], [2.5, *range(8)], [0.0, *range(8)]])
+    found = contrast_accuracy(logits)
+    assert found["acc1"] == 0.25 and found["acc5"] == 0.5
+
+
+def test_contrast_accuracy_of_a_collapsed_encoder():
+    """Equal logits are no success: ties count against the positive."""
+    assert contrast_accuracy(torch.zeros(4, 9)) == {"acc1": 0, "acc5": 0}
+
+
+def test_two_processes_are_one_with_the_same_batchnorm_groups(tmp_path):
+    launch(plan(None), gloo_workers.contrast, tmp_path, 2, 4)
+    launch(plan(2), gloo_workers.contrast, tmp_path, 1, 4)
+    one, first, second = (
+        torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt")
+    )
+    torch.testing.assert_close(first["losses"], one["losses"], rtol=1e-4, atol=1e-5)
+    for name in ("queue", "queue_position"):
+        assert torch.equal(first["state"][name], second["state"][name])
+        torch.testing.assert_close(first["state"][name], one["state"][name], rtol=1e-4, atol=1e-5)
+    for name in ("query_encoder.head.weight", "key_encoder.backbone.blocks.0.0.weight"):
+        torch.testing.assert_close(first["state"][name], one["state"][name], rtol=1e-3, atol=1e-5)
+    for encoder in ("query_encoder", "key_encoder"):
+        for kind in ("running_mean", "running_var"):
+            name = f"{encoder}.backbone.blocks.1.1.{kind}"
+            assert torch.equal(first["state"][name], second["state"][name])
+            torch.testing.assert_close(
+                first["state"][name], one["state"][name], rtol=1e-3, atol=1e-5
+            )
+    # A queue of 24 has been written over once and more: nothing of the start is left.
+    assert one["state"]["queue_position"].item() == 4 * 8 % 24
+
+
+def test_the_batchnorm_groups_matter(tmp_path):
+    """The test above can fail: one group is not two."""
+    launch(plan(None), gloo_workers.contrast, tmp_path, 2, 1)
+    two = torch.load(tmp_path / "1_0.pt", weights_only=True)["losses"]
+    launch(plan(None), gloo_workers.contrast, tmp_path, 1, 1)
+    one = torch.load(tmp_path / "1_0.pt", weights_only=True)["losses"]
+    assert abs(one - two).item() > 1e-3

@@ -6,20 +6,17 @@ import shutil
 import pytest
 import torch
 
+from common.errors import InputError
 from conftest import TINY, call
-from datasets.files import InputError
 from moco.checkpoint import (
     BIAS,
-    CHECKPOINT,
     CLASSIFIER,
     F_C,
-    PREVIOUS,
     load_checkpoint,
-    provenance,
     query_encoder,
-    require_match,
     student_classifier,
 )
+from trainer.checkpoint import CHECKPOINT, PREVIOUS
 
 
 def test_checkpoint_describes_itself(chain):
@@ -151,15 +148,3 @@ def test_newer_format(tmp_path):
     torch.save({"stage": "moco", "format": 99}, tmp_path / CHECKPOINT)
     with pytest.raises(InputError, match="format 99, newer"):
         load_checkpoint(tmp_path)
-
-
-def test_require_match_names_both_sides():
-    require_match({"arch": None, "k_shot": 5}, {"arch": "conv4", "k_shot": 5}, "here")
-    with pytest.raises(InputError, match="--arch resnet12 was asked for.*made with arch conv4"):
-        require_match({"arch": "resnet12"}, {"arch": "conv4"}, "here")
-
-
-def test_provenance_is_plain():
-    found = provenance()
-    assert {"command", "commit", "torch", "date"} <= found.keys()
-    assert all(value is None or isinstance(value, str) for value in found.values())

@@ -1,4 +1,4 @@
-"""Encoding, fitting and scoring."""
+"""Encoding and fitting."""
 
 import numpy as np
 import pytest
@@ -8,48 +8,10 @@ from torch import nn
 from datasets import open_dataset
 from datasets.cache import cached, pixels
 from datasets.images import read_image
-from moco import speed
 from moco.augment import plain_view
-from moco.evaluate import (
-    encode,
-    fit_classifier,
-    fit_on_support,
-    knn_score,
-    predictions_csv,
-    score,
-    score_table,
-)
-from moco.speed import prepare
+from moco.evaluate import encode, fit_classifier, fit_on_support, knn_score
 from models import build_encoder
-
-
-def test_score_against_counting():
-    truth = np.array([0, 0, 0, 0, 1, 1, 2, 2, 2, 2])
-    predicted = np.array([0, 0, 1, 2, 1, 1, 2, 2, 2, 0])
-    found = score(truth, predicted, ("a", "b", "c"))
-    assert found["accuracy"] == 0.7
-    assert found["per_class"] == {"a": 0.5, "b": 1.0, "c": 0.75}
-    assert found["average"] == 0.75
-    assert found["confusion"] == [[2, 1, 1], [0, 2, 0], [1, 0, 3]]
-    f1 = []
-    for n in range(3):
-        precision = np.mean(truth[predicted == n] == n)
-        recall = np.mean(predicted[truth == n] == n)
-        f1.append(2 * precision * recall / (precision + recall))
-    assert found["macro_f1"] == pytest.approx(np.mean(f1))
-
-
-def test_score_of_a_class_that_is_never_predicted():
-    found = score(np.array([0, 1, 2]), np.array([0, 0, 0]), ("a", "b", "c"))
-    assert found["per_class"] == {"a": 1, "b": 0, "c": 0}
-    assert found["macro_f1"] == pytest.approx(0.5 / 3)
-
-
-def test_score_table_shows_every_number():
-    found = score(np.array([0, 0, 1, 1, 1]), np.array([0, 1, 1, 1, 0]), ("left", "right"))
-    table = score_table(found)
-    assert "left" in table and "50.0%" in table and "66.7%" in table and "60.0%" in table
-    assert [int(n) for n in table.splitlines()[2].split() if n.isdigit()] == [3, 1, 2]
+from trainer.performance import prepare
 
 
 def test_encode_is_in_order_in_evaluation_mode(data):
@@ -85,18 +47,6 @@ def test_embeddings_in_mixed_precision(data):
     prepare(encoder, torch.device("cpu"), amp=True)
     found = encode(encoder, rare, 32)
     assert found.dtype == np.float32 and 0 < np.abs(found - expected).max() < 0.05 * expected.std()
-
-
-@pytest.mark.parametrize("flags, told", [("avx2 fma", True), ("avx512_bf16 amx_bf16", False)])
-def test_slow_mixed_precision_is_told(flags, told, tmp_path, monkeypatch, capsys):
-    described = tmp_path / "cpuinfo"
-    described.write_text(f"flags : fpu {flags}\n")
-    monkeypatch.setattr(speed, "Path", lambda path: described)
-    for device, amp in (("cpu", False), ("meta", True)):
-        prepare(nn.Linear(2, 2), torch.device(device), amp)
-    assert not capsys.readouterr().out
-    prepare(nn.Linear(2, 2), torch.device("cpu"), amp=True)
-    assert ("no bfloat16; with --amp they can take ten times" in capsys.readouterr().out) == told
 
 
 def test_encode_encodes_each_image_once(data):
@@ -162,11 +112,3 @@ def test_knn_score_tells_good_embeddings_from_bad():
     bad = knn_score(generator.normal(0, 1, (100, 3)), labels)
     assert bad["knn_balanced"] < 0.5
     assert knn_score(good, np.array([0] * 99 + [1])) == {}
-
-
-def test_predictions_csv(data):
-    rare = open_dataset(data).rare.take(open_dataset(data).rare.ids[:2])
-    text = predictions_csv(rare, np.array([[0.2, 0.7, 0.1], [0.5, 0.25, 0.25]]), rare.classes)
-    lines = text.splitlines()
-    assert lines[0] == "image,truth,prediction,p_DF,p_AKIEC,p_VASC"
-    assert lines[1] == f"{rare.ids[0]},DF,AKIEC,0.200000,0.700000,0.100000"

@@ -4,11 +4,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from common.errors import InputError
 from conftest import call, refused
-from datasets.files import InputError
-from moco.checkpoint import CHECKPOINT, CLASSIFIER, load_checkpoint, query_encoder
-from moco.options import pretraining_parser
+from moco.checkpoint import CLASSIFIER, load_checkpoint, query_encoder
+from moco.config import pretraining_parser
 from models.resnet12 import WIDTHS
+from trainer.checkpoint import CHECKPOINT
 
 QUEUE = 32
 

@@ -13,8 +13,8 @@ from torch.utils._pytree import tree_leaves
 import main_distill
 import main_moco
 from benchmarks.plain import PlainMoCo, plain_encoder
+from moco.batch_augment import random_views
 from moco.builder import MoCo, Student
-from moco.views import random_views
 from models import build_encoder
 
 GPU = torch.device("cuda")

@@ -5,8 +5,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from common.errors import InputError
 from datasets import oct
-from datasets.files import InputError
 from datasets.pseudo import PseudoLabels
 from plots import draw
 from plots.read import Result, Run

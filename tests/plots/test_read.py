@@ -6,9 +6,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from datasets.files import InputError
-from moco.checkpoint import CHECKPOINT
+from common.errors import InputError
 from plots import read
+from trainer.checkpoint import CHECKPOINT
 
 RARE = {"dataset": "toy", "counts": {"x": 9, "y": 9}, "sha256": "x"}
 

@@ -15,22 +15,23 @@ from pathlib import Path
 
 import pytest
 
+from common.errors import InputError
 from conftest import REPOSITORY, call, load_script, refused
-from datasets.files import InputError
-from moco import options
+from moco import config
 from reproduction import run, table
 from reproduction.plan import ENCODERS, METHODS, STUDENTS, Job, jobs_of, read_tables
+from trainer import cli
 
 reproduce = load_script("scripts/reproduce")
 
 PARSERS = {
-    "main_moco.py": options.pretraining_parser,
-    "generate_pseudo.py": options.labelling_parser,
-    "main_distill.py": options.distillation_parser,
-    "test.py": options.testing_parser,
-    "baselines.scratch": options.scratch_parser,
-    "baselines.simclr": options.simclr_parser,
-    "baselines.srl": options.srl_parser,
+    "main_moco.py": config.pretraining_parser,
+    "generate_pseudo.py": config.labelling_parser,
+    "main_distill.py": config.distillation_parser,
+    "test.py": config.testing_parser,
+    "baselines.scratch": config.scratch_parser,
+    "baselines.simclr": config.simclr_parser,
+    "baselines.srl": config.srl_parser,
 }
 
 
@@ -153,7 +154,7 @@ def test_what_is_too_short_says_so(capsys):
 def test_the_oracle_keeps_to_its_flags(capsys):
     found = commands(capsys, "--table", 11, "--lesion-disjoint")
     for command in (c for c in found if "--oracle" in c):
-        args = options.scratch_parser().parse_args(command[1:])
+        args = config.scratch_parser().parse_args(command[1:])
         assert args.lesion_disjoint and not args.rare_split and args.n_way == 3
 
 
@@ -183,7 +184,7 @@ def test_refusals(argv, says, data, tmp_path, capsys, monkeypatch):
     argv = [str(places.get(word, word)) for word in argv]
     monkeypatch.setattr(sys, "argv", ["reproduce.py", *argv])
     with pytest.raises(SystemExit) as stop:
-        options.run(reproduce.main)
+        cli.run(reproduce.main)
     said = capsys.readouterr().err.strip()
     assert stop.value.code == 2 and says in said and len(said.splitlines()) == 1, said
 

@@ -1,23 +1,22 @@
-"""The training loop of stages (a) and (d): they differ in what a step computes, not in this."""
+"""The training loop: models differ in what a step computes, not in this."""
 
-import contextlib
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from pathlib import Path
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import DataLoader, Sampler
+from torch.utils.data import Sampler
 from tqdm import tqdm
 
-from datasets.cache import pixels
-from datasets.files import InputError, refusing
+from common.errors import InputError, refusing
+from common.seeding import stream_seed
 from datasets.images import ImageSet
 
-from .augment import RandomViews, random_view, stream_seed
-from .checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint, save_checkpoint
+from .checkpoint import CHECKPOINT, PREVIOUS
 from .distributed import (
     agreed,
     all_mean,
@@ -29,41 +28,15 @@ from .distributed import (
     running_statistics,
     world_size,
 )
-from .evaluate import encode, knn_score
-from .finite import anomalies_told, require_finite
-from .interrupts import GO_ON, SAVE, Stopped, watching
-from .interrupts import ignore as ignore_signals
-from .runlog import RunLog
-from .speed import prepare, sgd
-from .views import BatchViews
+from .log import RunLog
+from .nan_guard import anomalies_told, require_finite
+from .performance import prepare, sgd
+from .signals import GO_ON, SAVE, Stopped, watching
 
+Load = Callable[[Path, tuple[str, ...]], dict]  # of a checkpoint of one of these stages
+Save = Callable[[Path, dict], None]  # to a folder
+Loader = Iterable  # of (views, rows), with the sampler of the batches as its `batch_sampler`
 Step = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
-
-
-class EpochBatches(Sampler):
-    """This process's share of each batch of a shuffled epoch, as keys (epoch, row), from batch
-    `first` on.
-
-    `batch_size` counts all processes' images. The order depends on seed and epoch alone, not on
-    how many processes share it; the last images that fill no batch are left out.
-    """
-
-    def __init__(self, images: int, batch_size: int, seed: int):
-        self.images = images
-        self.batch_size = batch_size
-        self.seed = seed
-        self.epoch = self.first = 0
-
-    def __len__(self) -> int:
-        return self.images // self.batch_size
-
-    def __iter__(self) -> Iterator[list[tuple[int, int]]]:
-        generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
-        order = torch.randperm(self.images, generator=generator).tolist()
-        share = self.batch_size // world_size()
-        begin = self.first * self.batch_size + rank() * share
-        for start in range(begin, len(self) * self.batch_size, self.batch_size):
-            yield [(self.epoch, row) for row in order[start : start + share]]
 
 
 def learning_rate(lr: float, epoch: int, epochs: int, schedule: Sequence[int], cos: bool) -> float:
@@ -73,19 +46,17 @@ def learning_rate(lr: float, epoch: int, epochs: int, schedule: Sequence[int], c
     return lr * 0.1 ** sum(epoch >= milestone for milestone in schedule)
 
 
-@torch.no_grad()
-def contrast_accuracy(logits: Tensor) -> dict[str, Tensor]:
-    """How often the positive (column 0) is first, and among the first five. logits: B×(1+L)."""
-    ahead = (logits[:, 1:] >= logits[:, :1]).sum(dim=1)
-    return {"acc1": (ahead < 1).float().mean(), "acc5": (ahead < 5).float().mean()}
-
-
 def fit(
     model: nn.Module,
     step: Step,
     images: ImageSet,
     about: dict,
     *,
+    batches: Sampler,
+    loader: AbstractContextManager[Loader],
+    score: Callable[[nn.Module], dict[str, float]],
+    load: Load,
+    save: Save,
     device: torch.device,
     model_path: Path,
     resume: Path | None,
@@ -93,11 +64,6 @@ def fit(
     overwrite: bool,
     epochs: int,
     start_epoch: int | None,
-    batch_size: int,
-    workers: int,
-    image_size: int,
-    aug_plus: bool,
-    views_by: str,
     lr: float,
     schedule: Sequence[int],
     cos: bool,
@@ -110,28 +76,27 @@ def fit(
     knn_every: int,
     save_minutes: float,
     detect_anomaly: bool,
-    views: int = 2,
     before_epoch: Callable[[int, bool], dict[str, float]] = lambda epoch, begun: {},
 ) -> None:
     """Train `model` on random views of `images` by SGD, and leave checkpoints and a log.
 
     `step(model, views, rows, epoch)` computes the statistics of a batch, of which "loss" is
-    minimised; its epochs count from 0; `views` is how many views of an image it gets. `about` goes
-    into every checkpoint. The model is first saved untrained, or taken from the checkpoint `resume`
+    minimised; its epochs count from 0. `loader` is entered once, for the views of `batches`, the
+    sampler that it reads; `load` and `save` read, check and write checkpoints. `about` goes into
+    every checkpoint. The model is first saved untrained, or taken from the checkpoint `resume`
     (`goes_on`: which is the one in `model_path`); then saved after each epoch, every `save_minutes`
-    (0: never), and on a signal. Every `knn_every` epochs (0: never) the log gets a k-NN score of
-    `model.query_encoder` on the classes of `images`; what `before_epoch(epoch, begun)` returns goes
-    there, too (`begun`: part of this epoch's steps were taken before). `amp` and `compile` as
-    `prepare` has them, `views_by` and `workers` as `training_loader`.
-    `detect_anomaly` looks at every step, and has torch say which operation made what is no number.
-    Raises InputError when losses or weights are no longer finite numbers, before they are saved;
-    and Stopped after a signal.
+    (0: never), and on a signal. Every `knn_every` epochs (0: never) the log gets `score(model)`, on
+    rank 0; what `before_epoch(epoch, begun)` returns goes there, too (`begun`: part of this epoch's
+    steps were taken before). `amp` and `compile` as `prepare` has them. `detect_anomaly` looks at
+    every step, and has torch say which operation made what is no number. Raises InputError when
+    losses or weights are no longer finite numbers, before they are saved; and Stopped after a
+    signal.
     """
     prepare(model, device, amp, compile)
     optimizer = sgd(model, lr, momentum, wd)
     done, begun = 0, None
     if resume:
-        done, begun = load_training_state(resume, about["stage"], model, optimizer, device)
+        done, begun = load_training_state(load, resume, about["stage"], model, optimizer, device)
     if start_epoch is not None and not goes_on:
         done, begun = start_epoch, None
     place = begun and begun["steps"]
@@ -149,21 +114,19 @@ def fit(
         )  # fmt: skip
     log = RunLog(model_path, {"start_epoch": done, **about}, overwrite and not goes_on, done)
 
-    def save(done: int, part: dict | None = None) -> None:
+    def write(done: int, part: dict | None = None) -> None:
         state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
-        save_checkpoint(model_path, {**about, "epoch": done, "part": part, **state})
+        save(model_path, {**about, "epoch": done, "part": part, **state})
 
     def keep(done: int, values: dict[str, float]) -> None:
         """Log and save what `done` epochs have come to."""
         average_running_statistics(model)
         if is_main():
             if knn_every and (done % knn_every == 0 or done == epochs):
-                encoder = model.query_encoder
-                embeddings = encode(encoder, images, image_size, workers=workers, device=device)
-                values = values | knn_score(embeddings, images.labels)
+                values = values | score(model)
             if values:
                 log.epoch(done, values)
-            save(done)
+            write(done)
 
     recent: list[tuple[int, Tensor, Tensor]] = []  # steps whose loss nobody has looked at
 
@@ -177,7 +140,7 @@ def fit(
             own = own_state(model, totals, device)
             part = {"steps": steps, "processes": gather_objects(own)}
             if is_main():
-                save(epoch, part)
+                write(epoch, part)
                 print(f"saved in epoch {epoch + 1}, after step {steps}", flush=True)
             if word != SAVE:
                 barrier()
@@ -188,19 +151,15 @@ def fit(
         if is_main():
             (model_path / PREVIOUS).unlink(missing_ok=True)  # another run's
     wrapped = in_parallel(model, device)
-    batches = EpochBatches(len(images), batch_size, seed)
     batches.first = begun["steps"] if begun else 0
-    loader = training_loader(
-        images, batches, views, seed, image_size, aug_plus, views_by, workers, device
-    )
-    size = len(batches) * batch_size  # of an epoch, in images
+    size = len(batches) * batches.batch_size  # of an epoch, in images
     bar = tqdm(
-        initial=done * size + batches.first * batch_size,
+        initial=done * size + batches.first * batches.batch_size,
         total=max(done, epochs) * size,
         unit="img",
         disable=None if is_main() else True,  # None: where it would go to a file
     )
-    with bar, ending(loader), watching(save_minutes, agreed) as watch:
+    with bar, loader as served, watching(save_minutes, agreed) as watch:
         for epoch in range(done, epochs):
             bar.set_description(f"epoch {epoch + 1}/{epochs}")
             for group in optimizer.param_groups:
@@ -218,7 +177,7 @@ def fit(
             last = model_path / CHECKPOINT
             with anomalies_told(detect_anomaly, recent, images, epoch, last):
                 values = train_one_epoch(
-                    wrapped, step, loader, optimizer, device, epoch, bar, print_freq, totals, pause,
+                    wrapped, step, served, optimizer, device, epoch, bar, print_freq, totals, pause,
                     recent,
                 )  # fmt: skip
             require_finite(recent, model.state_dict(), images, epoch, last)
@@ -254,47 +213,8 @@ def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     return wrapped
 
 
-def training_loader(
-    images: ImageSet,
-    batches: EpochBatches,
-    views: int,
-    seed: int,
-    image_size: int,
-    aug_plus: bool,
-    views_by: str,
-    workers: int,
-    device: torch.device,
-) -> DataLoader | BatchViews:
-    """`views` random views of the images of each of `batches` in turn, and their rows.
-
-    `views_by`: "pil", one view at a time in `workers` processes (0: in this one); "batch", all of a
-    batch at once on `device`, for images that are `cached`.
-    """
-    if views_by == "batch":
-        return BatchViews(pixels(images), batches, views, seed, aug_plus, device)
-    return DataLoader(
-        RandomViews(images, random_view(image_size, aug_plus), views, seed),
-        batch_sampler=batches,
-        num_workers=workers,
-        persistent_workers=workers > 0,
-        worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # not the steps' own, which a resumed run must find alike
-        pin_memory=device.type == "cuda",
-    )
-
-
-@contextlib.contextmanager
-def ending(loader: DataLoader | BatchViews) -> Iterator[None]:
-    """However the block ends, the processes of `loader` do, too. They ignore the signal on which
-    they otherwise would, and an error that is on its way would wait for them for ever."""
-    try:
-        yield
-    finally:
-        if readers := getattr(loader, "_iterator", None):
-            readers._shutdown_workers()
-
-
 def load_training_state(
+    load: Load,
     path: Path,
     stage: str,
     model: nn.Module,
@@ -302,9 +222,9 @@ def load_training_state(
     device: torch.device,
 ) -> tuple[int, dict | None]:
     """Put `model` and `optimizer` where the checkpoint at `path` left them. Returns the number of
-    epochs done, and where in the next one it was, if it was. Raises InputError as `load_checkpoint`
-    does, or if other processes than these were in the middle of an epoch."""
-    checkpoint = load_checkpoint(path, (stage,))
+    epochs done, and where in the next one it was, if it was. Raises InputError as `load` does,
+    or if other processes than these were in the middle of an epoch."""
+    checkpoint = load(path, (stage,))
     with refusing(f"{path} does not fit the run that is to go on"):
         model.load_state_dict(checkpoint["state_dict"])
         load_momentum(optimizer, checkpoint["optimizer"])
@@ -354,7 +274,7 @@ def restore_own_state(model: nn.Module, begun: dict, device: torch.device) -> di
 def train_one_epoch(
     model: nn.Module,
     step: Step,
-    loader: DataLoader | BatchViews,
+    loader: Loader,
     optimizer: torch.optim.Optimizer,
     device: torch.device,
     epoch: int,

@@ -21,11 +21,12 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from datasets.files import InputError, listed, reason
+from common.errors import InputError, listed, reason
 
 from . import distributed
-from .distributed import Plan, pick_device, processors
-from .interrupts import EXIT_CODES, Stopped, hold, passing_on, release
+from .distributed import pick_device, processors
+from .launch_plan import ANY_PORT, Plan
+from .signals import EXIT_CODES, Stopped, hold, passing_on, release
 
 GOES_ON = "the same command goes on from the last checkpoint"
 LOST = "cannot talk to the other processes, or lost one"
@@ -44,7 +45,7 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
         with memory_told():
             worker(pick_device(plan.device, plan.gpu), *arguments)
         return
-    if plan.url == distributed.ANY_PORT:  # this process has them meet, at a port that is free
+    if plan.url == ANY_PORT:  # this process has them meet, at a port that is free
         server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
         plan = replace(plan, url=f"tcp://127.0.0.1:{server.port}", is_opened=True)
     if plan.nproc == 1:

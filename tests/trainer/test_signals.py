@@ -10,11 +10,12 @@ import time
 import pytest
 import torch
 
+from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, states_equal
-from datasets.files import InputError
-from moco import interrupts
-from moco.checkpoint import CHECKPOINT, PREVIOUS, load_checkpoint
-from moco.interrupts import SAVE, Stopped, Watch
+from moco.checkpoint import load_checkpoint
+from trainer import signals
+from trainer.checkpoint import CHECKPOINT, PREVIOUS
+from trainer.signals import SAVE, Stopped, Watch
 
 
 def moco(data, folder, *more):
@@ -232,7 +233,7 @@ def test_in_the_middle_of_an_epoch_as_many_processes(data, tmp_path, monkeypatch
 def test_a_second_interrupt_ends_it_at_once(monkeypatch):
     """But not the same one, from the terminal and passed on by the parent."""
     now = [100.0]
-    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     watch = Watch(0, lambda number: number)
     watch.note(signal.SIGINT, None)
     watch.note(signal.SIGINT, None)
@@ -244,7 +245,7 @@ def test_a_second_interrupt_ends_it_at_once(monkeypatch):
 
 def test_time_to_save(monkeypatch):
     now = [0.0]
-    monkeypatch.setattr(interrupts.time, "monotonic", lambda: now[0])
+    monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     watch, never = Watch(2, lambda number: number), Watch(0, lambda number: number)
     wanted = []
     for now[0] in (0, 119, 121, 122, 240, 242):
@@ -256,6 +257,6 @@ def test_time_to_save(monkeypatch):
 
 def test_handlers_are_put_back():
     before = signal.getsignal(signal.SIGTERM)
-    with interrupts.watching(0, lambda number: number):
+    with signals.watching(0, lambda number: number):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before

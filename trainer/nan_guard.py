@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from datasets.files import InputError, listed
+from common.errors import InputError, listed
 from datasets.images import ImageSet
 
 from .distributed import agreed, gather_objects

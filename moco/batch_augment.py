@@ -8,23 +8,12 @@ import math
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Sampler
 
-from .augment import (
-    BLUR_P,
-    CROP_RATIO,
-    CROP_SCALE,
-    FLIP_P,
-    GREY_P,
-    HUE,
-    JITTER,
-    JITTER_P,
-    SIGMA,
-    stream_seed,
-)
+from common.seeding import stream_seed
+
+from .augment import BLUR_P, CROP_RATIO, CROP_SCALE, FLIP_P, GREY_P, HUE, JITTER, JITTER_P, SIGMA
 
 CROP_TRIES = 10
 GREY = (0.299, 0.587, 0.114)  # of red, green and blue, as PIL has it
@@ -208,37 +197,3 @@ def random_views(
         key = stream_seed("batch views", seed, epoch, view)
         found.append(apply(images, draw_parameters(key, rows, images.shape[-1], aug_plus)))
     return found
-
-
-class BatchViews:
-    """`views` random views of each of `batches` in turn, and its rows: what a DataLoader gives, but
-    made on `device` for a batch at once.
-
-    pixels: M×S×S×3, 8 bits. All of them are put on the device where they take up no more than half
-    of its free memory.
-    """
-
-    def __init__(
-        self,
-        pixels: np.ndarray,
-        batches: Sampler,
-        views: int,
-        seed: int,
-        aug_plus: bool,
-        device: torch.device,
-    ):
-        self.pixels, self.batch_sampler, self.device = torch.from_numpy(pixels), batches, device
-        self.views, self.seed, self.aug_plus = views, seed, aug_plus
-        if device.type == "cuda" and 2 * pixels.nbytes < torch.cuda.mem_get_info(device)[0]:
-            self.pixels = self.pixels.to(device)
-
-    def __len__(self) -> int:
-        return len(self.batch_sampler)
-
-    def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        epoch = self.batch_sampler.epoch
-        order = torch.tensor([[row for _, row in keys] for keys in self.batch_sampler])
-        there = order.to(self.device)  # once an epoch: a copy in each step would wait for the GPU
-        for rows, own in zip(there, there if self.pixels.device == self.device else order):
-            images = self.pixels[own].to(self.device, non_blocking=True)
-            yield random_views(images, rows, self.views, self.seed, epoch, self.aug_plus), rows

@@ -4,9 +4,9 @@ import pytest
 import torch
 
 import main_moco
+from common.errors import InputError
 from conftest import TINY, call, shell
 from datasets import open_dataset
-from datasets.files import InputError
 from moco.checkpoint import load_checkpoint
 
 TOO_HIGH = ["--epochs", 3, "--lr", 1e30]

@@ -1,105 +1,21 @@
-"""Reading and writing for people: one error class, and writes that never leave half a file."""
+"""Reading and writing for people: writes that never leave half a file."""
 
 import contextlib
-import csv
 import glob
 import json
 import os
 import secrets
 import time
 import zipfile
-from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
 
+from .errors import InputError, listed
+
 STALE = 3600  # seconds without a change after which nobody is still writing a file
-
-
-class InputError(ValueError):
-    """Something the user gave cannot be used; the message is the one line to show them."""
-
-    def __str__(self) -> str:
-        # A DataLoader's worker hands an error on with its traceback as the message. Names of files
-        # may hold line breaks.
-        message = super().__str__().rstrip().rpartition("InputError: ")[2]
-        return " ".join(message.splitlines())
-
-
-def reason(error: Exception) -> str:
-    """What an error of another library says, its first sentence (advice follows, and guesses),
-    without the path that we name anyway."""
-    text = getattr(error, "strerror", None) or str(error)
-    if isinstance(error, KeyError):
-        text = f"it lacks {text}"
-    return (text.strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
-
-
-@contextlib.contextmanager
-def refusing(what: str) -> Iterator[None]:
-    """Raise whatever goes wrong in here, where a file is read, as InputError: `what`, and why."""
-    try:
-        yield
-    except InputError:
-        raise
-    except Exception as error:  # broken bytes lead libraries to errors of every kind
-        raise InputError(f"{what}: {reason(error)}") from error
-
-
-def is_text(name: str) -> bool:
-    """Can it be written as UTF-8? Names of files that are other bytes cannot."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
-
-
-def listed(items: Iterable[object], limit: int = 10) -> str:
-    """`a, b, c and 12 more`."""
-    items = [str(item) for item in items]
-    rest = len(items) - limit
-    return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def table_rows(table: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file in UTF-8 that has `columns`, in any order, maybe with others: each as
-    its line's number and the values by column, without spaces around them.
-
-    Raises InputError if it is not such a file; naming the line, where one lacks one of the
-    `columns`, or has more or fewer values than the header.
-    """
-    found = []
-    with (
-        refusing(f"{table} is not a CSV file"),
-        open(table, newline="", encoding="utf-8-sig") as file,
-    ):
-        reader = csv.reader(file, strict=True)
-        header = list(map(str.strip, next(reader, [])))
-        if sorted(name for name in header if name in columns) != sorted(columns):
-            raise InputError(
-                f"{table} has the columns {','.join(header)}; expected {','.join(columns)}, "
-                "each once"
-            )
-        for values in filter(None, reader):  # an empty line is no row
-            row = dict(zip(header, map(str.strip, values)))
-            if len(values) != len(header) or not all(row[name] for name in columns):
-                raise InputError(
-                    f"{table}, line {reader.line_num}: expected {len(header)} values, of "
-                    f"{','.join(columns)} none empty"
-                )
-            if "\0" in "".join(values):
-                raise InputError(f"{table}, line {reader.line_num}: a character is NUL")
-            found.append((reader.line_num, row))
-    return found
-
-
-def refuse_twice(table: Path, names: Iterable[str]) -> None:
-    """Raise InputError if `names`, which `table` lists, has one more than once."""
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise InputError(f"{table} lists more than once: {listed(twice)}")
 
 
 def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:

@@ -1,79 +1,37 @@
-"""From parsed arguments to what the method takes, and the checks on what was given."""
+"""Is there a run already, does it fit, does it go on; and what a training is handed."""
 
 import argparse
-import dataclasses
 import functools
 import json
 import os
-from collections.abc import Sequence
 from pathlib import Path
 
 import torch
+from torch import nn
 
-from datasets import Collection, lesion_groups, open_dataset
-from datasets.cache import cached
-from datasets.episode import Task, draw_task
-from datasets.files import InputError, listed, refusing, require_writable
-from datasets.images import ImageSet, check_readable, require_same, without_unreadable
-from models import Encoder, build_encoder, default_embedding_dim
+from common.errors import InputError, listed, refusing, require_match
+from common.files import require_writable
+from datasets.images import ImageSet, require_same
+from datasets.open import CLASSES
+from models import default_embedding_dim
+from trainer.checkpoint import CHECKPOINT, PREVIOUS
+from trainer.cli import require_sound
+from trainer.distributed import pick_device
+from trainer.performance import has_bfloat16
+from trainer.provenance import command
 
-from . import distributed
-from .checkpoint import (
-    CHECKPOINT,
-    PREVIOUS,
-    command,
-    load_checkpoint,
-    query_encoder,
-    require_match,
+from .checkpoint import load_checkpoint, save_checkpoint
+from .config import (
+    BORN_WITH,
+    FIXED,
+    INHERITED,
+    OF_THE_MACHINE,
+    pretraining_parser,
+    readers_of,
+    recorded,
 )
-from .options import pretraining_parser, require_sound
-from .speed import has_bfloat16, prepare
-
-# What a run may not change when it is resumed; the rest (epochs, workers, …) may.
-FIXED = (
-    "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
-    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "views_by", "seed", "p_label",
-    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_scale",
-    "dic_interval", "dic_dispersion", "simclr_t", "teacher", "distill_t", "distill_weight",
-    "base_classes", "rare_classes",
-)  # fmt: skip
-OF_THE_MACHINE = (
-    "device", "gpu", "workers", "batch_size", "amp", "cache", "no_cache", "overwrite",
-)  # fmt: skip
-CLASSES = ("base_classes", "rare_classes")  # of a user's own images
-# What a student takes over from its teacher where it is not told otherwise; the first few it must.
-BORN_WITH = ("arch", "image_size", "moco_dim", "mlp", *CLASSES)
-INHERITED = (
-    *BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus", "bn_groups",
-    "epochs", "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp",
-)  # fmt: skip
-
-
-def open_data(
-    folder: Path,
-    args: argparse.Namespace,
-    made: dict | None = None,
-    where: Path | None = None,
-    use: Sequence[str] = ("base", "rare"),
-) -> Collection:
-    """The dataset in `folder`, of the classes that `args` names or that the stage before, whose
-    arguments `made` are in the file `where`, was given; `args` then has them, too. With
-    --skip-unreadable, those parts that are for `use` lack the images that cannot be decoded.
-
-    Raises InputError as `open_dataset` does, or if both name classes and differ.
-    """
-    made = made or {}
-    if any(made.get(name) for name in CLASSES):
-        given = {name: getattr(args, name) for name in CLASSES}
-        require_match(given, made, where)
-        vars(args).update({name: made[name] for name in CLASSES})
-    data = open_dataset(folder, args.base_classes, args.rare_classes)
-    return dataclasses.replace(data, **{part: readable(args, getattr(data, part)) for part in use})
-
-
-def readable(args: argparse.Namespace, images: ImageSet) -> ImageSet:
-    """`images`; with --skip-unreadable, without those that cannot be decoded."""
-    return without_unreadable(images) if args.skip_unreadable else images
+from .evaluate import encode, knn_score
+from .loader import EpochBatches, ending, training_loader
 
 
 def holds_run(folder: Path) -> bool:
@@ -99,7 +57,7 @@ def settle(args: argparse.Namespace) -> None:
     if there and not args.overwrite and (args.resume is None or _is_repeated(args.model_path)):
         args.resume = args.model_path
     before = load_checkpoint(args.resume)["args"] if args.resume else {}
-    device = distributed.pick_device(args.device, args.gpu if torch.cuda.is_available() else None)
+    device = pick_device(args.device, args.gpu if torch.cuda.is_available() else None)
     best = {
         "amp": has_bfloat16(device),
         "views_by": "batch" if device.type == "cuda" and not args.no_cache else "pil",
@@ -110,35 +68,6 @@ def settle(args: argparse.Namespace) -> None:
         if getattr(args, name) is None:
             known = before.get(name)
             setattr(args, name, value if known is None else known)
-
-
-def decoded(args: argparse.Namespace, images: ImageSet, image_size: int) -> ImageSet:
-    """`images`, to be read many times: from the cache or, without one, from their files.
-
-    Raises InputError with the paths of all images that cannot be decoded, or if the views that
-    `args` asks for need a cache and there is none.
-    """
-    reason = "--no-cache"
-    if not args.no_cache:
-        try:
-            return cached(images, image_size, args.cache)
-        except OSError as error:  # a full disk, a folder that is read-only
-            reason = error.strerror or error
-    if getattr(args, "views_by", "pil") == "batch":
-        raise InputError(
-            f"--views batch needs the cache of decoded images ({reason}); --cache DIR says where, "
-            "--views pil does without"
-        )
-    if not args.no_cache:
-        print(f"note: no cache in {args.cache} ({reason}); images are decoded each time")
-    check_readable(images)
-    return images
-
-
-def draw(folder: Path, args: argparse.Namespace, rare: ImageSet, k_shot: int | None) -> Task:
-    """A task as the command line asks for it. Raises InputError as `draw_task` does."""
-    lesions = lesion_groups(folder) if args.lesion_disjoint else None
-    return draw_task(rare, args.n_way, k_shot, args.seed or 0, lesions, args.rare_split)
 
 
 def batchnorm_groups(args: argparse.Namespace, base_images: int, processes: int) -> int:
@@ -224,38 +153,36 @@ def inherit(args: argparse.Namespace, teacher: dict) -> None:
             setattr(args, name, teacher[name])
 
 
-def training_values(args: argparse.Namespace) -> dict:
-    """What `engine.fit` takes from the command line."""
+def training_values(
+    args: argparse.Namespace, images: ImageSet, device: torch.device, views: int = 2
+) -> dict:
+    """What `trainer.fit` takes from the command line, and what it is handed of the method's: how
+    `views` random views of `images` are made, k-NN scores, and checkpoints."""
     names = (
-        "model_path", "resume", "overwrite", "epochs", "start_epoch", "batch_size", "image_size",
-        "aug_plus", "views_by", "lr", "schedule", "cos", "momentum", "wd", "amp", "compile",
-        "seed", "print_freq", "knn_every", "save_minutes", "detect_anomaly",
+        "model_path", "resume", "overwrite", "epochs", "start_epoch", "lr", "schedule", "cos",
+        "momentum", "wd", "amp", "compile", "seed", "print_freq", "knn_every", "save_minutes",
+        "detect_anomaly",
     )  # fmt: skip
-    here = launch_plan(args).on_machine if hasattr(args, "nproc") else 1  # baselines: one process
-    workers = distributed.readers(args.workers, here)
-    values = {name: getattr(args, name) for name in names}
-    return values | {"workers": workers, "goes_on": goes_on(args)}
+    workers = readers_of(args)
+    batches = EpochBatches(len(images), args.batch_size, args.seed)
+    loader = functools.partial(
+        training_loader, images, batches, views, args.seed, args.image_size, args.aug_plus,
+        args.views_by, workers, device,
+    )  # fmt: skip
 
+    def score(model: nn.Module) -> dict[str, float]:
+        encoder = model.query_encoder
+        embeddings = encode(encoder, images, args.image_size, workers=workers, device=device)
+        return knn_score(embeddings, images.labels)
 
-def ready_encoder(args: argparse.Namespace, checkpoint: dict) -> tuple[Encoder, torch.device]:
-    """f_q of a checkpoint, frozen, ready on the device that `args` names, and that device; whether
-    in mixed precision is then in `args`, too."""
-    device = distributed.pick_device(args.device, args.gpu)
-    if args.amp is None:
-        args.amp = has_bfloat16(device)
-    encoder = query_encoder(checkpoint)
-    prepare(encoder, device, args.amp)
-    return encoder, device
-
-
-def encoder_values(args: argparse.Namespace) -> dict:
-    """What `builder.MoCo` takes from the command line."""
     return {
-        "make_encoder": functools.partial(build_encoder, args.arch, args.moco_dim, args.mlp),
-        "embedding_dim": args.moco_dim,
-        "queue_size": args.moco_k,
-        "encoder_momentum": args.moco_m,
-        "temperature": args.moco_t,
+        **{name: getattr(args, name) for name in names},
+        "goes_on": goes_on(args),
+        "batches": batches,
+        "loader": ending(loader),
+        "score": score,
+        "load": load_checkpoint,
+        "save": save_checkpoint,
     }
 
 
@@ -278,17 +205,3 @@ def is_same_work(args: argparse.Namespace, before: dict, checkpoint: dict) -> bo
     made_from = (before.get("epoch"), before.get("checkpoint_made_by"))
     same = kept(before.get("args", {})) == kept(json.loads(json.dumps(recorded(args))))
     return same and made_from == (checkpoint["epoch"], checkpoint["made_by"])
-
-
-def launch_plan(args: argparse.Namespace) -> distributed.Plan:
-    """Which processes to start."""
-    names = (
-        "device", "gpu", "multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url",
-        "dist_backend", "dist_timeout",
-    )  # fmt: skip
-    return distributed.plan(**{name: getattr(args, name) for name in names})
-
-
-def recorded(args: argparse.Namespace) -> dict:
-    """The arguments as plain values, for a checkpoint or a log."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}

@@ -13,16 +13,8 @@ from torchvision.transforms import functional as pil
 from datasets.cache import cached, pixels
 from datasets.images import image_set
 from moco.augment import GaussianBlur, random_view
-from moco.engine import EpochBatches
-from moco.views import (
-    BatchViews,
-    Parameters,
-    apply,
-    draw_parameters,
-    gaussian,
-    random_views,
-    uniforms,
-)
+from moco.batch_augment import Parameters, apply, draw_parameters, gaussian, random_views, uniforms
+from moco.loader import BatchViews, EpochBatches
 
 SIZE = 48
 

@@ -1,118 +1,35 @@
 """The command line: each script's flags, in groups that the scripts share."""
 
 import argparse
-import math
-import os
-import sys
+import functools
 from collections.abc import Callable
 from pathlib import Path
 
 from datasets.cache import default_folder
-from datasets.files import InputError, is_text
-from models import BACKBONES, MIN_IMAGE_SIZE
-
-from .distributed import launched
-from .interrupts import Stopped
+from datasets.open import CLASSES
+from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
+from trainer.cli import ArgumentParser, natural, number, positive
+from trainer.distributed import readers
+from trainer.launch_plan import Plan, plan
 
 EPOCHS, DROPS, IMAGE_SIZE = 200, (120, 160), 224  # the papers'; drops of the learning rate
-
-
-class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each default once, and none where there is none."""
-
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or "(default" in action.help:
-            return action.help
-        return super()._get_help_string(action)
-
-
-class ArgumentParser(argparse.ArgumentParser):
-    """Takes every flag with hyphens or underscores, and answers a mistake with one line."""
-
-    def __init__(self, description: str):
-        super().__init__(description=description, allow_abbrev=False, formatter_class=HelpFormatter)
-
-    def parse_known_args(self, args=None, namespace=None):
-        spelling = {name.replace("_", "-"): name for name in self._option_string_actions}
-        words = []
-        for word in sys.argv[1:] if args is None else args:
-            if not is_text(word):
-                self.error(f"a name that is not UTF-8: {ascii(word)}; rename it, or link to it")
-            flag, equals, value = word.partition("=")
-            if flag.startswith("--"):
-                flag = spelling.get(flag.replace("_", "-"), flag)
-            words.append(flag + equals + value)
-        return super().parse_known_args(words, namespace)
-
-    def error(self, message: str):
-        self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
-
-
-def run(main: Callable[[], None], several: bool = False) -> None:
-    """Run a script: bad input ends it with one line and exit code 2, Ctrl-C with 130.
-
-    `several`: torchrun or srun may start it as several processes; the first one speaks for all.
-    """
-    name = Path(sys.argv[0]).name
-    try:
-        by, found = launched(os.environ)
-        if by and found["processes"] > 1 and not several:
-            raise InputError(f"{by} has started {found['processes']} of it; it is one process")
-        if found.get("first"):
-            sys.stdout = open(os.devnull, "w")
-            name += f", process {found['first']}"
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
-        main()
-    except (InputError, OSError) as error:  # OSError: a full disk, a folder that is read-only
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
-
-
-def number(kind: type, least: float, most: float = float("inf"), open_end: bool = False):
-    """An argparse type: a number from `least` to `most` (below `most`, if `open_end`)."""
-
-    def parse(text: str):
-        try:
-            value = kind(text)
-        except ValueError:
-            raise argparse.ArgumentTypeError(f"{text!r} is not a number of this kind") from None
-        if not least <= value <= most or (open_end and value == most) or value == math.inf:
-            raise argparse.ArgumentTypeError(f"{text} is out of range")
-        return value
-
-    return parse
-
-
-def require_sound(parser: ArgumentParser, values: dict) -> None:
-    """Raise ValueError if one of `values`, the settings that a file says that `parser` gave, is
-    none that it can give; paths, and what was not told, None, are passed over."""
-    for action in parser._actions:  # argparse tells them to nobody else
-        value = values.get(action.dest)
-        if action.type is Path or value is None:
-            continue
-        several = isinstance(value, list)
-        try:
-            sound = several == (action.nargs in ("*", "+"))
-            for one in value if several else [value]:
-                read = action.type(str(one)) if action.type else one
-                kind = bool if action.nargs == 0 else str if action.type is None else object
-                sound &= (
-                    read == one and isinstance(one, kind) and read in (action.choices or [read])
-                )
-        except argparse.ArgumentTypeError:
-            sound = False
-        if not sound:
-            raise ValueError(f"its {action.dest} is {value!r}")
-
-
-natural = number(int, 0)
-positive = number(int, 1)
+# What a run may not change when it is resumed; the rest (epochs, workers, …) may.
+FIXED = (
+    "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
+    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "views_by", "seed", "p_label",
+    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_scale",
+    "dic_interval", "dic_dispersion", "simclr_t", "teacher", "distill_t", "distill_weight",
+    "base_classes", "rare_classes",
+)  # fmt: skip
+OF_THE_MACHINE = (
+    "device", "gpu", "workers", "batch_size", "amp", "cache", "no_cache", "overwrite",
+)  # fmt: skip
+# What a student takes over from its teacher where it is not told otherwise; the first few it must.
+BORN_WITH = ("arch", "image_size", "moco_dim", "mlp", *CLASSES)
+INHERITED = (
+    *BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus", "bn_groups",
+    "epochs", "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp",
+)  # fmt: skip
 
 
 # fmt: off
@@ -439,3 +356,35 @@ def srl_parser() -> ArgumentParser:
     add("--distill-weight", type=number(float, 0, 1), default=0.5, metavar="W",
         help="weight of the distillation; the labels have the rest")
     return parser
+
+
+# fmt: on
+def encoder_values(args: argparse.Namespace) -> dict:
+    """What `builder.MoCo` takes from the command line."""
+    return {
+        "make_encoder": functools.partial(build_encoder, args.arch, args.moco_dim, args.mlp),
+        "embedding_dim": args.moco_dim,
+        "queue_size": args.moco_k,
+        "encoder_momentum": args.moco_m,
+        "temperature": args.moco_t,
+    }
+
+
+def launch_plan(args: argparse.Namespace) -> Plan:
+    """Which processes to start."""
+    names = (
+        "device", "gpu", "multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url",
+        "dist_backend", "dist_timeout",
+    )  # fmt: skip
+    return plan(**{name: getattr(args, name) for name in names})
+
+
+def readers_of(args: argparse.Namespace) -> int:
+    """How many processes read images for each process of the run."""
+    here = launch_plan(args).on_machine if hasattr(args, "nproc") else 1  # baselines: one process
+    return readers(args.workers, here)
+
+
+def recorded(args: argparse.Namespace) -> dict:
+    """The arguments as plain values, for a checkpoint or a log."""
+    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}

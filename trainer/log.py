@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from datasets.files import atomic_write
+from common.files import atomic_write
 
 from .distributed import is_main
 

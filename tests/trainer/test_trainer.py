@@ -1,44 +1,20 @@
-"""The loop: order of images, schedule, log, checkpoints, resuming."""
+"""The loop: schedule, checkpoints, resuming."""
 
 import functools
 import json
-import math
 import subprocess
 import sys
 
 import pytest
 import torch
 
+from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, states_equal
-from datasets.files import InputError
 from moco.builder import MoCo
-from moco.checkpoint import CHECKPOINT, load_checkpoint
-from moco.engine import EpochBatches, contrast_accuracy, learning_rate
-from moco.runlog import RunLog
+from moco.checkpoint import load_checkpoint
 from models import build_encoder
-
-
-def test_batches_cover_a_shuffled_epoch():
-    batches = EpochBatches(images=37, batch_size=8, seed=0)
-    batches.epoch = 3
-    found = list(batches)
-    rows = [row for batch in found for _, row in batch]
-    assert len(found) == len(batches) == 4 and all(len(batch) == 8 for batch in found)
-    assert {epoch for batch in found for epoch, _ in batch} == {3}
-    assert len(set(rows)) == 32 and set(rows) <= set(range(37)) and rows != sorted(rows)
-    assert list(batches) == found
-    batches.epoch = 4
-    assert [row for batch in batches for _, row in batch] != rows
-
-
-def test_processes_share_each_batch(monkeypatch):
-    alone = list(EpochBatches(images=37, batch_size=8, seed=0))
-    shares = []
-    for rank in range(4):
-        monkeypatch.setattr("moco.engine.world_size", lambda: 4)
-        monkeypatch.setattr("moco.engine.rank", lambda rank=rank: rank)
-        shares.append(list(EpochBatches(images=37, batch_size=8, seed=0)))
-    assert [sum(parts, []) for parts in zip(*shares)] == alone
+from trainer.checkpoint import CHECKPOINT
+from trainer.trainer import learning_rate
 
 
 def test_learning_rate():
@@ -48,44 +24,6 @@ def test_learning_rate():
     assert rates[160] == rates[199] == pytest.approx(0.0003)
     cosine = [learning_rate(0.03, epoch, 200, [120, 160], cos=True) for epoch in range(200)]
     assert cosine[0] == 0.03 and cosine[100] == pytest.approx(0.015) and cosine[199] < 1e-5
-
-
-def test_contrast_accuracy():
-    logits = torch.tensor([[9.0, *range(8)], [3.5, *range(8)], [2.5, *range(8)], [0.0, *range(8)]])
-    found = contrast_accuracy(logits)
-    assert found["acc1"] == 0.25 and found["acc5"] == 0.5
-
-
-def test_contrast_accuracy_of_a_collapsed_encoder():
-    """Equal logits are no success: ties count against the positive."""
-    assert contrast_accuracy(torch.zeros(4, 9)) == {"acc1": 0, "acc5": 0}
-
-
-def test_log_is_appended_unless_overwritten(tmp_path):
-    """An epoch that was logged, but not saved, is there once: when it has been trained again."""
-    for overwrite, done, lines in ((False, 0, 2), (False, 0, 3), (False, 1, 5), (True, 0, 2)):
-        log = RunLog(tmp_path, {"command": "x"}, overwrite, done)
-        log.epoch(1, {"loss": 2.0})
-        found = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-        assert len(found) == lines and found[-1] == {"epoch": 1, "loss": 2.0}
-
-
-def test_only_the_first_process_writes(tmp_path, monkeypatch):
-    monkeypatch.setattr("moco.runlog.is_main", lambda: False)
-    RunLog(tmp_path / "run", {"command": "x"}).epoch(1, {"loss": 2.0})
-    assert not (tmp_path / "run").exists()
-
-
-def test_log_of_a_run(chain):
-    about, *lines = map(json.loads, (chain.pretrained / "log.jsonl").read_text().splitlines())
-    assert about["made_by"]["command"].startswith("main_moco.py")
-    assert about["args"]["epochs"] == 2
-    assert [line["epoch"] for line in lines] == [0, 1, 2]
-    assert all(0 < line["knn_balanced"] <= 1 for line in lines)
-    for line in lines[1:]:
-        assert 0 < line["loss"] < 2 * math.log(33)
-        assert {"acc1", "acc5", "lr", "seconds", "images_per_second"} <= line.keys()
-    assert list((chain.pretrained / "tensorboard").iterdir())
 
 
 def pretrain(data, folder, epochs, *more):

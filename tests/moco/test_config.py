@@ -6,22 +6,23 @@ import re
 import pytest
 
 from conftest import TINY, call
-from moco import options, settings
+from moco import config
+from trainer import cli
 
 PARSERS = {
-    "main_moco": (options.pretraining_parser, ["DATA", "--model_path", "OUT"]),
+    "main_moco": (config.pretraining_parser, ["DATA", "--model_path", "OUT"]),
     "generate_pseudo": (
-        options.labelling_parser,
+        config.labelling_parser,
         ["--datadir", "DATA", "--resume", "A", "--savedir", "OUT"],
     ),
     "main_distill": (
-        options.distillation_parser,
+        config.distillation_parser,
         ["DATA", "--model_path", "OUT", "--savedir", "LABELS"],
     ),
-    "test": (options.testing_parser, ["DATA", "--resume", "A"]),
-    "baselines.scratch": (options.scratch_parser, ["DATA", "--model_path", "OUT"]),
-    "baselines.simclr": (options.simclr_parser, ["DATA", "--model_path", "OUT"]),
-    "baselines.srl": (options.srl_parser, ["DATA", "--model_path", "OUT"]),
+    "test": (config.testing_parser, ["DATA", "--resume", "A"]),
+    "baselines.scratch": (config.scratch_parser, ["DATA", "--model_path", "OUT"]),
+    "baselines.simclr": (config.simclr_parser, ["DATA", "--model_path", "OUT"]),
+    "baselines.srl": (config.srl_parser, ["DATA", "--model_path", "OUT"]),
 }
 EVERY_SCRIPT = pytest.mark.parametrize("script", PARSERS)
 COMMANDS = {
@@ -47,13 +48,13 @@ def test_the_original_commands_parse(script):
 
 
 def test_the_papers_run_is_the_default():
-    args = options.pretraining_parser().parse_args(["DATA", "--model_path", "OUT"])
-    typed = options.pretraining_parser().parse_args(COMMANDS["main_moco"].split())
+    args = config.pretraining_parser().parse_args(["DATA", "--model_path", "OUT"])
+    typed = config.pretraining_parser().parse_args(COMMANDS["main_moco"].split())
     same = {"multiprocessing_distributed", "dist_url"}
     assert {k: v for k, v in vars(args).items() if k not in same} == {
         k: v for k, v in vars(typed).items() if k not in same
     }
-    found = {name: getattr(args, name) for name in settings.FIXED if hasattr(args, name)}
+    found = {name: getattr(args, name) for name in config.FIXED if hasattr(args, name)}
     assert found == {
         "arch": "resnet12", "image_size": 224, "moco_dim": 128, "moco_k": 1280, "moco_m": 0.999,
         "moco_t": 0.07, "mlp": False, "aug_plus": False, "bn_groups": 4, "batch_size": 16,
@@ -64,7 +65,7 @@ def test_the_papers_run_is_the_default():
 
 
 def test_moco_v2():
-    args = options.pretraining_parser().parse_args(
+    args = config.pretraining_parser().parse_args(
         "DATA --model_path OUT --mlp --aug-plus --cos --moco-t 0.2".split()
     )
     assert args.mlp and args.aug_plus and args.cos and args.moco_t == 0.2
@@ -132,9 +133,9 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
             read.add(name)
             return super().__getattribute__(name)
 
-    parse = options.ArgumentParser.parse_args
+    parse = cli.ArgumentParser.parse_args
     monkeypatch.setattr(
-        options.ArgumentParser, "parse_args", lambda *how: Recording(**vars(parse(*how)))
+        cli.ArgumentParser, "parse_args", lambda *how: Recording(**vars(parse(*how)))
     )
 
     baseline = ["--arch", "conv4", "--image-size", 32, "-j", 0, "--epochs", 1]
@@ -171,8 +172,8 @@ def test_a_mistake_gets_one_line(script, wrong, capsys):
 def test_numbers_without_end(text, capsys):
     words = ["DATA", "--model_path", "OUT", "--save-minutes", text]
     with pytest.raises(SystemExit):
-        options.pretraining_parser().parse_args(words)
+        config.pretraining_parser().parse_args(words)
     assert f"{text} is out of range" in capsys.readouterr().err
     if text.isdigit():  # an integer may be as long as one likes
         words = ["DATA", "--model_path", "OUT", "--seed", text]
-        assert options.pretraining_parser().parse_args(words).seed == int(text)
+        assert config.pretraining_parser().parse_args(words).seed == int(text)

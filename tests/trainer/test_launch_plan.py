@@ -1,83 +1,10 @@
-"""Processes on the CPU, joined by gloo."""
+"""Which processes a run has, by its flags and by what has started it."""
 
 import pytest
-import torch
 
-import gloo_workers
-from datasets.files import InputError
-from moco import distributed
-from moco.launch import launch
-
-
-def plan(nproc, **how):
-    values = dict(
-        device="cpu", gpu=None, multiprocessing_distributed=nproc is not None, nproc=nproc,
-        world_size=1, rank=0, dist_url=None, dist_backend="auto", dist_timeout=60,
-    )  # fmt: skip
-    return distributed.plan(**{**values, **how})
-
-
-def test_two_processes_are_one_with_the_same_batchnorm_groups(tmp_path):
-    launch(plan(None), gloo_workers.contrast, tmp_path, 2, 4)
-    launch(plan(2), gloo_workers.contrast, tmp_path, 1, 4)
-    one, first, second = (
-        torch.load(tmp_path / name, weights_only=True) for name in ("1_0.pt", "2_0.pt", "2_1.pt")
-    )
-    torch.testing.assert_close(first["losses"], one["losses"], rtol=1e-4, atol=1e-5)
-    for name in ("queue", "queue_position"):
-        assert torch.equal(first["state"][name], second["state"][name])
-        torch.testing.assert_close(first["state"][name], one["state"][name], rtol=1e-4, atol=1e-5)
-    for name in ("query_encoder.head.weight", "key_encoder.backbone.blocks.0.0.weight"):
-        torch.testing.assert_close(first["state"][name], one["state"][name], rtol=1e-3, atol=1e-5)
-    for encoder in ("query_encoder", "key_encoder"):
-        for kind in ("running_mean", "running_var"):
-            name = f"{encoder}.backbone.blocks.1.1.{kind}"
-            assert torch.equal(first["state"][name], second["state"][name])
-            torch.testing.assert_close(
-                first["state"][name], one["state"][name], rtol=1e-3, atol=1e-5
-            )
-    # A queue of 24 has been written over once and more: nothing of the start is left.
-    assert one["state"]["queue_position"].item() == 4 * 8 % 24
-
-
-def test_the_batchnorm_groups_matter(tmp_path):
-    """The test above can fail: one group is not two."""
-    launch(plan(None), gloo_workers.contrast, tmp_path, 2, 1)
-    two = torch.load(tmp_path / "1_0.pt", weights_only=True)["losses"]
-    launch(plan(None), gloo_workers.contrast, tmp_path, 1, 1)
-    one = torch.load(tmp_path / "1_0.pt", weights_only=True)["losses"]
-    assert abs(one - two).item() > 1e-3
-
-
-def test_collectives(tmp_path):
-    launch(plan(2), gloo_workers.collectives, tmp_path)
-    for rank in range(2):
-        found = torch.load(tmp_path / f"{rank}.pt", weights_only=True)
-        assert found["gathered"].tolist() == [0, 1, 10, 11]
-        assert found["broadcast"].tolist() == [0, 1]
-        assert found["mean"].tolist() == [5, 6]
-        assert found["share"].tolist() == [2 * rank, 2 * rank + 1]
-        assert found["x"].tolist() == [10 * rank, 10 * rank + 1]
-
-
-def test_collectives_are_the_identity_alone(tmp_path):
-    gloo_workers.collectives(torch.device("cpu"), tmp_path)
-    found = torch.load(tmp_path / "0.pt", weights_only=True)
-    for name in ("gathered", "broadcast", "mean", "x"):
-        assert found[name].tolist() == [0, 1]
-
-
-def test_a_workers_bad_input_is_raised(tmp_path, capfd):
-    with pytest.raises(InputError, match="^this is wrong$"):
-        launch(plan(2), gloo_workers.fail, tmp_path)
-    assert "this is wrong" not in capfd.readouterr().err
-
-
-@pytest.mark.parametrize("length", [0, 200_000])
-def test_one_workers_reason_is_told(tmp_path, length):
-    """Not that the other one has lost it; and one that is too long for a pipe is cut."""
-    with pytest.raises(InputError, match="^this is wrong"):
-        launch(plan(2), gloo_workers.fail_alone, tmp_path, length)
+from common.errors import InputError
+from gloo_workers import plan
+from trainer import launch_plan
 
 
 def test_plan_contradictions():
@@ -100,8 +27,8 @@ def test_plan_contradictions():
 
 def test_plan_of_flags():
     assert plan(None).url is None
-    assert plan(2).url == distributed.ANY_PORT  # whatever --dist-url says, on one machine
-    assert plan(2, dist_url="tcp://localhost:10001").url == distributed.ANY_PORT
+    assert plan(2).url == launch_plan.ANY_PORT  # whatever --dist-url says, on one machine
+    assert plan(2, dist_url="tcp://localhost:10001").url == launch_plan.ANY_PORT
     second = plan(3, world_size=2, rank=1, dist_url="tcp://node1:10001")
     assert (second.processes, second.first, second.nproc) == (6, 3, 3)
     assert (second.url, second.on_machine) == ("tcp://node1:10001", 3)
@@ -193,22 +120,4 @@ def test_two_launchers_or_half_of_one(started_by):
      ("r-[a,b]", "r-a")],
 )  # fmt: skip
 def test_first_host(nodes, first):
-    assert distributed._first_host(nodes) == first
-
-
-def test_pick_device(capsys):
-    assert distributed.pick_device("cpu").type == "cpu"
-    for name in ("gpu", "meta", "cuda:x"):
-        with pytest.raises(InputError, match=f"--device {name}: expected auto, cpu, cuda"):
-            distributed.pick_device(name)
-    if not torch.cuda.is_available():
-        assert distributed.pick_device("auto", gpu=1).type == "cpu"
-        assert "no GPU here" in capsys.readouterr().err
-        with pytest.raises(InputError, match="this machine has 0"):
-            distributed.pick_device("cuda")
-
-
-def test_readers():
-    assert distributed.readers(0) == 0
-    assert distributed.readers(1000) == distributed.processors()
-    assert distributed.readers(2, nproc=4) == 1
+    assert launch_plan._first_host(nodes) == first

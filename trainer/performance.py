@@ -7,7 +7,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from datasets.files import InputError
+from common.errors import InputError
 from models import Encoder
 
 from .distributed import is_main

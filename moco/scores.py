@@ -1,0 +1,61 @@
+"""Scores of predictions, for people and for files."""
+
+import csv
+import io
+from collections.abc import Sequence
+
+import numpy as np
+from sklearn.metrics import confusion_matrix, f1_score
+
+from datasets.images import ImageSet
+
+
+def score(truth: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...] | None = None) -> dict:
+    """Total accuracy, each class's (A_1…A_N), their mean, macro F1, and the confusion matrix.
+
+    All fractions; `confusion[i][j]` counts images of class i taken for class j.
+    """
+    classes = classes or tuple(str(label) for label in np.unique(truth))
+    labels = list(range(len(classes)))
+    confusion = confusion_matrix(truth, predicted, labels=labels)
+    per_class = confusion.diagonal() / confusion.sum(axis=1)
+    return {
+        "accuracy": float(confusion.trace() / confusion.sum()),
+        "per_class": dict(zip(classes, per_class.tolist())),
+        "average": float(per_class.mean()),
+        "macro_f1": float(f1_score(truth, predicted, average="macro", labels=labels)),
+        "confusion": confusion.tolist(),
+    }
+
+
+def score_table(scores: dict) -> str:
+    """`score`'s result for the screen: a row a class, true class down, prediction across."""
+    names = list(scores["per_class"])
+    width = max(len(name) for name in (*names, "mean of classes"))
+    cell = max(len(name) for name in (*names, "accuracy")) + 2
+    lines = [
+        f"{'':{width}}{'images':>8}{'accuracy':>10}  taken for"
+        + "".join(f"{n:>{cell}}" for n in names)
+    ]
+    for name, row in zip(names, scores["confusion"]):
+        taken = "".join(f"{count:>{cell}}" for count in row)
+        lines.append(f"{name:{width}}{sum(row):>8}{scores['per_class'][name]:>10.1%}{'':11}{taken}")
+    total = sum(map(sum, scores["confusion"]))
+    lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>10.1%}")
+    lines.append(f"{'mean of classes':{width}}{'':8}{scores['average']:>10.1%}")
+    lines.append(f"{'macro F1':{width}}{'':8}{scores['macro_f1']:>10.1%}")
+    return "\n".join(lines)
+
+
+def predictions_csv(
+    images: ImageSet, probabilities: np.ndarray, classes: Sequence[str], truth: bool = True
+) -> str:
+    """A line an image: id, truth (unless unknown), prediction, each class's probability."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    told = ["truth"] if truth else []
+    writer.writerow(["image", *told, "prediction", *(f"p_{name}" for name in classes)])
+    for name, label, row in zip(images.ids, images.labels, probabilities):
+        told = [images.classes[label]] if truth else []
+        writer.writerow([name, *told, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+    return text.getvalue()

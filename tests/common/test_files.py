@@ -1,0 +1,37 @@
+"""Files that are written whole or not at all, and not over others."""
+
+import os
+import time
+
+import pytest
+
+from common.errors import InputError
+from common.files import atomic_write, refuse_to_overwrite
+
+
+def test_atomic_write(tmp_path):
+    path = tmp_path / "new" / "x"
+    with atomic_write(path) as file:
+        file.write(b"one")
+    with pytest.raises(RuntimeError), atomic_write(path) as file:
+        file.write(b"tw")
+        raise RuntimeError
+    assert path.read_bytes() == b"one"
+    assert [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+def test_what_a_killed_one_left_is_removed(tmp_path):
+    for name, age in ((".x.1.tmp", 7200), (".x.2.tmp", 60), (".y.1.tmp", 7200)):
+        (tmp_path / name).touch()
+        os.utime(tmp_path / name, (time.time() - age,) * 2)
+    with atomic_write(tmp_path / "x") as file:
+        file.write(b"one")
+    assert sorted(path.name for path in tmp_path.iterdir()) == [".x.2.tmp", ".y.1.tmp", "x"]
+
+
+def test_refuse_to_overwrite(tmp_path):
+    refuse_to_overwrite([tmp_path / "x"], overwrite=False)
+    (tmp_path / "x").touch()
+    refuse_to_overwrite([tmp_path / "x"], overwrite=True)
+    with pytest.raises(InputError, match="x would be overwritten.*--overwrite"):
+        refuse_to_overwrite([tmp_path / "x"], overwrite=False)

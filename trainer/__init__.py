@@ -1,0 +1,1 @@
+"""Training any model safely: processes, signals, checkpoints, logs. Knows no method."""
