@@ -7,53 +7,57 @@ larger collection): a note says so.
 """
 
 import numpy as np
+import torch
 
-from common.errors import require_match
 from common.files import refuse_to_overwrite
 from datasets.episode import TASK_FILE, load_task, save_task
 from datasets.images import ImageSet, check_readable, describe, unreadable
-from datasets.open import CLASSES, decoded, draw, open_data
+from datasets.open import decoded, draw, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
-from moco import config, resume
+from moco import resume
 from moco.checkpoint import load_checkpoint
-from moco.evaluate import encode, fit_on_support, ready_encoder
+from moco.config import Labelling, inherited_from
+from moco.evaluate import FrozenEncoder
 from trainer import cli
 from trainer.distributed import readers
 from trainer.provenance import provenance
+from trainer.settings import parse
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = config.labelling_parser().parse_args(argv)
-    files = [args.savedir / TASK_FILE, args.savedir / PSEUDO_FILE]
-    checkpoint = load_checkpoint(args.resume, ("moco",))
-    teacher = checkpoint["args"]
-    require_match({"arch": args.arch}, teacher, args.resume)
-    data = open_data(args.datadir, args, teacher, args.resume)
+    given = parse(Labelling, argv)
+    checkpoint = load_checkpoint(given["resume"], ("moco",))
+    settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
+    files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
+    classes = settings.base_classes, settings.rare_classes
+    data = open_data(settings.datadir, *classes, settings.skip_unreadable)
     base = data.base.fingerprint()
-    if all(file.exists() for file in files) and not args.overwrite:
-        before = load_pseudo_labels(args.savedir)[1].about
-        if before["base"] == base and resume.is_same_work(args, before, checkpoint):
+    if all(file.exists() for file in files) and not settings.overwrite:
+        before = load_pseudo_labels(settings.savedir)[1].about
+        if before["base"] == base and resume.is_same_work(settings, given, before, checkpoint):
             print(f"done before: {files[0]}, {files[1]}")
             return
-    refuse_to_overwrite(files[1:], args.overwrite)  # the task alone is an unfinished run's
-    task = draw(args.datadir, args, data.rare, args.k_shot)
-    if files[0].exists() and not args.overwrite and load_task(args.savedir) != task:
-        refuse_to_overwrite(files[:1], args.overwrite)
+    refuse_to_overwrite(files[1:], settings.overwrite)  # the task alone is an unfinished run's
+    task = draw(
+        settings.datadir, data.rare, settings.n_way, settings.k_shot, settings.seed,
+        settings.lesion_disjoint, settings.rare_split,
+    )  # fmt: skip
+    if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
+        refuse_to_overwrite(files[:1], settings.overwrite)
     support, query = task.support(data.rare), task.query(data.rare)
     if base != checkpoint["base"]:
         trained_on = describe(checkpoint["base"])
-        print(f"note: {args.resume} was trained on {trained_on}, not {describe(base)}")
+        print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}")
     for name, left in query.counts().items():
-        if left < args.k_query:
+        if left < settings.k_query:
             print(
                 f"note: {name} keeps {left} query images: its accuracy moves in steps of 1/{left}"
             )
     if unreadable(support):
         check_readable(support, data.base)  # to name them all at once
-    base_images = decoded(args, data.base, teacher["image_size"])
+    base_images = decoded(data.base, checkpoint["args"]["image_size"], settings.cache_folder)
 
-    embeddings, probabilities = teach(args, checkpoint, support, base_images)
-    classes = {name: getattr(args, name) for name in CLASSES}  # given here or inherited
+    embeddings, probabilities = teach(settings, checkpoint, device, support, base_images)
     labels = PseudoLabels(
         ids=data.base.ids,
         probabilities=probabilities,
@@ -61,17 +65,17 @@ def main(argv: list[str] | None = None) -> None:
         about={
             "task": task.to_dict(),
             "base": base,
-            "teacher": {name: teacher.get(name) for name in config.INHERITED} | classes,
+            "teacher": inherited_from(checkpoint["args"], settings),
             "epoch": checkpoint["epoch"],
             "checkpoint_made_by": checkpoint["made_by"],
-            "args": config.recorded(args),
+            "args": settings.record(),
             "made_by": provenance(),
         },
     )
     for file in files:  # a half-finished overwrite then has a file missing, not two that disagree
         file.unlink(missing_ok=True)
-    save_task(args.savedir, task, labels.about["made_by"])
-    save_pseudo_labels(args.savedir, labels)
+    save_task(settings.savedir, task, labels.about["made_by"])
+    save_pseudo_labels(settings.savedir, labels)
     shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
     said = ", ".join(f"{name} {share:.1%}" for name, share in zip(task.classes, shares))
     print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
@@ -80,25 +84,19 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def teach(
-    args, checkpoint: dict, support: ImageSet, base: ImageSet
+    settings: Labelling,
+    checkpoint: dict,
+    device: torch.device,
+    support: ImageSet,
+    base: ImageSet,
 ) -> tuple[np.ndarray, np.ndarray]:
     """The embeddings f_q(x), M×D, and the probabilities p = F(x), M×N, of every base image."""
-    made_with = checkpoint["args"]
+    workers = readers(settings.workers)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
-    encoder, device = ready_encoder(args, checkpoint)
-    f_c = fit_on_support(
-        encoder,
-        support,
-        image_size=made_with["image_size"],
-        aug_plus=made_with["aug_plus"],
-        augnum=args.augnum,
-        seed=args.seed,
-        normalize=args.normalize,
-        device=device,
-    )
+    f_q = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
+    f_c = f_q.fit(support, settings.augnum, settings.seed, settings.normalize)
     # (c) p = F(x) for every base image
-    size, workers = made_with["image_size"], readers(args.workers)
-    embeddings = encode(encoder, base, size, args.batch_size, workers, device, progress="labelling")
+    embeddings = f_q.embed(base, progress="labelling")
     return embeddings, f_c.predict_proba(embeddings).astype(np.float32)
 
 

@@ -9,38 +9,48 @@ from torch import Tensor, nn
 from common.seeding import stream_seed
 from datasets.images import ImageSet
 from datasets.open import decoded, open_data
-from moco import config, losses, resume
+from moco import losses, resume
 from moco.builder import MoCo, contrast_accuracy
+from moco.config import Pretraining
+from moco.train import train
 from trainer import cli
+from trainer.config import launch_plan
 from trainer.launch import launch
 from trainer.provenance import provenance
-from trainer.trainer import fit
+from trainer.settings import parse
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = config.pretraining_parser().parse_args(argv)
-    plan = config.launch_plan(args)
-    resume.settle(args)
-    base = open_data(args.data, args, use=["base"]).base
-    groups = resume.batchnorm_groups(args, len(base), plan.processes)
+    given = parse(Pretraining, argv)
+    settings, source = resume.resolve_training(Pretraining, given)
+    plan = launch_plan(settings)
+    classes = settings.base_classes, settings.rare_classes
+    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    groups = resume.batchnorm_groups(settings, len(base), plan.processes)
     about = {
         "stage": "moco",
-        "args": config.recorded(args),
+        "args": settings.record(),
         "base": base.fingerprint(),
         "task": None,
         "made_by": provenance(),
     }
-    resume.check_run(args, about)
-    base = decoded(args, base, args.image_size)
-    launch(plan, worker, args, base, groups, about)
+    resume.check_run(settings, about, source)
+    base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
+    launch(plan, worker, settings, base, groups, about, source)
 
 
-def worker(device: torch.device, args, base: ImageSet, groups: int, about: dict) -> None:
+def worker(
+    device: torch.device,
+    settings: Pretraining,
+    base: ImageSet,
+    groups: int,
+    about: dict,
+    source: resume.Source | None,
+) -> None:
     """One process of the run."""
-    torch.manual_seed(stream_seed("weights", args.seed))
-    model = MoCo(**config.encoder_values(args), batchnorm_groups=groups)
-    training = resume.training_values(args, base, device)
-    fit(model, step, base, about, device=device, **training)
+    torch.manual_seed(stream_seed("weights", settings.seed))
+    model = MoCo(**settings.encoder_pair(settings.arch), batchnorm_groups=groups)
+    train(model, step, base, settings, resume.run_of(settings, about, source), device)
 
 
 def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:

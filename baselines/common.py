@@ -1,6 +1,7 @@
 """What the baselines share: a supervised model, and a run that the other scripts understand."""
 
-import argparse
+from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import Tensor, nn
@@ -9,10 +10,21 @@ from common.errors import InputError
 from datasets.episode import Task
 from datasets.images import ImageSet
 from datasets.open import decoded
-from moco import config, resume
+from moco import resume
+from moco.config import Backbone, Cache, Classes
+from moco.train import train
 from models import LinearClassifier, build_encoder
+from trainer.config import Device, Output, Training
 from trainer.provenance import provenance
-from trainer.trainer import Step, fit
+from trainer.settings import setting
+from trainer.trainer import StepFn
+
+
+@dataclass(frozen=True, kw_only=True)
+class Baseline(Classes, Training, Output, Backbone, Cache, Device):
+    """Settings that all baselines have; a baseline adds its own."""
+
+    data: Path = setting(help="data folder", positional=True, metavar="DATA")
 
 
 class Supervised(nn.Module):
@@ -28,12 +40,13 @@ class Supervised(nn.Module):
         return self.classifier(self.query_encoder(images))
 
 
-def train(
+def train_baseline(
     stage: str,
-    args: argparse.Namespace,
+    settings: Baseline,
+    source: resume.Source | None,
     images: ImageSet,
     model: nn.Module,
-    step: Step,
+    step: StepFn,
     device: torch.device,
     views: int,
     task: Task | None = None,
@@ -41,18 +54,20 @@ def train(
     """Train `model` on `views` random views of `images`, as stage (a) is trained but for the step,
     in one process. The checkpoint is of `stage`, and of `task` if the images are its support set.
 
-    Raises InputError as `check_run` does, or if the images fill no batch.
+    Raises InputError as `resume.check_run` does, or if the images fill no batch.
     """
-    if len(images) < args.batch_size:
-        raise InputError(f"--batch-size {args.batch_size} is more than the {len(images)} images")
+    if len(images) < settings.batch_size:
+        raise InputError(
+            f"--batch-size {settings.batch_size} is more than the {len(images)} images"
+        )
     about = {
         "stage": stage,
-        "args": {**config.recorded(args), "moco_dim": None, "mlp": False},
+        "args": {**settings.record(), "moco_dim": None, "mlp": False},
         "base": images.fingerprint(),
         "task": task and task.to_dict(),
         "made_by": provenance(),
     }
-    resume.check_run(args, about)
-    images = decoded(args, images, args.image_size)
-    values = resume.training_values(args, images, device, views)
-    fit(model, step, images, about, device=device, **values)
+    resume.check_run(settings, about, source)
+    cache = settings.cache_folder
+    images = decoded(images, settings.image_size, cache, settings.views_by == "batch")
+    train(model, step, images, settings, resume.run_of(settings, about, source), device, views)

@@ -5,38 +5,60 @@ python -m baselines.scratch DATA --model_path OUT --k_shot 5 --seed 0
 python test.py DATA --resume OUT --load_cla
 """
 
+import dataclasses
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 
 from common.seeding import stream_seed
 from datasets.open import draw, open_data
-from moco import config, resume
+from moco import resume
+from moco.config import Drawing, Stage, register
 from trainer import cli
 from trainer.distributed import pick_device
+from trainer.settings import parse, setting
 
-from .common import Supervised, train
+from .common import Baseline, Supervised, train_baseline
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scratch(Drawing, Baseline):
+    """baselines/scratch.py"""
+
+    description = "Training from scratch on a task's support set."
+
+    n_way: int | None = setting(None, "rare classes of the task (default: all)", low=1, metavar="N")
+    k_shot: int = setting(5, "support images a class", low=1, metavar="K")
+    oracle: bool = setting(False, "instead: all that --rare-split, implied, has for training")
+
+
+register(Stage("scratch", "training from scratch, baselines/scratch.py", Scratch, classifies=True))
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = config.scratch_parser().parse_args(argv)
-    resume.settle(args)
-    rare = open_data(args.data, args, use=["rare"]).rare
-    if args.oracle:
-        args.k_shot, args.rare_split = None, True
-    task = draw(args.data, args, rare, args.k_shot)
+    given = parse(Scratch, argv)
+    settings, source = resume.resolve_training(Scratch, given)
+    classes = settings.base_classes, settings.rare_classes
+    rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
+    task = draw(
+        settings.data, rare, settings.n_way, None if settings.oracle else settings.k_shot,
+        settings.seed, settings.lesion_disjoint, settings.rare_split or settings.oracle,
+    )  # fmt: skip
     support = task.support(rare)
-    args.batch_size = min(args.batch_size, len(support))
-    device = pick_device(args.device, args.gpu)
+    batch_size = min(settings.batch_size, len(support))
+    settings = dataclasses.replace(settings, batch_size=batch_size)
+    device = pick_device(settings.device, settings.gpu)
     truth = torch.tensor(support.labels, device=device)
-    torch.manual_seed(stream_seed("scratch weights", args.seed))
-    model = Supervised(args.arch, task.n_way)
+    torch.manual_seed(stream_seed("scratch weights", settings.seed))
+    model = Supervised(settings.arch, task.n_way)
 
     def step(model, views, rows, epoch):
         logits = model(views[0])
         right = logits.argmax(dim=1) == truth[rows]
         return {"loss": F.cross_entropy(logits, truth[rows]), "accuracy": right.float().mean()}
 
-    train("scratch", args, support, model, step, device, views=1, task=task)
+    train_baseline("scratch", settings, source, support, model, step, device, views=1, task=task)
 
 
 if __name__ == "__main__":

@@ -7,18 +7,35 @@ Its augmentation is the one that MoCo v2 took over (without: --no-aug-plus). Wha
 backbone; the projection head serves the loss alone.
 """
 
+from dataclasses import dataclass
+
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.seeding import stream_seed
 from datasets.open import open_data
-from moco import config, resume
+from moco import resume
+from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
 from trainer.distributed import pick_device
+from trainer.settings import parse, setting, with_default
 
-from .common import train
+from .common import Baseline, train_baseline
+
+
+@dataclass(frozen=True, kw_only=True)
+class SimCLRSettings(Baseline):
+    """baselines/simclr.py"""
+
+    description = "SimCLR on the base images, without labels."
+
+    aug_plus: bool = with_default(Baseline, "aug_plus", True)
+    simclr_t: float = setting(0.5, "temperature of the loss", low=1e-6, metavar="T", fixed=True)
+
+
+register(Stage("simclr", "SimCLR, baselines/simclr.py", SimCLRSettings))
 
 
 def nt_xent_logits(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
@@ -49,19 +66,20 @@ class SimCLR(nn.Module):
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = config.simclr_parser().parse_args(argv)
-    resume.settle(args)
-    base = open_data(args.data, args, use=["base"]).base
-    device = pick_device(args.device, args.gpu)
-    torch.manual_seed(stream_seed("simclr weights", args.seed))
-    model = SimCLR(args.arch)
+    given = parse(SimCLRSettings, argv)
+    settings, source = resume.resolve_training(SimCLRSettings, given)
+    classes = settings.base_classes, settings.rare_classes
+    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    device = pick_device(settings.device, settings.gpu)
+    torch.manual_seed(stream_seed("simclr weights", settings.seed))
+    model = SimCLR(settings.arch)
 
     def step(model, views, rows, epoch):
-        logits, other_half = nt_xent_logits(model(views), args.simclr_t)
+        logits, other_half = nt_xent_logits(model(views), settings.simclr_t)
         right = logits.argmax(dim=1) == other_half
         return {"loss": F.cross_entropy(logits, other_half), "acc1": right.float().mean()}
 
-    train("simclr", args, base, model, step, device, views=2)
+    train_baseline("simclr", settings, source, base, model, step, device, views=2)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,9 @@ What is kept is the backbone. Tian et al. normalise its features before the logi
 here all methods are scored alike, on features as they are.
 """
 
+from dataclasses import dataclass
+from pathlib import Path
+
 import torch
 import torch.nn.functional as F
 
@@ -16,43 +19,71 @@ from common.errors import require_match
 from common.seeding import stream_seed
 from datasets.images import require_same
 from datasets.open import open_data
-from moco import config, resume
+from moco import resume
 from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
+from moco.config import Stage, register
 from moco.losses import tempered_kl
 from trainer import cli
 from trainer.distributed import pick_device
+from trainer.settings import parse, setting
 
-from .common import Supervised, train
+from .common import Baseline, Supervised, train_baseline
+
+
+@dataclass(frozen=True, kw_only=True)
+class SRL(Baseline):
+    """baselines/srl.py"""
+
+    description = "Supervised representation learning on the base images' labels."
+
+    teacher: Path | None = setting(
+        None, "checkpoint of a run without this flag: distil it into a fresh model (SRL-distill)",
+        metavar="PATH", fixed=True,
+    )  # fmt: skip
+    distill_t: float = setting(
+        4.0, "temperature of the distillation", low=1e-6, metavar="T", fixed=True
+    )
+    distill_weight: float = setting(
+        0.5, "weight of the distillation; the labels have the rest", low=0, high=1, metavar="W",
+        fixed=True,
+    )  # fmt: skip
+
+
+register(
+    Stage("srl_simple", "SRL-simple, baselines/srl.py", SRL),
+    Stage("srl_distill", "SRL-distill, baselines/srl.py", SRL),
+)
 
 
 def main(argv: list[str] | None = None) -> None:
-    args = config.srl_parser().parse_args(argv)
-    resume.settle(args)
-    base = open_data(args.data, args, use=["base"]).base
-    device = pick_device(args.device, args.gpu)
+    given = parse(SRL, argv)
+    settings, source = resume.resolve_training(SRL, given)
+    classes = settings.base_classes, settings.rare_classes
+    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    device = pick_device(settings.device, settings.gpu)
     truth = torch.tensor(base.labels, device=device)
-    stage = "srl_distill" if args.teacher else "srl_simple"
+    stage = "srl_distill" if settings.teacher else "srl_simple"
     teacher = None
-    if args.teacher:
-        checkpoint = load_checkpoint(args.teacher, ("srl_simple", "srl_distill"))
-        shape = {"arch": args.arch, "image_size": args.image_size}
-        require_match(shape, checkpoint["args"], args.teacher)
-        require_same(checkpoint["base"], base.fingerprint(), f"{args.teacher} was trained on")
+    if settings.teacher:
+        checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
+        shape = {"arch": settings.arch, "image_size": settings.image_size}
+        require_match(shape, checkpoint["args"], settings.teacher)
+        require_same(checkpoint["base"], base.fingerprint(), f"{settings.teacher} was trained on")
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts).to(device)
-    torch.manual_seed(stream_seed(f"{stage} weights", args.seed))
-    model = Supervised(args.arch, len(base.classes))
+    torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
+    model = Supervised(settings.arch, len(base.classes))
 
     def step(model, views, rows, epoch):
         logits = model(views[0])
         loss = F.cross_entropy(logits, truth[rows])
         if teacher:
-            kl = tempered_kl(teacher(views[0]), logits, args.distill_t)
-            loss = (1 - args.distill_weight) * loss + args.distill_weight * kl
+            kl = tempered_kl(teacher(views[0]), logits, settings.distill_t)
+            loss = (1 - settings.distill_weight) * loss + settings.distill_weight * kl
         right = logits.argmax(dim=1) == truth[rows]
         return {"loss": loss, "accuracy": right.float().mean()}
 
-    train(stage, args, base, model, step, device, views=1)
+    train_baseline(stage, settings, source, base, model, step, device, views=1)
 
 
 if __name__ == "__main__":

@@ -18,8 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch import nn
-from tqdm import tqdm
 
 import main_moco
 from common.errors import InputError
@@ -27,8 +25,8 @@ from common.files import require_writable
 from common.seeding import stream_seed
 from datasets import Collection, open_dataset
 from datasets.episode import draw_task
-from moco.checkpoint import load_checkpoint, query_encoder
-from moco.evaluate import encode, fit_on_support
+from moco.checkpoint import load_checkpoint
+from moco.evaluate import FrozenEncoder
 from moco.loader import EpochBatches, training_loader
 from moco.scores import score
 from plots.draw import DASHES, RUN_COLORS, STYLE, pyplot
@@ -38,7 +36,7 @@ from trainer import cli
 from trainer.distributed import pick_device, readers
 from trainer.log import LOG
 from trainer.provenance import provenance
-from trainer.trainer import learning_rate, train_one_epoch
+from trainer.trainer import learning_rate, take_step
 
 from .plain import PlainMoCo, plain_encoder, plain_sgd, torch_defaults
 
@@ -53,8 +51,8 @@ MODES = {  # what each asks of main_moco.py
 TASKS = range(10)
 
 
-def train_plain(how: argparse.Namespace, data: Collection, seed: int) -> tuple[nn.Module, list]:
-    """The encoder of a plain run, and the loss of each epoch."""
+def train_plain(how: argparse.Namespace, data: Collection, seed: int) -> tuple[dict, list]:
+    """What `FrozenEncoder` needs of a plain run, and the loss of each epoch."""
     device = pick_device(how.device)
     torch_defaults()
     torch.manual_seed(stream_seed("weights", seed))
@@ -70,14 +68,18 @@ def train_plain(how: argparse.Namespace, data: Collection, seed: int) -> tuple[n
         for group in optimizer.param_groups:
             group["lr"] = learning_rate(0.03, epoch, how.epochs, how.schedule, cos=False)
         torch.manual_seed(stream_seed("steps", seed, epoch, 0))
-        values = train_one_epoch(
-            model, main_moco.step, loader, optimizer, device, epoch, tqdm(disable=True), 10
-        )
-        losses.append(values["loss"])
-    return model.query_encoder.eval(), losses
+        model.train()
+        steps = [
+            take_step(model, main_moco.step, optimizer, views, rows, epoch, device)["loss"].detach()
+            for views, rows in loader
+        ]
+        losses.append((sum(steps) / len(steps)).item())
+    made_with = {"arch": how.arch, "moco_dim": 128, "mlp": False, "aug_plus": False}
+    made_with["image_size"] = how.image_size
+    return {"args": made_with, "state_dict": model.state_dict()}, losses
 
 
-def train_fast(how: argparse.Namespace, mode: str, seed: int) -> tuple[nn.Module, list]:
+def train_fast(how: argparse.Namespace, mode: str, seed: int) -> tuple[dict, list]:
     """As `train_plain`, by main_moco.py with the flags of `mode`."""
     with tempfile.TemporaryDirectory() as folder:
         flags = [how.data, "--model_path", folder, "--arch", how.arch, "--seed", seed,
@@ -87,24 +89,21 @@ def train_fast(how: argparse.Namespace, mode: str, seed: int) -> tuple[nn.Module
         main_moco.main([str(flag) for flag in flags])
         _, epochs = read_log(Path(folder) / LOG)
         losses = [values["loss"] for values in epochs.values() if "loss" in values]
-        return query_encoder(load_checkpoint(folder)), losses
+        return load_checkpoint(folder), losses
 
 
-def accuracies(how: argparse.Namespace, encoder: nn.Module, data: Collection) -> list[float]:
+def accuracies(how: argparse.Namespace, checkpoint: dict, data: Collection) -> list[float]:
     """Total accuracy in each of the tasks, all encoded alike: in 32 bits."""
     device = pick_device(how.device)
     torch_defaults()
-    encoder = encoder.to(device)
-    embeddings = encode(encoder, data.rare, how.image_size, device=device)
+    encoder = FrozenEncoder(checkpoint, device)
+    embeddings = encoder.embed(data.rare)
     row_of = {name: row for row, name in enumerate(data.rare.ids)}
     found = []
     for seed in TASKS:
         task = draw_task(data.rare, None, 5, seed)
         query = task.query(data.rare)
-        f_c = fit_on_support(
-            encoder, task.support(data.rare), image_size=how.image_size, aug_plus=False, augnum=5,
-            seed=seed, device=device,
-        )  # fmt: skip
+        f_c = encoder.fit(task.support(data.rare), augnum=5, seed=seed)
         predicted = f_c.predict(embeddings[[row_of[name] for name in query.ids]])
         found.append(score(np.array(query.labels), predicted, task.classes)["accuracy"])
     return found
@@ -192,13 +191,13 @@ def main(argv: list[str] | None = None) -> None:
                     continue
                 started = time.time()
                 if mode == "plain":
-                    encoder, losses = train_plain(how, data, seed)
+                    checkpoint, losses = train_plain(how, data, seed)
                 else:
-                    encoder, losses = train_fast(how, mode, seed)
+                    checkpoint, losses = train_fast(how, mode, seed)
                 line = {
                     **about,
                     "loss": [round(loss, 5) for loss in losses],
-                    "accuracy": [round(value, 5) for value in accuracies(how, encoder, data)],
+                    "accuracy": [round(value, 5) for value in accuracies(how, checkpoint, data)],
                     "seconds": round(time.time() - started),
                     "made_by": provenance(),
                 }

@@ -30,12 +30,13 @@ from common.errors import InputError
 from common.files import atomic_write, require_writable
 from common.seeding import stream_seed
 from datasets.images import ImageSet
-from moco import config, resume
+from moco import resume
 from moco.builder import MoCo
+from moco.config import Pretraining
+from moco.train import train
 from trainer import cli
 from trainer.distributed import barrier, is_main
 from trainer.provenance import provenance
-from trainer.trainer import fit
 
 from .throughput import options_of
 
@@ -67,11 +68,12 @@ class Enough(Exception):
 
 def watched(
     started: float, steps: int, out: Path,
-    device: torch.device, args, base: ImageSet, groups: int, about: dict,
+    device: torch.device, settings: Pretraining, base: ImageSet, groups: int, about: dict,
+    source: None,
 ) -> None:  # fmt: skip
     """`main_moco.worker`, which notes the time of each step and stops after `steps`."""
-    torch.manual_seed(stream_seed("weights", args.seed))
-    model = MoCo(**config.encoder_values(args), batchnorm_groups=groups)
+    torch.manual_seed(stream_seed("weights", settings.seed))
+    model = MoCo(**settings.encoder_pair(settings.arch), batchnorm_groups=groups)
     times = []
 
     memory = None
@@ -88,8 +90,7 @@ def watched(
         return values
 
     try:
-        training = resume.training_values(args, base, device)
-        fit(model, step, base, about, device=device, **training)
+        train(model, step, base, settings, resume.run_of(settings, about, source), device)
     except Enough:
         barrier()  # the loader's processes are still there, and the other ranks
     if is_main():
@@ -99,7 +100,7 @@ def watched(
                 {
                     "seconds_to_first_step": round(times[0] - started, 2),
                     "images_per_second": round(
-                        args.batch_size * (len(middle) - 1) / (middle[-1] - middle[0]), 1
+                        settings.batch_size * (len(middle) - 1) / (middle[-1] - middle[0]), 1
                     ),
                     "memory_gb": memory,
                 }

@@ -37,8 +37,8 @@ from common.files import atomic_write, require_writable
 from datasets import synthetic
 from datasets.cache import cached
 from datasets.images import ImageSet, image_files, image_set
-from moco import config
 from moco.builder import MoCo, Student
+from moco.config import Distillation
 from moco.distill import distillation_step
 from moco.evaluate import encode
 from moco.loader import EpochBatches, training_loader
@@ -48,7 +48,8 @@ from trainer import cli
 from trainer.distributed import pick_device, readers
 from trainer.performance import has_bfloat16, lacks_bfloat16, prepare, sgd
 from trainer.provenance import provenance
-from trainer.trainer import train_one_epoch
+from trainer.settings import resolve
+from trainer.trainer import take_step
 
 from .plain import (
     PlainMoCo,
@@ -143,9 +144,8 @@ def make_turn(
     if task == "d":
         y = F.one_hot(torch.arange(how.batch_size, device=device) % N_WAY, N_WAY).float()
         teacher = np.zeros((how.batch_size, 128), np.float32)
-        args = config.distillation_parser().parse_args(["-", "--savedir=-", "--model_path=-"])
-        args.epochs = 200
-        step = distillation_step(args, model, y, teacher)
+        nowhere = {name: Path("-") for name in ("data", "savedir", "model_path")}
+        step = distillation_step(resolve(Distillation, nowhere), model, y, teacher)
     if task == "a+data":
         batches = EpochBatches(len(images), how.batch_size, seed=0)
         views_by = "pil" if plain or device.type == "cpu" else "batch"
@@ -158,8 +158,11 @@ def make_turn(
     optimizer = (plain_sgd if plain else sgd)(model, lr=1e-6, momentum=0.9, wd=1e-4)
 
     def turn() -> int:
-        bar = tqdm(disable=True)
-        train_one_epoch(model, step, loader, optimizer, device, 100, bar, 10)
+        model.train()
+        for number, (views, rows) in enumerate(loader):
+            values = take_step(model, step, optimizer, views, rows, 100, device)
+            if number % 10 == 0:
+                values["loss"].item()  # as the progress bar reads it, which waits for the device
         return len(loader) * how.batch_size
 
     return model, turn

@@ -1,6 +1,5 @@
 """What a checkpoint of this method holds, and the networks that are in it."""
 
-import functools
 from pathlib import Path
 
 import torch
@@ -12,32 +11,15 @@ from datasets.episode import Task
 from datasets.images import require_fingerprint
 from models import Encoder, LinearClassifier, build_encoder
 from trainer.checkpoint import load, read, remove_unfinished, save, torch_save
-from trainer.cli import require_sound
 from trainer.nan_guard import not_finite
 
-from . import config
+from .config import STAGES
 from .released import from_released, is_released
 
 CLASSIFIER = "checkpointClassifier.pth.tar"
 FORMAT = 1
 CONTENTS = ("stage", "epoch", "args", "base", "task", "made_by", "state_dict", "optimizer")
-STAGES = {
-    "moco": "stage (a), main_moco.py",
-    "distill": "stage (d), main_distill.py",
-    "scratch": "training from scratch, baselines/scratch.py",
-    "simclr": "SimCLR, baselines/simclr.py",
-    "srl_simple": "SRL-simple, baselines/srl.py",
-    "srl_distill": "SRL-distill, baselines/srl.py",
-}
 F_C, BIAS = "classifier.linear.weight", "classifier.linear.bias"
-PARSERS = {
-    "moco": config.pretraining_parser,
-    "distill": config.distillation_parser,
-    "scratch": config.scratch_parser,
-    "simclr": config.simclr_parser,
-    "srl_simple": config.srl_parser,
-    "srl_distill": config.srl_parser,
-}
 
 
 def save_checkpoint(folder: Path, contents: dict) -> None:
@@ -57,18 +39,31 @@ def save_checkpoint(folder: Path, contents: dict) -> None:
     save(folder, {"format": FORMAT, **contents})
 
 
-def load_checkpoint(path: str | Path, stages: tuple[str, ...] = tuple(STAGES)) -> dict:
+def load_checkpoint(path: str | Path, stages: tuple[str, ...] | None = None) -> dict:
     """The checkpoint at `path`, a file or a run's folder, on the CPU. Where a folder's latest is
-    missing or broken, the one before it, with a note.
+    missing or broken, the one before it, with a note. Settings that are newer than the file have
+    their defaults.
 
     Raises InputError if there is none, or it is unreadable, or of none of `stages`. Runs no code
     from it.
     """
-    return load(path, functools.partial(_checked, stages))
+    checkpoint = load(path, _checked)
+    if stages is not None:
+        require_stage(checkpoint, stages, path)
+    return checkpoint
 
 
-def _checked(stages: tuple[str, ...], checkpoint: object, path: Path) -> dict:
-    """`checkpoint`, read from `path`, if it is one of `stages`; the authors' in our terms."""
+def require_stage(checkpoint: dict, stages: tuple[str, ...], path: str | Path) -> None:
+    """Raise InputError if a checkpoint, read from `path`, is of none of `stages`."""
+    if checkpoint["stage"] not in stages:
+        raise InputError(
+            f"{path} is a checkpoint of {STAGES[checkpoint['stage']].title}; "
+            f"needed is one of {' or '.join(STAGES[stage].title for stage in stages)}"
+        )
+
+
+def _checked(checkpoint: object, path: Path) -> dict:
+    """Return `checkpoint`, read from `path`, if it is sound; the authors' in our terms."""
     if is_released(checkpoint):
         # Theirs are checkpoint.pth.tar or checkpoint_0190.pth.tar; the classifier's likewise.
         beside = path.with_name(path.name.replace("checkpoint", "checkpointClassifier", 1))
@@ -82,11 +77,6 @@ def _checked(stages: tuple[str, ...], checkpoint: object, path: Path) -> dict:
         )
     if lacking := [name for name in CONTENTS if name not in checkpoint]:
         raise InputError(f"{path} is not a whole checkpoint: it lacks {listed(lacking)}")
-    if checkpoint["stage"] not in stages:
-        raise InputError(
-            f"{path} is a checkpoint of {STAGES[checkpoint['stage']]}; "
-            f"needed is one of {' or '.join(STAGES[stage] for stage in stages)}"
-        )
     _check(checkpoint)
     return checkpoint
 
@@ -100,12 +90,13 @@ def _check(checkpoint: dict) -> None:
     part = checkpoint.get("part")
     if part and not (type(part["steps"]) is int and isinstance(part["processes"], list)):
         raise ValueError("it does not say where in an epoch it is")
+    stage = STAGES[checkpoint["stage"]]
     needed = ["arch", "epochs", "image_size", "aug_plus"]
     needed += ["p_label", "losses"] if checkpoint["stage"] == "distill" else []
     if lacking := [name for name in needed if checkpoint["args"].get(name) is None]:
         raise ValueError(f"its settings lack {listed(lacking)}")
-    require_sound(PARSERS[checkpoint["stage"]](), checkpoint["args"])
-    if checkpoint["stage"] in ("distill", "scratch") and F_C not in checkpoint["state_dict"]:
+    checkpoint["args"] |= stage.settings.complete(checkpoint["args"])
+    if stage.classifies and F_C not in checkpoint["state_dict"]:
         raise ValueError(f"its weights lack {F_C}")
     require_fingerprint(checkpoint["base"])
     if checkpoint["task"] is not None:
@@ -145,14 +136,8 @@ def query_encoder(checkpoint: dict) -> Encoder:
 
 def no_classifier(checkpoint: dict) -> str | None:
     """What of a checkpoint says that it has no classifier that was trained; None if it has."""
-    args = checkpoint["args"]
-    if checkpoint["stage"] == "scratch":
-        return None
-    if checkpoint["stage"] != "distill":
-        return STAGES[checkpoint["stage"]]
-    if not args["p_label"]:
-        return "a student trained with --no-p_label"
-    return None if "cls" in args["losses"] else f"a student trained with --losses {args['losses']}"
+    stage = STAGES[checkpoint["stage"]]
+    return stage.untrained(checkpoint["args"]) if stage.classifies else stage.title
 
 
 def student_classifier(checkpoint: dict) -> LinearClassifier:

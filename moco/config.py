@@ -1,390 +1,366 @@
-"""The command line: each script's flags, in groups that the scripts share."""
+"""The settings of the four scripts, a field a flag, in groups that the scripts share; and what a
+stage says of itself."""
 
-import argparse
 import functools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any, Literal
 
+from common.errors import listed, refusing
 from datasets.cache import default_folder
-from datasets.open import CLASSES
 from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
-from trainer.cli import ArgumentParser, natural, number, positive
-from trainer.distributed import readers
-from trainer.launch_plan import Plan, plan
+from trainer.config import DROPS, EPOCHS, Device, Distributed, Output, Training
+from trainer.settings import Settings, setting
 
-EPOCHS, DROPS, IMAGE_SIZE = 200, (120, 160), 224  # the papers'; drops of the learning rate
-# What a run may not change when it is resumed; the rest (epochs, workers, …) may.
-FIXED = (
-    "arch", "image_size", "moco_dim", "moco_k", "moco_m", "moco_t", "mlp", "aug_plus", "bn_groups",
-    "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp", "views_by", "seed", "p_label",
-    "pseudo_label", "alpha", "losses", "cls_loss", "correction", "dic_gamma", "dic_scale",
-    "dic_interval", "dic_dispersion", "simclr_t", "teacher", "distill_t", "distill_weight",
-    "base_classes", "rare_classes",
-)  # fmt: skip
-OF_THE_MACHINE = (
-    "device", "gpu", "workers", "batch_size", "amp", "cache", "no_cache", "overwrite",
-)  # fmt: skip
-# What a student takes over from its teacher where it is not told otherwise; the first few it must.
-BORN_WITH = ("arch", "image_size", "moco_dim", "mlp", *CLASSES)
-INHERITED = (
-    *BORN_WITH, "moco_k", "moco_m", "moco_t", "aug_plus", "bn_groups",
-    "epochs", "batch_size", "lr", "schedule", "cos", "momentum", "wd", "amp",
-)  # fmt: skip
+__all__ = ["DROPS", "EPOCHS", "IMAGE_SIZE"]
+
+IMAGE_SIZE = 224  # the papers'
 
 
-# fmt: off
-def add_classes(parser: ArgumentParser, recorded_by: str = "") -> None:
-    group = parser.add_argument_group("your own images")
-    default = f" (default: as {recorded_by} was given)" if recorded_by else ""
-    group.add_argument("--base-classes", nargs="+", metavar="CLASS",
-                       help="common diseases and normal controls" + default)
-    group.add_argument("--rare-classes", nargs="+", metavar="CLASS", help="rare diseases" + default)
+@dataclass(frozen=True, kw_only=True)
+class Classes(Settings):
+    """your own images"""
+
+    base_classes: list[str] | None = setting(
+        None, "common diseases and normal controls", metavar="CLASS", fixed=True, inherited="always"
+    )
+    rare_classes: list[str] | None = setting(
+        None, "rare diseases", metavar="CLASS", fixed=True, inherited="always"
+    )
 
 
-def add_drawing(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("stricter tasks, where one is drawn")
-    group.add_argument("--lesion-disjoint", action="store_true",
-                       help="leave images of the support set's lesions out of the query set (ISIC 2018)")
-    group.add_argument("--rare-split", action="store_true",
-                       help="draw the support set from 70 %% of the rare images, and score on another "
-                       "20 %%, the same for every seed (the papers' comparison with an oracle)")
+@dataclass(frozen=True, kw_only=True)
+class Drawing(Settings):
+    """stricter tasks, where one is drawn"""
+
+    lesion_disjoint: bool = setting(
+        False, "leave images of the support set's lesions out of the query set (ISIC 2018)"
+    )
+    rare_split: bool = setting(
+        False, "draw the support set from 70 % of the rare images, and score on another 20 %, the "
+        "same for every seed (the papers' comparison with an oracle)",
+    )  # fmt: skip
 
 
-def add_device(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("where it runs")
-    group.add_argument("--device", default="auto", help="auto (a GPU if there is one), cpu, cuda or cuda:N")
-    group.add_argument("--gpu", type=natural, metavar="ID", help="number of the GPU to use")
-    group.add_argument("-j", "--workers", type=natural, default=4, metavar="N",
-                       help="processes on this machine that read images, at most one a processor; "
-                       "0: none beside the main one")
+@dataclass(frozen=True, kw_only=True)
+class SkipUnreadable(Settings):
+    """decoded images"""
+
+    skip_unreadable: bool = setting(
+        False, "go on without images that cannot be decoded, and say which; all stages of an "
+        "experiment need it then",
+    )  # fmt: skip
 
 
-def add_skip_unreadable(group) -> None:
-    group.add_argument("--skip-unreadable", action="store_true",
-                       help="go on without images that cannot be decoded, and say which; all stages of "
-                       "an experiment need it then")
+@dataclass(frozen=True, kw_only=True)
+class Cache(SkipUnreadable):
+    """cache of decoded images"""
+
+    cache: Path = setting(
+        default_folder(), "folder where they are kept for later epochs and runs", metavar="DIR",
+        runtime=True,
+    )  # fmt: skip
+    no_cache: bool = setting(False, "decode each image in every epoch", runtime=True)
+
+    @property
+    def cache_folder(self) -> Path | None:
+        """The folder of the cache, unless there is to be none."""
+        return None if self.no_cache else self.cache
 
 
-def add_cache(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("decoded images")
-    add_skip_unreadable(group)
-    group.add_argument("--cache", type=Path, default=default_folder(), metavar="DIR",
-                       help="folder where they are kept for later epochs and runs")
-    group.add_argument("--no-cache", action="store_true", help="decode each image in every epoch")
+@dataclass(frozen=True, kw_only=True)
+class Backbone(Settings):
+    """encoder"""
+
+    arch: str = setting(
+        "resnet12", "backbone", flags=("-a",), choices=tuple(BACKBONES), fixed=True,
+        inherited="always",
+    )  # fmt: skip
+    image_size: int = setting(
+        IMAGE_SIZE, "images are resized to this width and height", low=MIN_IMAGE_SIZE,
+        metavar="PIXELS", fixed=True, inherited="always",
+    )  # fmt: skip
+    aug_plus: bool = setting(
+        False, "MoCo v2's augmentation: hue and greyscale too", negatable=True, fixed=True,
+        inherited="default",
+    )  # fmt: skip
+    views_by: Literal["batch", "pil"] = setting(
+        None, "how random views are made: of a batch at once, on the device, from the cache of "
+        "decoded images; or one at a time by PIL, in -j processes", flags=("--views",), fixed=True,
+        auto="the former on a GPU",
+    )  # fmt: skip
 
 
-def add_distributed(parser: ArgumentParser) -> None:
-    group = parser.add_argument_group("several processes")
-    group.add_argument("--multiprocessing-distributed", action="store_true",
-                       help="one process for each GPU of this machine")
-    group.add_argument("--nproc", type=positive, metavar="N",
-                       help="with it: this many processes instead (on a CPU, too)")
-    group.add_argument("--world-size", type=positive, default=1, metavar="N", help="number of machines")
-    group.add_argument("--rank", type=natural, default=0, metavar="N", help="which machine this is")
-    group.add_argument("--dist-url", metavar="URL",
-                       help="where those of several machines meet: tcp:// and a free port of the first "
-                       "machine; those of one machine find each other")
-    group.add_argument("--dist-timeout", type=number(float, 1), default=600, metavar="SECONDS",
-                       help="how long they wait for each other at the start")
-    group.add_argument("--dist-backend", default="auto", choices=["auto", "nccl", "gloo"],
-                       help="auto: nccl between GPUs, gloo otherwise")
+@dataclass(frozen=True, kw_only=True)
+class Contrast(Settings):
+    """contrast"""
+
+    moco_dim: int = setting(
+        None, "width of the embedding", low=1, metavar="D", fixed=True, inherited="always",
+        auto="128; conv4_released: 64",
+    )  # fmt: skip
+    moco_k: int = setting(
+        1280, "queue size: number of negative keys", low=1, metavar="L", fixed=True,
+        inherited="default",
+    )  # fmt: skip
+    moco_m: float = setting(
+        0.999, "momentum of the key encoder", low=0, high=1, metavar="M", fixed=True,
+        inherited="default",
+    )  # fmt: skip
+    moco_t: float = setting(
+        0.07, "softmax temperature", low=1e-6, metavar="T", fixed=True, inherited="default"
+    )
+    mlp: bool = setting(
+        False, "MoCo v2's hidden layer", negatable=True, fixed=True, inherited="always"
+    )
+    bn_groups: int = setting(
+        4, "parts of the total batch that BatchNorm treats apart, as that many GPUs would; with "
+        "more processes than this, each is a part", low=1, metavar="N", fixed=True,
+        inherited="default",
+    )  # fmt: skip
+
+    def encoder_pair(self, arch: str) -> dict:
+        """Return what `builder.MoCo` takes."""
+        return {
+            "make_encoder": functools.partial(build_encoder, arch, self.moco_dim, self.mlp),
+            "embedding_dim": self.moco_dim,
+            "queue_size": self.moco_k,
+            "encoder_momentum": self.moco_m,
+            "temperature": self.moco_t,
+        }
 
 
-def _adder(group, from_teacher: bool) -> Callable:
-    """`group.add_argument`; `from_teacher` leaves the default to the file of the stage before."""
+@dataclass(frozen=True, kw_only=True)
+class Encoding(Cache, Device):
+    """encoding"""
 
-    def add(*names: str, default, help: str, **how) -> None:
-        if from_teacher:
-            default, help = None, help + " (default: the teacher's)"
-        group.add_argument(*names, default=default, help=help, **how)
-
-    return add
-
-
-def _add_backbone(add: Callable) -> None:
-    add("-a", "--arch", choices=list(BACKBONES), default="resnet12", help="backbone")
-    add("--image-size", type=number(int, MIN_IMAGE_SIZE), default=IMAGE_SIZE, metavar="PIXELS",
-        help="images are resized to this width and height")
-    add("--aug-plus", action=argparse.BooleanOptionalAction, default=False,
-        help="MoCo v2's augmentation: hue and greyscale too")
+    batch_size: int = setting(
+        32, "images encoded at a time", flags=("-b",), low=1, metavar="N", runtime=True
+    )
+    amp: bool = setting(
+        None, "mixed precision: the encoders compute in bfloat16 where that is safe, the rest in "
+        "32 bits", negatable=True, auto="on a GPU that has it", runtime=True,
+    )  # fmt: skip
+    overwrite: bool = setting(False, "write over what is there", runtime=True)
 
 
-def add_encoder(parser: ArgumentParser, from_teacher: bool = False) -> None:
-    add = _adder(parser.add_argument_group("encoder and contrast"), from_teacher)
-    _add_backbone(add)
-    add("--moco-dim", type=positive, default=None, metavar="D",
-        help="width of the embedding" + ("" if from_teacher else " (default: 128; conv4_released: 64)"))
-    add("--moco-k", type=positive, default=1280, metavar="L", help="queue size: number of negative keys")
-    add("--moco-m", type=number(float, 0, 1), default=0.999, metavar="M",
-        help="momentum of the key encoder")
-    add("--moco-t", type=number(float, 1e-6), default=0.07, metavar="T", help="softmax temperature")
-    add("--mlp", action=argparse.BooleanOptionalAction, default=False, help="MoCo v2's hidden layer")
-    add("--bn-groups", type=positive, default=4, metavar="N",
-        help="parts of the total batch that BatchNorm treats apart, as that many GPUs would; with "
-        "more processes than this, each is a part")
+@dataclass(frozen=True, kw_only=True)
+class Regression(Settings):
+    """the classifier that is fitted on the support set"""
+
+    augnum: int = setting(
+        5, "augmented copies of each support image to fit on; 0: the image itself", low=0,
+        metavar="N",
+    )  # fmt: skip
+    normalize: bool = setting(
+        False, "fit the logistic regression on L2-normalised embeddings, as Tian et al. 2020"
+    )
 
 
-def add_training(parser: ArgumentParser, from_teacher: bool = False) -> None:
-    group = parser.add_argument_group("training")
-    add = _adder(group, from_teacher)
-    add("--epochs", type=natural, default=EPOCHS, metavar="N",
-        help="epochs to train; 0 writes the untrained encoder")
-    add("-b", "--batch-size", type=positive, default=16, metavar="N",
-        help="images a step, over all processes")
-    add("--lr", "--learning-rate", type=number(float, 0), default=0.03, metavar="LR",
-        help="learning rate at the start")
-    add("--schedule", type=natural, nargs="*", default=list(DROPS), metavar="EPOCH",
-        help="epochs at which the learning rate is divided by 10")
-    add("--cos", action=argparse.BooleanOptionalAction, default=False, help="cosine schedule instead")
-    add("--momentum", type=number(float, 0, 1, open_end=True), default=0.9, metavar="M",
-        help="momentum of SGD")
-    add("--wd", "--weight-decay", type=number(float, 0), default=1e-4, metavar="W", dest="wd",
-        help="weight decay")
-    add_amp(group, "the teacher's" if from_teacher else "on a GPU that has it")
-    group.add_argument("--compile", action="store_true",
-                       help="have torch.compile make code of the encoders: half a minute or more at the "
-                       "start")
-    group.add_argument("--views", choices=["batch", "pil"], dest="views_by",
-                       help="how random views are made: of a batch at once, on the device, from the "
-                       "cache of decoded images; or one at a time by PIL, in -j processes (default: the "
-                       "former on a GPU)")
-    group.add_argument("--start-epoch", type=natural, metavar="N",
-                       help="number of a new run's first epoch (default: the checkpoint's with --resume, "
-                       "else 0)")
-    group.add_argument("--seed", type=natural, default=0, help="of everything random in the run")
-    group.add_argument("--detect-anomaly", action="store_true",
-                       help="have torch say which operation made a number that is none: much slower")
-    group = parser.add_argument_group("what it writes")
-    group.add_argument("--model_path", type=Path, required=True, metavar="DIR",
-                       help="folder for checkpoints and log")
-    group.add_argument("--resume", type=Path, metavar="PATH",
-                       help="checkpoint, or its folder, to continue from (default: the one in "
-                       "--model_path, if there is one)")
-    group.add_argument("--overwrite", action="store_true", help="start anew over an existing run")
-    group.add_argument("--save-minutes", type=number(float, 0), default=15, metavar="MINUTES",
-                       help="between checkpoints, besides that of each epoch; 0: those alone")
-    group.add_argument("-p", "--print-freq", type=positive, default=10, metavar="STEPS",
-                       help="steps between updates of the loss on the screen")
-    group.add_argument("--knn-every", type=natural, default=0, metavar="EPOCHS",
-                       help="epochs between k-NN scores on the base set's classes, for the log "
-                       "alone; 0: never")
-
-
-def pretraining_parser() -> ArgumentParser:
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(Classes, Training, Output, Backbone, Contrast, Cache, Distributed):
     """main_moco.py"""
-    parser = ArgumentParser("Stage (a): learn an encoder from the base images, without labels.")
-    parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
-    add_classes(parser)
-    add_training(parser)
-    add_encoder(parser)
-    add_cache(parser)
-    add_device(parser)
-    add_distributed(parser)
-    return parser
+
+    description = "Stage (a): learn an encoder from the base images, without labels."
+
+    data: Path = setting(help="data folder", positional=True, metavar="DATA")
 
 
-def labelling_parser() -> ArgumentParser:
+@dataclass(frozen=True, kw_only=True)
+class Labelling(Classes, Regression, Drawing, Encoding):
     """generate_pseudo.py"""
-    parser = ArgumentParser(
+
+    description = (
         "Stages (b) and (c): draw a task, fit a classifier on its support set, and let it label "
         "the base images."
     )
-    parser.add_argument("--datadir", type=Path, required=True, metavar="DATA", help="data folder")
-    parser.add_argument("--resume", type=Path, required=True, metavar="PATH",
-                        help="stage (a)'s checkpoint, or its folder")
-    parser.add_argument("--savedir", type=Path, required=True, metavar="DIR",
-                        help="folder for the task and the pseudo labels")
-    parser.add_argument("-a", "--arch", choices=list(BACKBONES),
-                        help="backbone; an error if the checkpoint's is another")
-    parser.add_argument("--n_way", type=positive, metavar="N",
-                        help="rare classes in the task, drawn if fewer than the data has (default: all)")
-    parser.add_argument("--k_shot", type=positive, default=5, metavar="K",
-                        help="support images of each rare class")
-    parser.add_argument("--k_query", type=natural, default=15, metavar="Q",
-                        help="say so if a class keeps fewer query images than this; the query set "
-                        "is always all the rest")
-    parser.add_argument("--augnum", type=natural, default=5, metavar="N",
-                        help="augmented copies of each support image to fit on; 0: the image itself")
-    parser.add_argument("--normalize", action="store_true",
-                        help="fit the logistic regression on L2-normalised embeddings, as Tian et al. 2020")
-    parser.add_argument("--seed", type=natural, default=0, help="of the task and the augmented copies")
-    add_classes(parser, "stage (a)")
-    add_drawing(parser)
-    add_encoding(parser)
-    return parser
+    inherits = "stage (a)"
 
-
-def distillation_parser() -> ArgumentParser:
-    """main_distill.py"""
-    parser = ArgumentParser("Stage (d): distil a student from base images and their pseudo labels.")
-    parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
-    group = parser.add_argument_group("distillation")
-    group.add_argument("--savedir", type=Path, required=True, metavar="DIR",
-                       help="generate_pseudo.py's folder: the task and the pseudo labels")
-    group.add_argument("--p_label", action=argparse.BooleanOptionalAction, default=True,
-                       help="learn from the pseudo labels; without, from contrast alone, as a control")
-    group.add_argument("--pseudo-label", default="adaptive-hard",
-                       choices=["adaptive-hard", "adaptive-soft", "hard", "soft"],
-                       help="hard: the teacher's first choice, eq. (3); soft: its probabilities, "
-                       "eq. (4); adaptive: mixed with the student's own view, eq. (5)")
-    group.add_argument("--alpha", type=number(float, 0, 1), default=0.7, metavar="A",
-                       help="weight of the student's own view in the labels at the end, eq. (5)")
-    group.add_argument("--losses", default="con+cls", choices=["con+cls", "cls", "con+reg"],
-                       help="what is added up: contrast, classification by pseudo labels, regression of "
-                       "the teacher's embeddings")
-    group.add_argument("--cls-loss", default="paper", choices=["paper", "released"],
-                       help="classification loss: the papers', or that of the authors' code, which has one form "
-                       "with a --correction and one without")
-    group.add_argument("--correction", default="none", choices=["none", "dic", "ddl"],
-                       help="of class imbalance: by the classes' dispersion, eqs. (6)-(9), or by how many "
-                       "pseudo labels each has")
-    group.add_argument("--dic-gamma", type=number(float, 0, 1), default=0.1, metavar="G",
-                       help="how far the corrected temperatures may be apart")
-    group.add_argument("--dic-scale", type=number(float, 1e-6), default=1, metavar="F",
-                       help="factor on each class's share in eq. (7); the authors' code has the number "
-                       "of classes, which spreads the temperatures that much further")
-    group.add_argument("--dic-interval", type=positive, default=10, metavar="EPOCHS",
-                       help="epochs between measurements of the dispersions; before the first, "
-                       "nothing is corrected")
-    group.add_argument("--dic-dispersion", default="normalized", choices=["normalized", "norm", "raw"],
-                       help="variance of the normalised embeddings, of their lengths, or of the "
-                       "embeddings as they are")
-    group.add_argument("--n_way", type=positive, metavar="N",
-                       help="rare classes; an error if the task's number is another")
-    group.add_argument("--k_shot", type=positive, metavar="K",
-                       help="support images a class; an error if the task's number is another")
-    add_classes(parser, "stage (a)")
-    add_training(parser, from_teacher=True)
-    add_encoder(parser, from_teacher=True)
-    add_cache(parser)
-    add_device(parser)
-    add_distributed(parser)
-    return parser
-
-
-def testing_parser() -> ArgumentParser:
-    """test.py"""
-    parser = ArgumentParser("Score an encoder or a student on all rare images but the support set.")
-    parser.add_argument("data", type=Path, metavar="DATA", nargs="?",
-                        help="data folder; not needed for --predict with --load_cla")
-    parser.add_argument("--resume", type=Path, required=True, metavar="PATH",
-                        help="checkpoint of stage (a) or (d), or its folder")
-    parser.add_argument("-a", "--arch", choices=list(BACKBONES),
-                        help="backbone; an error if the checkpoint's is another")
-    parser.add_argument("--load_cla", action="store_true",
-                        help="use the student's own classifier; without, a logistic regression is "
-                        "fitted on the support set")
-    parser.add_argument("--predict", type=Path, metavar="FOLDER",
-                        help="say what the images in this folder are, instead of scoring; they need "
-                        "no labels")
-    parser.add_argument("--savedir", type=Path, metavar="DIR",
-                        help="take the task from generate_pseudo.py's folder (a student knows its own)")
-    parser.add_argument("--n_way", type=positive, metavar="N",
-                        help="rare classes of the task to draw (default: all); an error if the task "
-                        "has another number")
-    parser.add_argument("--k_shot", type=positive, metavar="K",
-                        help="support images a class of the task to draw (default: 5); an error if "
-                        "the task has another number")
-    parser.add_argument("--seed", type=natural, metavar="SEED",
-                        help="of the task to draw (default: 0); an error if the task is of another")
-    parser.add_argument("--augnum", type=natural, default=5, metavar="N",
-                        help="augmented copies of each support image to fit on; 0: the image itself")
-    parser.add_argument("--normalize", action="store_true",
-                        help="fit the logistic regression on L2-normalised embeddings, as Tian et al. 2020")
-    parser.add_argument("--output", type=Path, metavar="DIR",
-                        help="folder for the scores (default: the checkpoint's)")
-    add_classes(parser, "the training")
-    add_drawing(parser)
-    add_encoding(parser)
-    return parser
-
-
-def add_amp(group, default: str) -> None:
-    group.add_argument("--amp", action=argparse.BooleanOptionalAction, default=None,
-                       help="mixed precision: the encoders compute in bfloat16 where that is safe, the "
-                       f"rest in 32 bits (default: {default})")
-
-
-def add_encoding(parser: ArgumentParser) -> None:
-    parser.add_argument("-b", "--batch-size", type=positive, default=32, metavar="N",
-                        help="images encoded at a time")
-    add_amp(parser, "on a GPU that has it")
-    add_cache(parser)
-    parser.add_argument("--overwrite", action="store_true", help="write over what is there")
-    add_device(parser)
-
-
-def _baseline_parser(description: str) -> tuple[ArgumentParser, Callable]:
-    """What the baselines' parsers share, and what adds to the group of the encoder."""
-    parser = ArgumentParser(description)
-    parser.add_argument("data", type=Path, metavar="DATA", help="data folder")
-    add_classes(parser)
-    add_training(parser)
-    add = _adder(parser.add_argument_group("method"), from_teacher=False)
-    _add_backbone(add)
-    add_cache(parser)
-    add_device(parser)
-    return parser, add
-
-
-def scratch_parser() -> ArgumentParser:
-    """baselines/scratch.py"""
-    parser, add = _baseline_parser("Training from scratch on a task's support set.")
-    add("--n_way", type=positive, default=None, metavar="N", help="rare classes of the task (default: all)")
-    add("--k_shot", type=positive, default=5, metavar="K", help="support images a class")
-    add("--oracle", action="store_true", default=False,
-        help="instead: all that --rare-split, implied, has for training")
-    add_drawing(parser)
-    return parser
-
-
-def simclr_parser() -> ArgumentParser:
-    """baselines/simclr.py"""
-    parser, add = _baseline_parser("SimCLR on the base images, without labels.")
-    parser.set_defaults(aug_plus=True)
-    add("--simclr-t", type=number(float, 1e-6), default=0.5, metavar="T", help="temperature of the loss")
-    return parser
-
-
-def srl_parser() -> ArgumentParser:
-    """baselines/srl.py"""
-    parser, add = _baseline_parser("Supervised representation learning on the base images' labels.")
-    add("--teacher", type=Path, default=None, metavar="PATH",
-        help="checkpoint of a run without this flag: distil it into a fresh model (SRL-distill)")
-    add("--distill-t", type=number(float, 1e-6), default=4.0, metavar="T",
-        help="temperature of the distillation")
-    add("--distill-weight", type=number(float, 0, 1), default=0.5, metavar="W",
-        help="weight of the distillation; the labels have the rest")
-    return parser
-
-
-# fmt: on
-def encoder_values(args: argparse.Namespace) -> dict:
-    """What `builder.MoCo` takes from the command line."""
-    return {
-        "make_encoder": functools.partial(build_encoder, args.arch, args.moco_dim, args.mlp),
-        "embedding_dim": args.moco_dim,
-        "queue_size": args.moco_k,
-        "encoder_momentum": args.moco_m,
-        "temperature": args.moco_t,
-    }
-
-
-def launch_plan(args: argparse.Namespace) -> Plan:
-    """Which processes to start."""
-    names = (
-        "device", "gpu", "multiprocessing_distributed", "nproc", "world_size", "rank", "dist_url",
-        "dist_backend", "dist_timeout",
+    datadir: Path = setting(help="data folder", metavar="DATA")
+    resume: Path = setting(help="stage (a)'s checkpoint, or its folder", metavar="PATH")
+    savedir: Path = setting(help="folder for the task and the pseudo labels", metavar="DIR")
+    arch: str | None = setting(
+        None, "backbone; an error if the checkpoint's is another", flags=("-a",),
+        choices=tuple(BACKBONES), inherited="always",
     )  # fmt: skip
-    return plan(**{name: getattr(args, name) for name in names})
+    n_way: int | None = setting(
+        None, "rare classes in the task, drawn if fewer than the data has (default: all)", low=1, metavar="N",
+    )  # fmt: skip
+    k_shot: int = setting(5, "support images of each rare class", low=1, metavar="K")
+    k_query: int = setting(
+        15, "say so if a class keeps fewer query images than this; the query set is always all the "
+        "rest", low=0, metavar="Q",
+    )  # fmt: skip
+    seed: int = setting(0, "of the task and the augmented copies", low=0)
 
 
-def readers_of(args: argparse.Namespace) -> int:
-    """How many processes read images for each process of the run."""
-    here = launch_plan(args).on_machine if hasattr(args, "nproc") else 1  # baselines: one process
-    return readers(args.workers, here)
+@dataclass(frozen=True, kw_only=True)
+class Correction(Settings):
+    """correction of class imbalance"""
+
+    correction: Literal["none", "dic", "ddl"] = setting(
+        "none", "by the classes' dispersion, eqs. (6)-(9), or by how many pseudo labels each has",
+        fixed=True,
+    )  # fmt: skip
+    dic_gamma: float = setting(
+        0.1, "how far the corrected temperatures may be apart", low=0, high=1, metavar="G",
+        fixed=True,
+    )  # fmt: skip
+    dic_scale: float = setting(
+        1.0, "factor on each class's share in eq. (7); the authors' code has the number of "
+        "classes, which spreads the temperatures that much further", low=1e-6, metavar="F",
+        fixed=True,
+    )  # fmt: skip
+    dic_interval: int = setting(
+        10, "epochs between measurements of the dispersions; before the first, nothing is "
+        "corrected", low=1, metavar="EPOCHS", fixed=True,
+    )  # fmt: skip
+    dic_dispersion: Literal["normalized", "norm", "raw"] = setting(
+        "normalized", "variance of the normalised embeddings, of their lengths, or of the "
+        "embeddings as they are", fixed=True,
+    )  # fmt: skip
 
 
-def recorded(args: argparse.Namespace) -> dict:
-    """The arguments as plain values, for a checkpoint or a log."""
-    return {k: str(v) if isinstance(v, Path) else v for k, v in vars(args).items()}
+@dataclass(frozen=True, kw_only=True)
+class Distillation(Correction, Classes, Training, Output, Backbone, Contrast, Cache, Distributed):
+    """main_distill.py"""
+
+    description = "Stage (d): distil a student from base images and their pseudo labels."
+    inherits = "the teacher"
+
+    data: Path = setting(help="data folder", positional=True, metavar="DATA")
+    savedir: Path = setting(
+        help="generate_pseudo.py's folder: the task and the pseudo labels", metavar="DIR"
+    )
+    p_label: bool = setting(
+        True, "learn from the pseudo labels; without, from contrast alone, as a control", negatable=True, fixed=True,
+    )  # fmt: skip
+    pseudo_label: Literal["adaptive-hard", "adaptive-soft", "hard", "soft"] = setting(
+        "adaptive-hard", "hard: the teacher's first choice, eq. (3); soft: its probabilities, "
+        "eq. (4); adaptive: mixed with the student's own view, eq. (5)", fixed=True,
+    )  # fmt: skip
+    alpha: float = setting(
+        0.7, "weight of the student's own view in the labels at the end, eq. (5)", low=0, high=1,
+        metavar="A", fixed=True,
+    )  # fmt: skip
+    losses: Literal["con+cls", "cls", "con+reg"] = setting(
+        "con+cls", "what is added up: contrast, classification by pseudo labels, regression of "
+        "the teacher's embeddings", fixed=True,
+    )  # fmt: skip
+    cls_loss: Literal["paper", "released"] = setting(
+        "paper", "classification loss: the papers', or that of the authors' code, which has one "
+        "form with a --correction and one without", fixed=True,
+    )  # fmt: skip
+    n_way: int | None = setting(
+        None, "rare classes; an error if the task's number is another", low=1,
+        metavar="N",
+    )  # fmt: skip
+    k_shot: int | None = setting(
+        None, "support images a class; an error if the task's number is another", low=1, metavar="K",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Testing(Classes, Regression, Drawing, Encoding):
+    """test.py"""
+
+    description = "Score an encoder or a student on all rare images but the support set."
+    inherits = "the checkpoint"
+
+    data: Path | None = setting(
+        None, "data folder; not needed for --predict with --load_cla", positional=True,
+        metavar="DATA",
+    )  # fmt: skip
+    resume: Path = setting(help="checkpoint of stage (a) or (d), or its folder", metavar="PATH")
+    arch: str | None = setting(
+        None, "backbone; an error if the checkpoint's is another", flags=("-a",),
+        choices=tuple(BACKBONES), inherited="always",
+    )  # fmt: skip
+    load_cla: bool = setting(
+        False, "use the student's own classifier; without, a logistic regression is fitted on the "
+        "support set",
+    )  # fmt: skip
+    predict: Path | None = setting(
+        None, "say what the images in this folder are, instead of scoring; they need no labels",
+        metavar="FOLDER",
+    )  # fmt: skip
+    savedir: Path | None = setting(
+        None, "take the task from generate_pseudo.py's folder (a student knows its own)",
+        metavar="DIR",
+    )  # fmt: skip
+    n_way: int | None = setting(
+        None, "rare classes of the task to draw (default: all); an error if the task has another "
+        "number", low=1, metavar="N",
+    )  # fmt: skip
+    k_shot: int | None = setting(
+        None, "support images a class of the task to draw (default: 5); an error if the task has "
+        "another number", low=1, metavar="K",
+    )  # fmt: skip
+    seed: int | None = setting(
+        None, "of the task to draw (default: 0); an error if the task is of another", low=0,
+        metavar="SEED",
+    )  # fmt: skip
+    output: Path | None = setting(
+        None, "folder for the scores (default: the checkpoint's)", metavar="DIR"
+    )
+
+
+def inherited_from(args: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:
+    """Return what a student inherits of its teacher, whose settings are `args`: the classes as they
+    were named for the labelling, where stage (a) named none."""
+    inherited = {name for name, field in Distillation.fields().items() if field.about.inherited}
+    classes = {"base_classes": settings.base_classes, "rare_classes": settings.rare_classes}
+    return {name: args.get(name) for name in sorted(inherited)} | classes
+
+
+def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, Any]:
+    """Return the settings of the teacher whose pseudo labels are in `savedir`, as they are
+    `recorded` there; what is newer than the file has its default.
+
+    Raises InputError if one is missing that decides what a student is, or is none that there is.
+    """
+    with refusing(f"the teacher of the pseudo labels in {savedir} is invalid"):
+        fields = Pretraining.fields()
+        needed = [
+            name for name in Pretraining.names(inherited="always") if not fields[name].optional
+        ]
+        if missing := [name for name in needed if recorded.get(name) is None]:
+            raise ValueError(f"missing setting {listed(missing)}")
+        return Pretraining.complete(recorded)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A training that leaves checkpoints: what it is called in them and for people, its settings,
+    and whether it trains a classifier of a task.
+
+    `untrained(args)` says what of a run's settings means that the classifier was not trained, or
+    None; for a stage without a classifier of a task that is what it is.
+    """
+
+    name: str
+    title: str
+    settings: type[Settings]
+    classifies: bool = False
+    untrained: Callable[[dict], str | None] = lambda args: None
+
+
+STAGES: dict[str, Stage] = {}
+
+
+def register(*stages: Stage) -> None:
+    """Make stages known, so that their checkpoints can be read."""
+    STAGES.update({stage.name: stage for stage in stages})
+
+
+def _untrained(args: dict) -> str | None:
+    if not args["p_label"]:
+        return "a student trained with --no-p_label"
+    return None if "cls" in args["losses"] else f"a student trained with --losses {args['losses']}"
+
+
+register(
+    Stage("moco", "stage (a), main_moco.py", Pretraining),
+    Stage("distill", "stage (d), main_distill.py", Distillation, True, _untrained),
+)

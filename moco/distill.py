@@ -7,16 +7,19 @@ import torch
 from torch import Tensor
 
 from datasets.images import ImageSet
+from trainer.config import readers_of
 from trainer.distributed import broadcast, is_main
-from trainer.trainer import Step
+from trainer.trainer import StepFn, Values, nothing
 
 from . import losses
 from .builder import Student, contrast_accuracy
-from .config import readers_of
+from .config import Distillation
 from .evaluate import encode
 
 
-def distillation_step(args, student: Student, y: Tensor, teacher_embeddings: np.ndarray) -> Step:
+def distillation_step(
+    settings: Distillation, student: Student, y: Tensor, teacher_embeddings: np.ndarray
+) -> StepFn:
     """What a batch costs the `student`, eq. (2). y: M×N pseudo labels, on the device of training;
     `teacher_embeddings`: M×D."""
     of_teacher = torch.from_numpy(teacher_embeddings).to(y.device)
@@ -24,8 +27,9 @@ def distillation_step(args, student: Student, y: Tensor, teacher_embeddings: np.
     def step(model, views, rows, epoch):
         contrastive_logits, embeddings, class_logits = model(*views)
         loss_cls = losses.classification_loss(
-            y[rows], class_logits, student.class_temperatures, epoch, args.epochs, args.alpha,
-            args.pseudo_label, args.cls_loss, args.correction != "none",
+            y[rows], class_logits, student.class_temperatures, epoch, settings.epochs,
+            settings.alpha, settings.pseudo_label, settings.cls_loss,
+            settings.correction != "none",
         )  # fmt: skip
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),
@@ -34,7 +38,7 @@ def distillation_step(args, student: Student, y: Tensor, teacher_embeddings: np.
         }
         agreed = class_logits.argmax(dim=1) == y[rows].argmax(dim=1)
         return {
-            "loss": losses.distillation_loss(parts, args.losses if args.p_label else "con"),
+            "loss": losses.distillation_loss(parts, settings.losses if settings.p_label else "con"),
             **{f"loss_{name}": part for name, part in parts.items()},
             "agreement": agreed.float().mean(),
             **contrast_accuracy(contrastive_logits),
@@ -44,37 +48,42 @@ def distillation_step(args, student: Student, y: Tensor, teacher_embeddings: np.
 
 
 def class_correction(
-    args,
+    settings: Distillation,
     student: Student,
     base: ImageSet,
     hard_labels: Tensor,
     classes: Sequence[str],
     device: torch.device,
-) -> Callable[[int, bool], dict[str, float]]:
-    """What corrects the classes' imbalance before an epoch: `fit`'s `before_epoch`."""
+) -> Callable[[int], Values]:
+    """Correct class imbalance by the temperatures τ_n of eqs. (6)–(9): DDL's from the counts of the
+    hard pseudo labels at once, DIC's from the student, by what this returns, after epochs.
 
-    def correct(epoch: int, begun: bool) -> dict[str, float]:
-        """Before an epoch: DIC's temperatures anew where they are due (and were not measured when
-        this epoch began); those in force, to log."""
-        if args.correction == "none":
-            return {}
-        due = epoch and epoch % args.dic_interval == 0 and not begun
-        if args.correction == "dic" and due:
+    hard_labels: M class indices, in the order of `base`.
+    """
+    n_way = len(classes)
+
+    def set_temperatures(v: Tensor) -> None:
+        tau = losses.class_temperatures(v, settings.dic_gamma, settings.dic_scale)
+        student.class_temperatures.copy_(tau)
+
+    def after_epoch(epoch: int) -> Values:
+        """Measure the dispersions anew where that is due. Returns, for the log, the temperatures
+        that were in force in this epoch."""
+        values = student.class_temperatures.tolist()
+        if settings.correction == "dic" and epoch % settings.dic_interval == 0:
             if is_main():
                 embeddings = encode(
-                    student.query_encoder,
-                    base,
-                    args.image_size,
-                    workers=readers_of(args),
-                    device=device,
+                    student.query_encoder, base, settings.image_size,
+                    workers=readers_of(settings), device=device,
+                )  # fmt: skip
+                set_temperatures(
+                    losses.dispersions(
+                        torch.from_numpy(embeddings), hard_labels, n_way, settings.dic_dispersion
+                    )
                 )
-                v = losses.dispersions(
-                    torch.from_numpy(embeddings), hard_labels, len(classes), args.dic_dispersion
-                )
-                tau = losses.class_temperatures(v, args.dic_gamma, args.dic_scale)
-                student.class_temperatures.copy_(tau)
             broadcast(student.class_temperatures)
-        values = student.class_temperatures.tolist()
         return {f"temperature_{name}": value for name, value in zip(classes, values)}
 
-    return correct
+    if settings.correction == "ddl":
+        set_temperatures(hard_labels.bincount(minlength=n_way).float())
+    return nothing if settings.correction == "none" else after_epoch

@@ -1,6 +1,5 @@
 """Encode images, and fit f_c on a support set."""
 
-import argparse
 from collections.abc import Iterable
 
 import numpy as np
@@ -16,9 +15,7 @@ from tqdm import tqdm
 
 from datasets.cache import pixels
 from datasets.images import ImageSet, TransformedImages
-from models import Encoder
-from trainer.distributed import pick_device
-from trainer.performance import has_bfloat16, prepare
+from trainer.performance import prepare
 
 from .augment import plain_view, random_view
 from .batch_augment import as_values
@@ -85,26 +82,45 @@ def fit_classifier(embeddings: np.ndarray, labels: np.ndarray, normalize: bool =
     return f_c.fit(embeddings.astype(np.float64), labels)
 
 
-def fit_on_support(
-    encoder: nn.Module,
-    support: ImageSet,
-    *,
-    image_size: int,
-    aug_plus: bool,
-    augnum: int,
-    seed: int,
-    normalize: bool = False,
-    device: torch.device | str = "cpu",
-) -> Pipeline:
-    """Stage (b): f_c fitted on `augnum` augmented copies of each support image (0: on the images
-    as they are), encoded by the frozen f_q."""
-    if augnum == 0:
-        embeddings = encode(encoder, support, image_size, device=device)
-    else:
-        copies = DataLoader(_Copies(support, image_size, aug_plus, augnum, seed), batch_size=32)
-        embeddings = encode_batches(encoder, copies, device, tqdm(disable=True))
-    labels = np.repeat(support.labels, max(augnum, 1))
-    return fit_classifier(embeddings, labels, normalize)
+class FrozenEncoder:
+    """f_q of a checkpoint, or f_q′: frozen, in evaluation mode, on a device, with the views that it
+    was trained on."""
+
+    def __init__(
+        self,
+        checkpoint: dict,
+        device: torch.device | str = "cpu",
+        amp: bool = False,
+        batch_size: int = 32,
+        workers: int = 0,
+    ):
+        self.encoder = query_encoder(checkpoint)
+        self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
+        self.image_size = checkpoint["args"]["image_size"]
+        self.aug_plus = checkpoint["args"]["aug_plus"]
+        prepare(self.encoder, self.device, amp)
+
+    def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
+        """Return the embeddings of the plain views of M images, M×D, not normalised; `progress`
+        names a progress bar."""
+        return encode(
+            self.encoder, images, self.image_size, self.batch_size, self.workers, self.device,
+            progress,
+        )  # fmt: skip
+
+    def fit(
+        self, support: ImageSet, augnum: int = 5, seed: int = 0, normalize: bool = False
+    ) -> Pipeline:
+        """Stage (b): fit f_c on `augnum` augmented copies of each support image (0: on the images
+        as they are). Its `predict_proba` takes embeddings, M×D, to probabilities, M×N."""
+        if augnum == 0:
+            embeddings = self.embed(support)
+        else:
+            copies = _Copies(support, self.image_size, self.aug_plus, augnum, seed)
+            batches = DataLoader(copies, batch_size=32)
+            embeddings = encode_batches(self.encoder, batches, self.device, tqdm(disable=True))
+        labels = np.repeat(support.labels, max(augnum, 1))
+        return fit_classifier(embeddings, labels, normalize)
 
 
 class _Copies(Dataset):
@@ -136,14 +152,3 @@ def knn_score(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
     knn = KNeighborsClassifier(neighbours, metric="cosine", weights="distance")
     scores = score(labels, cross_val_predict(knn, embeddings, labels, cv=folds))
     return {"knn_accuracy": scores["accuracy"], "knn_balanced": scores["average"]}
-
-
-def ready_encoder(args: argparse.Namespace, checkpoint: dict) -> tuple[Encoder, torch.device]:
-    """f_q of a checkpoint, frozen, ready on the device that `args` names, and that device; whether
-    in mixed precision is then in `args`, too."""
-    device = pick_device(args.device, args.gpu)
-    if args.amp is None:
-        args.amp = has_bfloat16(device)
-    encoder = query_encoder(checkpoint)
-    prepare(encoder, device, args.amp)
-    return encoder, device

@@ -10,7 +10,7 @@ from common.errors import InputError
 from models import build_encoder
 from models.resnet12 import ANNEALING_STEPS
 
-from .config import pretraining_parser
+from .config import IMAGE_SIZE, Pretraining
 
 # Their names of the parts, and ours; DistributedDataParallel puts a prefix before them.
 NAMES = (
@@ -52,7 +52,7 @@ def from_released(checkpoint: dict, classifier: dict | None, path: Path) -> dict
     for name in ("query_encoder", "key_encoder"):
         for block in (2, 3):  # they do not keep how far DropBlock's rate has risen
             weights[f"{name}.backbone.blocks.{block}.drop.steps"] = torch.tensor(ANNEALING_STEPS)
-    settings = vars(pretraining_parser().parse_args(["-", "--model_path", "-"]))
+    settings = Pretraining.complete({"image_size": IMAGE_SIZE})
     told = {
         "arch": "resnet12",
         "moco_k": len(weights["queue"]),

@@ -147,8 +147,8 @@ def become(job: Job) -> None:
 def submit_to_slurm(
     jobs: Sequence[Job], root: Path, options: dict[str, str], words: Sequence[str]
 ) -> dict[str, str]:
-    """Have Slurm run `scripts/reproduce.py WORDS --only NAME` for each of `jobs` that is not done,
-    when those that it needs have ended well, and for the table, when all have ended. Returns
+    """Have Slurm run `python -m reproduction WORDS --only NAME` for each of `jobs` that is not
+    done, when those that it needs have ended well, and for the table, when all have ended. Returns
     Slurm's number of each by name; their output goes to the logs in `root`.
 
     `options` are sbatch's own ("partition", …; "" for those without a value). Raises InputError if
@@ -173,7 +173,7 @@ def submit_to_slurm(
             "dependency": ",".join(after),
         }
         flags = [f"--{key}={value}" if value else f"--{key}" for key, value in given.items()]
-        script = [scripts / "slurm" / "job.sbatch", scripts / "reproduce.py", *words]
+        script = [scripts / "slurm" / "job.sbatch", "-m", "reproduction", *words]
         command = ["sbatch", "--parsable", *flags, *script, f"--only={name}"]
         sent = subprocess.run(command, env=environment, capture_output=True, text=True)
         if sent.returncode:

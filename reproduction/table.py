@@ -71,7 +71,7 @@ def heading(study: Study) -> str:
         narrower.append("methods " + ", ".join(study.methods))
     if study.lesion_disjoint:
         narrower.append("lesion-disjoint tasks")
-    if study.epochs <= config.distillation_parser().get_default("dic_interval"):
+    if study.epochs <= config.Distillation.fields()["dic_interval"].default:
         narrower.append("too short for DIC, whose rows are without it")
     title = f"Table {table.number}: {table.dataset}, {table.arch}, {table.n_way}-way"
     return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")

@@ -8,7 +8,6 @@ The name's end says how: .pt or .safetensors, the weights alone (a state dict); 
 program; .onnx, an ONNX graph. Prints the lines that load it.
 """
 
-import sys
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -16,13 +15,12 @@ from pathlib import Path
 import torch
 from torch import nn
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # found from any folder
-
-from common.errors import InputError  # noqa: E402
-from common.files import atomic_write, refuse_to_overwrite  # noqa: E402
-from moco.checkpoint import load_checkpoint, no_classifier, query_encoder, student_classifier  # noqa: E402
-from trainer import cli  # noqa: E402
-from trainer.checkpoint import torch_save  # noqa: E402
+import baselines
+from common.errors import InputError
+from common.files import atomic_write, refuse_to_overwrite
+from moco.checkpoint import load_checkpoint, no_classifier, query_encoder, student_classifier
+from trainer import cli
+from trainer.checkpoint import torch_save
 
 BATCH = 2  # images in the example that programs and graphs are made from
 
@@ -45,6 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     if args.out.suffix not in WRITERS:
         raise InputError(f"{args.out}: its name's end should be one of {', '.join(WRITERS)}")
     refuse_to_overwrite([args.out], args.overwrite)
+    baselines.register_all()
     checkpoint = load_checkpoint(args.checkpoint)
     if args.classifier and (without := no_classifier(checkpoint)):
         raise InputError(

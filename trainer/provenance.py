@@ -15,9 +15,15 @@ from .distributed import processors
 REPOSITORY = Path(__file__).resolve().parent.parent
 
 
+def program() -> str:
+    """Return the name of what was started: a script's, or for `python -m package` the package's."""
+    path = Path(sys.argv[0])
+    return path.parent.name if path.name == "__main__.py" else path.name
+
+
 def command() -> str:
     """What this process was started with, as one would type it."""
-    return shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]])
+    return shlex.join([program(), *sys.argv[1:]])
 
 
 def provenance() -> dict:

@@ -4,12 +4,13 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
-from torch.utils.data import Sampler
 from tqdm import tqdm
 
 from common.errors import InputError, refusing
@@ -17,6 +18,7 @@ from common.seeding import stream_seed
 from datasets.images import ImageSet
 
 from .checkpoint import CHECKPOINT, PREVIOUS
+from .config import Output, Training
 from .distributed import (
     agreed,
     all_mean,
@@ -29,14 +31,45 @@ from .distributed import (
     world_size,
 )
 from .log import RunLog
-from .nan_guard import anomalies_told, require_finite
+from .nan_guard import NanGuard
 from .performance import prepare, sgd
 from .signals import GO_ON, SAVE, Stopped, watching
 
-Load = Callable[[Path, tuple[str, ...]], dict]  # of a checkpoint of one of these stages
-Save = Callable[[Path, dict], None]  # to a folder
-Loader = Iterable  # of (views, rows), with the sampler of the batches as its `batch_sampler`
-Step = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
+StepFn = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
+Loader = Iterable[tuple[list[Tensor], Tensor]]  # of (views, rows)
+Values = dict[str, float]
+
+
+class Batches(Protocol):
+    """The sampler that a loader reads: the batches of `epoch`, from batch `first` on."""
+
+    epoch: int
+    first: int
+    batch_size: int  # over all processes
+
+    def __len__(self) -> int: ...
+
+
+class TrainingSettings(Training, Output):
+    """What the trainer reads of a script's settings."""
+
+
+@dataclass
+class Run:
+    """What a run is and where it goes.
+
+    `about` describes it, in every checkpoint and the log's first line; `save` writes a checkpoint
+    to `folder`. `resumed` is the checkpoint, read from `source`, that it continues from; with
+    `resuming` that is the run in `folder` itself.
+    """
+
+    folder: Path
+    about: dict[str, Any]
+    save: Callable[[Path, dict], None]
+    resumed: dict[str, Any] | None = None
+    source: Path | None = None
+    resuming: bool = False
+    overwrite: bool = field(default=False, kw_only=True)
 
 
 def learning_rate(lr: float, epoch: int, epochs: int, schedule: Sequence[int], cos: bool) -> float:
@@ -46,264 +79,287 @@ def learning_rate(lr: float, epoch: int, epochs: int, schedule: Sequence[int], c
     return lr * 0.1 ** sum(epoch >= milestone for milestone in schedule)
 
 
-def fit(
-    model: nn.Module,
-    step: Step,
-    images: ImageSet,
-    about: dict,
-    *,
-    batches: Sampler,
-    loader: AbstractContextManager[Loader],
-    score: Callable[[nn.Module], dict[str, float]],
-    load: Load,
-    save: Save,
-    device: torch.device,
-    model_path: Path,
-    resume: Path | None,
-    goes_on: bool,
-    overwrite: bool,
-    epochs: int,
-    start_epoch: int | None,
-    lr: float,
-    schedule: Sequence[int],
-    cos: bool,
-    momentum: float,
-    wd: float,
-    amp: bool,
-    compile: bool,
-    seed: int,
-    print_freq: int,
-    knn_every: int,
-    save_minutes: float,
-    detect_anomaly: bool,
-    before_epoch: Callable[[int, bool], dict[str, float]] = lambda epoch, begun: {},
-) -> None:
-    """Train `model` on random views of `images` by SGD, and leave checkpoints and a log.
+def nothing(epoch: int) -> Values:
+    """Compute nothing after an epoch."""
+    return {}
 
-    `step(model, views, rows, epoch)` computes the statistics of a batch, of which "loss" is
-    minimised; its epochs count from 0. `loader` is entered once, for the views of `batches`, the
-    sampler that it reads; `load` and `save` read, check and write checkpoints. `about` goes into
-    every checkpoint. The model is first saved untrained, or taken from the checkpoint `resume`
-    (`goes_on`: which is the one in `model_path`); then saved after each epoch, every `save_minutes`
-    (0: never), and on a signal. Every `knn_every` epochs (0: never) the log gets `score(model)`, on
-    rank 0; what `before_epoch(epoch, begun)` returns goes there, too (`begun`: part of this epoch's
-    steps were taken before). `amp` and `compile` as `prepare` has them. `detect_anomaly` looks at
-    every step, and has torch say which operation made what is no number. Raises InputError when
-    losses or weights are no longer finite numbers, before they are saved; and Stopped after a
-    signal.
+
+class Trainer:
+    """Train a model by SGD on the batches of a loader, and leave checkpoints and a log.
+
+    `step_fn(model, views, rows, epoch)` computes the statistics of a batch, of which "loss" is
+    minimised. `loader` is entered once, for the views of `batches`, the sampler that it reads;
+    `images` are what its rows are of. The state is `epoch`, the number of epochs done, `step`, the
+    number of steps done in the next one, and `totals`, the sums of their statistics.
+
+    Raises InputError if `run.resumed` does not fit, or ranks disagree on where to begin.
     """
-    prepare(model, device, amp, compile)
-    optimizer = sgd(model, lr, momentum, wd)
-    done, begun = 0, None
-    if resume:
-        done, begun = load_training_state(load, resume, about["stage"], model, optimizer, device)
-    if start_epoch is not None and not goes_on:
-        done, begun = start_epoch, None
-    place = begun and begun["steps"]
-    require_alike((done, place, epochs, lr, seed, about["base"], about["task"]), model_path)
-    if goes_on and done >= epochs:
-        if is_main():
-            print(f"{done} epochs were done before: {model_path / CHECKPOINT}")
-        return
-    if is_main():
-        where = torch.cuda.get_device_name(device) if device.type == "cuda" else "processors"
-        after = f", after step {place}" if begun else ""
-        print(
-            f"training on {where}, {world_size()} process(es), {len(images)} images: from epoch "
-            f"{done + 1} of {epochs}{after}", flush=True,
+
+    def __init__(
+        self,
+        model: nn.Module,
+        step_fn: StepFn,
+        images: ImageSet,
+        batches: Batches,
+        loader: AbstractContextManager[Loader],
+        config: TrainingSettings,
+        run: Run,
+        device: torch.device,
+    ):
+        prepare(model, device, config.amp, config.compile)
+        self.model, self.step_fn, self.images = model, step_fn, images
+        self.batches, self.loader, self.config, self.run = batches, loader, config, run
+        self.device = device
+        self.optimizer = sgd(model, config.lr, config.momentum, config.wd)
+        self.guard = NanGuard(
+            images, run.folder / CHECKPOINT, 1 if config.detect_anomaly else config.print_freq
+        )
+        self.epoch = self.step = 0
+        self.totals: dict[str, Tensor] = {}
+        self.part: dict[str, Any] | None = None  # a checkpoint's, until its epoch goes on
+        if run.resumed:
+            with refusing(f"{run.source} does not fit the run that is to go on"):
+                self.load_state_dict(run.resumed)
+        if config.start_epoch is not None and not run.resuming:
+            self.epoch, self.step, self.part = config.start_epoch, 0, None
+        about = run.about
+        require_alike(
+            (self.epoch, self.step, config.epochs, config.lr, config.seed, about["base"],
+             about["task"]), run.folder,
         )  # fmt: skip
-    log = RunLog(model_path, {"start_epoch": done, **about}, overwrite and not goes_on, done)
 
-    def write(done: int, part: dict | None = None) -> None:
-        state = {"state_dict": model.state_dict(), "optimizer": optimizer.state_dict()}
-        save(model_path, {**about, "epoch": done, "part": part, **state})
+    def state_dict(self) -> dict[str, Any]:
+        """Return what a checkpoint holds of the training. In the middle of an epoch all ranks must
+        call it: each has random numbers, running statistics and totals of its own."""
+        part = self.part
+        if self.step and part is None:
+            part = {"steps": self.step, "processes": gather_objects(self.rank_state())}
+        return {
+            "epoch": self.epoch,
+            "part": part,
+            "state_dict": self.model.state_dict(),
+            "optimizer": self.optimizer.state_dict(),
+        }
 
-    def keep(done: int, values: dict[str, float]) -> None:
-        """Log and save what `done` epochs have come to."""
-        average_running_statistics(model)
-        if is_main():
-            if knn_every and (done % knn_every == 0 or done == epochs):
-                values = values | score(model)
-            if values:
-                log.epoch(done, values)
-            write(done)
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go where `state_dict` was taken. Raises ValueError, or what torch raises, if it does not
+        fit the model, or other ranks than these were in the middle of an epoch."""
+        self.model.load_state_dict(state["state_dict"])
+        load_momentum(self.optimizer, state["optimizer"])
+        self.epoch, self.part = state["epoch"], state.get("part")
+        if self.part and len(self.part["processes"]) != world_size():
+            raise InputError(
+                f"{self.run.source} was saved in the middle of an epoch by "
+                f"{len(self.part['processes'])} process(es), not {world_size()}; go on with as many"
+            )
+        self.step = self.part["steps"] if self.part else 0
 
-    recent: list[tuple[int, Tensor, Tensor]] = []  # steps whose loss nobody has looked at
+    def rank_state(self) -> dict[str, Any]:
+        """Return what in the middle of an epoch is each rank's own."""
+        state = {
+            "random": torch.get_rng_state(),
+            "running": {name: b.cpu() for name, b in running_statistics(self.model).items()},
+            "totals": {name: total.cpu() for name, total in self.totals.items()},
+        }
+        if self.device.type == "cuda":
+            state["random_cuda"] = torch.cuda.get_rng_state(self.device)
+        return state
 
-    def pause(epoch: int, steps: int, totals: dict[str, Tensor]) -> None:
-        """Between two steps, the last one excepted: save, and stop, if that is wanted."""
-        word = watch.wanted()
-        if word != GO_ON or len(recent) >= (1 if detect_anomaly else print_freq):
-            weights = model.state_dict() if word != GO_ON else {}
-            require_finite(recent, weights, images, epoch, model_path / CHECKPOINT)
-        if word != GO_ON:
-            own = own_state(model, totals, device)
-            part = {"steps": steps, "processes": gather_objects(own)}
+    def load_rank_state(self, state: dict[str, Any]) -> None:
+        """The reverse of `rank_state`."""
+        torch.set_rng_state(state["random"])
+        if self.device.type == "cuda" and "random_cuda" in state:
+            torch.cuda.set_rng_state(state["random_cuda"], self.device)
+        for name, buffer in running_statistics(self.model).items():
+            buffer.copy_(state["running"][name])
+        self.totals = {name: total.to(self.device) for name, total in state["totals"].items()}
+
+    def fit(
+        self,
+        after_epoch: Callable[[int], Values] = nothing,
+        score: Callable[[int], Values] = nothing,
+    ) -> None:
+        """Train until `config.epochs` are done, from wherever the state is.
+
+        Saves before the first epoch and after each, every `config.save_minutes` (0: never), and on
+        a signal. `after_epoch(epoch)`, on all ranks, and `score(epoch)`, on rank 0 and before the
+        first epoch too, add to an epoch's line of the log. Raises InputError when losses or weights
+        are no longer finite, before they are saved; and Stopped after a signal.
+        """
+        config, run = self.config, self.run
+        if run.resuming and self.epoch >= config.epochs:
             if is_main():
-                write(epoch, part)
-                print(f"saved in epoch {epoch + 1}, after step {steps}", flush=True)
-            if word != SAVE:
-                barrier()
-                raise Stopped(word)
-
-    if not goes_on:
-        keep(done, {})
+                print(f"{self.epoch} epochs were done before: {run.folder / CHECKPOINT}")
+            return
+        self.announce()
+        self.log = RunLog(
+            run.folder, {"start_epoch": self.epoch, **run.about},
+            run.overwrite and not run.resuming, self.epoch,
+        )  # fmt: skip
+        if not run.resuming:
+            self.keep({}, score)
+            if is_main():
+                (run.folder / PREVIOUS).unlink(missing_ok=True)  # another run's
+        self.parallel = in_parallel(self.model, self.device)
+        self.bar = self.progress_bar()
+        with self.bar, self.loader as loader, watching(config.save_minutes, agreed) as watch:
+            for epoch in range(self.epoch, config.epochs):
+                self.start_epoch(epoch)
+                with self.guard.detecting_anomalies(config.detect_anomaly, epoch):
+                    for views, rows in loader:
+                        self.train_step(views, rows)
+                        if self.step < len(self.batches):
+                            self.handle(watch.wanted())
+                values = self.finish_epoch()
+                values |= after_epoch(self.epoch)
+                self.keep(values, score)
+                if self.epoch < config.epochs and (action := watch.wanted()) > SAVE:
+                    self.stop(action)
+        barrier()  # nobody leaves before the last checkpoint is written
         if is_main():
-            (model_path / PREVIOUS).unlink(missing_ok=True)  # another run's
-    wrapped = in_parallel(model, device)
-    batches.first = begun["steps"] if begun else 0
-    size = len(batches) * batches.batch_size  # of an epoch, in images
-    bar = tqdm(
-        initial=done * size + batches.first * batches.batch_size,
-        total=max(done, epochs) * size,
-        unit="img",
-        disable=None if is_main() else True,  # None: where it would go to a file
-    )
-    with bar, loader as served, watching(save_minutes, agreed) as watch:
-        for epoch in range(done, epochs):
-            bar.set_description(f"epoch {epoch + 1}/{epochs}")
-            for group in optimizer.param_groups:
-                group["lr"] = learning_rate(lr, epoch, epochs, schedule, cos)
-            batches.epoch = epoch
-            in_force = before_epoch(epoch, begun is not None)
-            # What is random in a step then depends on the epoch it is in, not on where the run
-            # was started or resumed.
-            torch.manual_seed(stream_seed("steps", seed, epoch, rank()))
-            totals = {}
-            if begun:
-                with refusing(f"{resume} does not fit the run that is to go on"):
-                    totals = restore_own_state(model, begun, device)
-            started, taken = time.perf_counter(), len(batches) - batches.first
-            last = model_path / CHECKPOINT
-            with anomalies_told(detect_anomaly, recent, images, epoch, last):
-                values = train_one_epoch(
-                    wrapped, step, served, optimizer, device, epoch, bar, print_freq, totals, pause,
-                    recent,
-                )  # fmt: skip
-            require_finite(recent, model.state_dict(), images, epoch, last)
-            seconds = (time.perf_counter() - started) * len(batches) / taken
-            begun, batches.first = None, 0
-            in_force["lr"] = optimizer.param_groups[0]["lr"]
-            speed = {"seconds": seconds, "images_per_second": size / seconds}
-            keep(epoch + 1, values | in_force | speed)
-            if epoch + 1 < epochs and (word := watch.wanted()) > SAVE:
-                barrier()
-                raise Stopped(word)
-    barrier()  # nobody leaves before the last checkpoint is written
-    if is_main():
-        print(f"{max(done, epochs)} epochs done: {model_path / CHECKPOINT}")
+            print(f"{max(self.epoch, config.epochs)} epochs done: {run.folder / CHECKPOINT}")
+
+    def start_epoch(self, epoch: int) -> None:
+        """Set what an epoch depends on: its batches, learning rate and random numbers, which depend
+        on the epoch, not on where the run was started or resumed."""
+        config = self.config
+        self.bar.set_description(f"epoch {epoch + 1}/{config.epochs}")
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate(
+                config.lr, epoch, config.epochs, config.schedule, config.cos
+            )
+        self.batches.epoch, self.batches.first = epoch, self.step
+        torch.manual_seed(stream_seed("steps", config.seed, epoch, rank()))
+        if self.part:
+            with refusing(f"{self.run.source} does not fit the run that is to go on"):
+                self.load_rank_state(self.part["processes"][rank()])
+            self.part = None
+        self.parallel.train()
+        self.began, self.began_at = time.perf_counter(), self.step
+
+    def train_step(self, views: list[Tensor], rows: Tensor) -> None:
+        """Take one step of SGD on a batch."""
+        statistics = take_step(
+            self.parallel, self.step_fn, self.optimizer, views, rows, self.epoch, self.device,
+            lambda loss: self.guard.note(self.step, rows, loss),
+        )  # fmt: skip
+        for name, value in statistics.items():
+            self.totals[name] = self.totals.get(name, 0) + value.detach()
+        if self.step % self.config.print_freq == 0:  # reading a value waits for the device
+            self.bar.set_postfix(loss=f"{statistics['loss'].item():.4f}", refresh=False)
+        self.step += 1
+        self.bar.update(self.batches.batch_size)
+
+    def handle(self, action: int) -> None:
+        """Between two steps: look for NaN where that is due; save, and stop, if that is wanted."""
+        if action != GO_ON or self.guard.due:
+            self.guard.check(self.epoch, self.model.state_dict() if action != GO_ON else {})
+        if action != GO_ON:
+            self.save()
+            if is_main():
+                print(f"saved in epoch {self.epoch + 1}, after step {self.step}", flush=True)
+        if action > SAVE:
+            self.stop(action)
+
+    def finish_epoch(self) -> Values:
+        """Return the statistics' means over the epoch and all ranks, learning rate and speed."""
+        steps = len(self.batches)
+        values = {name: all_mean(total / steps).item() for name, total in self.totals.items()}
+        self.guard.check(self.epoch, self.model.state_dict())
+        seconds = (time.perf_counter() - self.began) * steps / (steps - self.began_at)
+        values["lr"] = self.optimizer.param_groups[0]["lr"]
+        values["seconds"] = seconds
+        values["images_per_second"] = steps * self.batches.batch_size / seconds
+        average_running_statistics(self.model)
+        self.epoch, self.step, self.totals = self.epoch + 1, 0, {}
+        return values
+
+    def keep(self, values: Values, score: Callable[[int], Values]) -> None:
+        """Log and save what the epochs so far have come to."""
+        if is_main():
+            if values := values | score(self.epoch):
+                self.log.epoch(self.epoch, values)
+            self.save()
+
+    def save(self) -> None:
+        """Write a checkpoint, on rank 0."""
+        state = self.state_dict()
+        if is_main():
+            self.run.save(self.run.folder, {**self.run.about, **state})
+
+    def stop(self, action: int) -> None:
+        """End the run as a signal asks. Raises Stopped on all ranks, once all are here."""
+        barrier()
+        raise Stopped(action)
+
+    def announce(self) -> None:
+        """Say what is trained, on what, and from where on."""
+        if not is_main():
+            return
+        gpu = self.device.type == "cuda"
+        where = torch.cuda.get_device_name(self.device) if gpu else "processors"
+        after = f", after step {self.step}" if self.step else ""
+        print(
+            f"training on {where}, {world_size()} process(es), {len(self.images)} images: from "
+            f"epoch {self.epoch + 1} of {self.config.epochs}{after}", flush=True,
+        )  # fmt: skip
+
+    def progress_bar(self) -> tqdm:
+        """Return a bar over the images of all epochs; hidden where it would go to a file."""
+        size = len(self.batches) * self.batches.batch_size
+        return tqdm(
+            initial=self.epoch * size + self.step * self.batches.batch_size,
+            total=max(self.epoch, self.config.epochs) * size,
+            unit="img",
+            disable=None if is_main() else True,
+        )
 
 
-def require_alike(state: tuple, model_path: Path) -> None:
-    """Raise InputError, in all processes, if they are not about to begin with the same `state`."""
+def take_step(
+    model: nn.Module,
+    step_fn: StepFn,
+    optimizer: torch.optim.Optimizer,
+    views: list[Tensor],
+    rows: Tensor,
+    epoch: int,
+    device: torch.device,
+    note: Callable[[Tensor], None] = lambda loss: None,
+) -> dict[str, Tensor]:
+    """Take one step of an optimizer on a batch; `note` is told the loss before its gradients are
+    computed. Returns the batch's statistics."""
+    views = [view.to(device, non_blocking=True) for view in views]
+    optimizer.zero_grad(set_to_none=True)
+    statistics = step_fn(model, views, rows.to(device, non_blocking=True), epoch)
+    note(statistics["loss"])
+    statistics["loss"].backward()
+    optimizer.step()
+    return statistics
+
+
+def require_alike(state: tuple, folder: Path) -> None:
+    """Raise InputError, on all ranks, if they are not about to begin with the same `state`."""
     if len(set(map(repr, gather_objects(state)))) > 1:
         raise InputError(
             "the processes were given different arguments or data, or see different files in "
-            f"{model_path}; all must be and see the same"
+            f"{folder}; all must be and see the same"
         )
 
 
 def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model`, whose gradients become the mean over all processes while they are computed."""
+    """`model`, whose gradients become the mean over all ranks while they are computed."""
     if world_size() == 1:
         return model
     device_ids = [device] if device.type == "cuda" else None
     wrapped = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
-    wrapped.broadcast_buffers = False  # each process has its own BatchNorm statistics
+    wrapped.broadcast_buffers = False  # each rank has its own BatchNorm statistics
     return wrapped
-
-
-def load_training_state(
-    load: Load,
-    path: Path,
-    stage: str,
-    model: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-) -> tuple[int, dict | None]:
-    """Put `model` and `optimizer` where the checkpoint at `path` left them. Returns the number of
-    epochs done, and where in the next one it was, if it was. Raises InputError as `load` does,
-    or if other processes than these were in the middle of an epoch."""
-    checkpoint = load(path, (stage,))
-    with refusing(f"{path} does not fit the run that is to go on"):
-        model.load_state_dict(checkpoint["state_dict"])
-        load_momentum(optimizer, checkpoint["optimizer"])
-    begun = checkpoint.get("part")
-    if begun and len(begun["processes"]) != world_size():
-        raise InputError(
-            f"{path} was saved in the middle of an epoch by {len(begun['processes'])} process(es), "
-            f"not {world_size()}; go on with as many"
-        )
-    return checkpoint["epoch"], begun
 
 
 def load_momentum(optimizer: torch.optim.Optimizer, saved: dict) -> None:
     """Give SGD the momentum that was saved; its settings are the run's. Raises ValueError if that
-    does not fit the weights, or is no finite numbers."""
+    does not fit the weights, or is not finite."""
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
     for theta, state in optimizer.state.items():
         momentum = state["momentum_buffer"]
         if momentum.shape != theta.shape or not momentum.isfinite().all():
             raise ValueError("the momentum of its weights is not of their shape, or not finite")
-
-
-def own_state(model: nn.Module, totals: dict[str, Tensor], device: torch.device) -> dict:
-    """What of a run's state in the middle of an epoch is each process's own: the random numbers to
-    come, running statistics, and the statistics so far."""
-    state = {
-        "random": torch.get_rng_state(),
-        "running": {name: b.cpu() for name, b in running_statistics(model).items()},
-        "totals": {name: total.cpu() for name, total in totals.items()},
-    }
-    if device.type == "cuda":
-        state["random_cuda"] = torch.cuda.get_rng_state(device)
-    return state
-
-
-def restore_own_state(model: nn.Module, begun: dict, device: torch.device) -> dict[str, Tensor]:
-    """The reverse of `own_state`, for this process. Returns the statistics so far."""
-    state = begun["processes"][rank()]
-    torch.set_rng_state(state["random"])
-    if device.type == "cuda" and "random_cuda" in state:
-        torch.cuda.set_rng_state(state["random_cuda"], device)
-    for name, buffer in running_statistics(model).items():
-        buffer.copy_(state["running"][name])
-    return {name: total.to(device) for name, total in state["totals"].items()}
-
-
-def train_one_epoch(
-    model: nn.Module,
-    step: Step,
-    loader: Loader,
-    optimizer: torch.optim.Optimizer,
-    device: torch.device,
-    epoch: int,
-    bar: tqdm,
-    print_freq: int,
-    totals: dict[str, Tensor] | None = None,
-    pause: Callable[[int, int, dict[str, Tensor]], None] = lambda epoch, steps, totals: None,
-    recent: list[tuple[int, Tensor, Tensor]] | None = None,
-) -> dict[str, float]:
-    """One pass over `loader`, or what is left of it after steps that add up to `totals`.
-
-    Returns the epoch's mean of each statistic, over all processes. `pause(epoch, steps, totals)` is
-    called after each of its steps but the last. The steps' numbers, rows and losses go to `recent`.
-    """
-    model.train()
-    totals = totals or {}
-    recent = [] if recent is None else recent
-    for number, (views, rows) in enumerate(loader, loader.batch_sampler.first):
-        views = [view.to(device, non_blocking=True) for view in views]
-        optimizer.zero_grad(set_to_none=True)
-        statistics = step(model, views, rows.to(device, non_blocking=True), epoch)
-        recent.append((number, rows, statistics["loss"].detach()))
-        statistics["loss"].backward()
-        optimizer.step()
-        for name, value in statistics.items():
-            totals[name] = totals.get(name, 0) + value.detach()
-        if number % print_freq == 0:  # reading a value waits for the device
-            bar.set_postfix(loss=f"{statistics['loss'].item():.4f}", refresh=False)
-        bar.update(loader.batch_sampler.batch_size)
-        if number + 1 < len(loader):
-            pause(epoch, number + 1, totals)
-    return {name: all_mean(total / len(loader)).item() for name, total in totals.items()}

@@ -1,0 +1,218 @@
+"""Reproduce a table of the papers, or a narrower form of it.
+
+python -m reproduction --list
+python -m reproduction --table 5 --dry-run
+python -m reproduction --table 5 --data DATA --out runs/tables
+"""
+
+import argparse
+import itertools
+import json
+import shlex
+import sys
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import baselines
+from common.errors import InputError, listed, refusing
+from common.files import atomic_write, parse_json, require_writable
+from datasets import Collection, lesion_groups, open_dataset
+from datasets.episode import draw_task
+from datasets.images import describe, require_fingerprint
+from moco import config
+from models import BACKBONES, MIN_IMAGE_SIZE
+from reproduction.plan import (
+    METHODS,
+    SEEDS,
+    Study,
+    Table,
+    jobs_of,
+    read_tables,
+)
+from reproduction.run import TABLE, become, run_here, submit_to_slurm
+from reproduction.table import heading, write_table
+from trainer import cli
+
+
+def make_parser() -> cli.ArgumentParser:
+    parser = cli.ArgumentParser("Reproduce a table of the papers, or a narrower form of it.")
+    add = parser.add_argument_group("what").add_argument
+    add("--list", action="store_true", help="name the tables and what they cost")
+    add("--table", type=int, choices=sorted(read_tables()), help="number in the journal paper")
+    add("--data", type=Path, metavar="DATA", help="data folder")
+    add(
+        "--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="folder for everything"
+    )
+    add("--dry-run", action="store_true", help="print the commands instead of running them")
+    add = parser.add_argument_group("narrower than the papers (the heading says so)").add_argument
+    add("--epochs", type=cli.positive, default=config.EPOCHS, metavar="N",
+        help="of each training; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
+    size = cli.number(int, MIN_IMAGE_SIZE)
+    add("--image-size", type=size, default=config.IMAGE_SIZE, metavar="PIXELS",
+        help="width and height")  # fmt: skip
+    add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
+    add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",
+        help="of the tasks, and of what is trained on them")  # fmt: skip
+    add("--shots", nargs="+", metavar="K", help="support images a class (default: the table's)")
+    add("--methods", nargs="+", metavar="NAME", help="rows (default: all that are built)")
+    add("--lesion-disjoint", action="store_true",
+        help="stricter: no query image shows a lesion of the support set (ISIC)")  # fmt: skip
+    add(
+        "--amp",
+        action="store_true",
+        help="train in mixed precision (bfloat16); without, in 32 bits on GPUs, too",
+    )
+    group = parser.add_argument_group("where it runs")
+    add = group.add_argument
+    add("--executor", choices=["local", "slurm"], default="local", help="here, or as Slurm jobs")
+    add("--jobs", type=cli.positive, default=1, metavar="N",
+        help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
+    add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
+        help="sbatch's options for each job, without hyphens: gres=gpu:1 time=1440")  # fmt: skip
+    add("--only", metavar="NAME", help="one job alone, by the name that is printed, or `table`")
+    add("--device", metavar="DEVICE", help="passed on to every command")
+    add("-j", "--workers", type=cli.natural, metavar="N", help="passed on to every command")
+    return parser
+
+
+def parse(argv: list[str] | None) -> argparse.Namespace:
+    parser = make_parser()
+    args = parser.parse_args(argv)
+    if not args.list and args.table is None:
+        parser.error("--table N or --list is needed")
+    if not (args.list or args.dry_run or args.data):
+        parser.error("--data DATA is needed, but for --list and --dry-run")
+    return args
+
+
+def study_of(table: Table, args: argparse.Namespace) -> Study:
+    """Raises InputError for rows or shots that the table does not have, or that are not built."""
+    built = [method for method in table.methods if method in METHODS]
+    methods, shots = args.methods or built, args.shots or table.shots
+    for flag, given, known in (("methods", methods, built), ("shots", shots, table.shots)):
+        if unknown := [value for value in given if value not in known]:
+            raise InputError(
+                f"--{flag} {listed(unknown)}: table {table.number} has {', '.join(known)}"
+            )
+    machine = []
+    for flag, value in (("--device", args.device), ("--workers", args.workers)):
+        machine += [flag, str(value)] if value is not None else []
+    data, out = args.data or Path("DATA"), args.out
+    if not args.dry_run:  # commands run in the repository
+        data, out = data.resolve(), out.resolve()
+    return Study(
+        table=table,
+        data=data,
+        out=out,
+        arch=args.arch or table.arch,
+        image_size=args.image_size,
+        epochs=args.epochs,
+        seeds=tuple(dict.fromkeys(args.seeds)),
+        shots=tuple(shot for shot in table.shots if shot in shots),
+        methods=tuple(method for method in built if method in methods),
+        lesion_disjoint=args.lesion_disjoint,
+        amp=args.amp,
+        machine=tuple(machine),
+    )  # fmt: skip
+
+
+def show_tables(args: argparse.Namespace) -> None:
+    """A line a table: number, data, backbone, shots, rows, what it costs in encoder-epochs
+    (passes of training over the base images; training on support sets costs next to nothing)."""
+    print(f"{'table':6}{'data':10}{'backbone':13}{'encoder-epochs':>15}  shots; methods")
+    for table in read_tables().values():
+        args.methods = args.shots = None
+        jobs = jobs_of(study_of(table, args))
+        cost = sum(
+            job.epochs for job in jobs if job.epochs and job.name.startswith(("encoder", "student"))
+        )
+        print(
+            f"{table.number:<6}{table.dataset:10}{args.arch or table.arch:13}{cost:>15,}  "
+            f"{', '.join(table.shots)}; {', '.join(m for m in table.methods if m in METHODS)}"
+        )
+
+
+def main(argv: list[str] | None = None) -> None:
+    args = parse(argv)
+    baselines.register_all()
+    if args.list:
+        return show_tables(args)
+    study = study_of(read_tables()[args.table], args)
+    jobs = jobs_of(study)
+    if args.dry_run:
+        for job in jobs:
+            print(shlex.join(["python", *job.command]))
+        return None
+    if args.only and args.only != TABLE:
+        by_name = {job.name: job for job in jobs}
+        if args.only not in by_name:
+            raise InputError(f"--only {args.only}: there are {listed(by_name)} and {TABLE}")
+        return become(by_name[args.only])
+    require_writable(study.root)
+    data = open_dataset(study.data)
+    if data.name != study.table.dataset:
+        raise InputError(
+            f"table {args.table} is of {study.table.dataset}, but {args.data} is {data.name}"
+        )
+    lesions = lesion_groups(study.data) if study.lesion_disjoint else None
+    for shot, seed in itertools.product(study.shots, study.seeds):  # is each task possible?
+        k_shot = None if shot == "all" else int(shot)
+        how = (study.table.n_way, k_shot, seed, lesions, study.rare_split)
+        draw_task(data.rare, *how).query(data.rare)
+    study = replace(study, images=len(data.base) + len(data.rare))
+    require_same_images(study.root, data)
+    words = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "-m", "reproduction", *_without_paths(words)])
+    print(heading(study))
+    if args.executor == "slurm" and not args.only:
+        given = dict(word.partition("=")[::2] for word in args.slurm)
+        for name, number in submit_to_slurm(jobs, study.root, given, words).items():
+            print(f"{number}  {name}")
+        print(f"submitted; the table will be in {study.root}, the jobs' output is in its logs")
+        return None
+    try:
+        if not args.only:
+            run_here(jobs, study.root / "logs", args.jobs)
+    finally:
+        print(write_table(study, command))
+        print(f"written: {study.root}")
+
+
+def require_same_images(root: Path, data: Collection) -> None:
+    """Raises InputError if the runs in `root` are of other images than `data`; notes which they are
+    if there is nothing yet."""
+    path = root / "images.json"
+    here = {"base": data.base.fingerprint(), "rare": data.rare.fingerprint()}
+    if not path.exists():
+        with atomic_write(path) as file:
+            file.write(json.dumps(here, indent=1).encode())
+        return
+    with refusing(f"{path} is broken; remove it"):
+        there = parse_json(path.read_bytes(), newest=0)
+        for part in here:
+            require_fingerprint(there[part])
+    for part, what in here.items():
+        if there[part] != what:
+            raise InputError(
+                f"the runs in {root} are of {describe(there[part])}, but the data folder holds "
+                f"{describe(what)}; choose another --out"
+            )
+
+
+def _without_paths(words: list[str]) -> list[str]:
+    """The command as the table quotes it: the folders are nobody else's, --only is Slurm's."""
+    names = {"--data": "DATA", "--out": "OUT"}
+    words = [word for word in words if not word.startswith("--only=")]
+    words = [part for word in words for part in _parts(word, names)]
+    return [names.get(before, word) for before, word in zip(["", *words], words)]
+
+
+def _parts(word: str, flags: Iterable[str]) -> list[str]:
+    """`--data=x` as two words."""
+    flag, equals, value = word.partition("=")
+    return [flag, value] if equals and flag in flags else [word]
+
+
+if __name__ == "__main__":
+    cli.run(main)
