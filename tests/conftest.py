@@ -13,7 +13,11 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.scratch import Scratch
+from baselines.simclr import SimCLRSettings
+from baselines.srl import SRL
 from datasets import papsmear, synthetic
+from moco.config import Distillation, Labelling, Pretraining, Testing
 from trainer import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -46,9 +50,20 @@ def smears(tmp_path_factory) -> Path:
     return root
 
 
+SETTINGS = {
+    "main_moco": Pretraining,
+    "generate_pseudo": Labelling,
+    "main_distill": Distillation,
+    "test": Testing,
+    "baselines.scratch": Scratch,
+    "baselines.simclr": SimCLRSettings,
+    "baselines.srl": SRL,
+}
+
+
 def load_script(name: str):
     """A script as a module (`test` would be the standard library's otherwise)."""
-    if name.startswith("baselines."):
+    if "." in name:
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"{name}.py")
     module = importlib.util.module_from_spec(spec)

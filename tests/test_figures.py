@@ -1,4 +1,4 @@
-"""scripts/figures.py on what the scripts really write."""
+"""python -m plots on what the scripts really write."""
 
 import shutil
 import sys
@@ -15,7 +15,7 @@ FIGURES = "curves", "pseudo-labels", "confusion", "tsne"
 
 
 def test_every_figure_of_a_chain(chain: Chain, data, tmp_path, capsys):
-    call("scripts/figures", chain.root, "--data", data, "--out", tmp_path, "-j", 0)
+    call("plots.__main__", chain.root, "--data", data, "--out", tmp_path, "-j", 0)
     made = {path.stem: path for path in tmp_path.glob("*.png")}
     lookalikes = {name for name in made if name.startswith("lookalikes-")}
     assert set(made) - lookalikes == set(FIGURES) and len(lookalikes) == 1
@@ -33,26 +33,26 @@ def test_an_image_that_is_broken(chain: Chain, data, tmp_path, capsys):
     query.paths[0].write_bytes(b"")
     words = [chain.student, "--data", root, "--only", "tsne", "--out", out, "-j", 0]
     with pytest.raises(InputError):
-        call("scripts/figures", *words)
+        call("plots.__main__", *words)
     assert "not an image" in capsys.readouterr().out
-    call("scripts/figures", *words, "--skip-unreadable")
+    call("plots.__main__", *words, "--skip-unreadable")
     assert [path.name for path in out.iterdir()] == ["tsne.png"]
 
 
 def test_formats_choice_and_overwriting(chain: Chain, tmp_path, capsys, monkeypatch):
     words = [chain.root, "--out", tmp_path, "--only", "confusion", "--format", "svg"]
-    call("scripts/figures", *words)
+    call("plots.__main__", *words)
     assert [path.name for path in tmp_path.iterdir()] == ["confusion.svg"]
     first = (tmp_path / "confusion.svg").read_text()
     assert "Predicted class" in first  # text stays text
-    said = refused(capsys, monkeypatch, "scripts/figures", *words)
+    said = refused(capsys, monkeypatch, "plots.__main__", *words)
     assert "would be overwritten" in said
-    call("scripts/figures", *words, "--overwrite")
+    call("plots.__main__", *words, "--overwrite")
 
 
 def test_images_are_needed_for_some(chain: Chain, tmp_path, capsys, monkeypatch):
     said = refused(
-        capsys, monkeypatch, "scripts/figures", chain.labels, "--out", tmp_path, "--only", "tsne"
+        capsys, monkeypatch, "plots.__main__", chain.labels, "--out", tmp_path, "--only", "tsne"
     )
     assert "nothing for tsne" in said
 
@@ -64,19 +64,17 @@ def test_a_checkpoint_that_is_gone(chain: Chain, data, tmp_path, capsys):
     for path in chain.student.glob("test_*"):
         text = path.read_text().replace(str(chain.student), str(tmp_path / "gone"))
         (moved / path.name).write_text(text)
-    call("scripts/figures", moved, "--data", data, "--out", tmp_path / "figures", "-j", 0)
+    call("plots.__main__", moved, "--data", data, "--out", tmp_path / "figures", "-j", 0)
     assert "gone" in capsys.readouterr().out
     assert [path.name for path in (tmp_path / "figures").iterdir()] == ["confusion.png"]
 
 
 def test_without_matplotlib(chain: Chain, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    said = refused(capsys, monkeypatch, "scripts/figures", chain.root, "--out", tmp_path)
+    said = refused(capsys, monkeypatch, "plots.__main__", chain.root, "--out", tmp_path)
     assert "pip install matplotlib" in said
 
 
 @pytest.mark.parametrize("flag", ["--only", "--format"])
 def test_unknown_choices(flag, capsys, monkeypatch):
-    assert "invalid choice" in refused(
-        capsys, monkeypatch, "scripts/figures", ".", flag, "nonsense"
-    )
+    assert "invalid choice" in refused(capsys, monkeypatch, "plots.__main__", ".", flag, "nonsense")

@@ -59,7 +59,7 @@ def test_from_own_images_to_predictions(kind, folder, tmp_path):
     assert len(rows) == len(list((folder / "scar").iterdir()))
     assert set(rows[0]) == {"image", "prediction", *(f"p_{name}" for name in RARE)}
     drawn = ["--only", "tsne", "--out", tmp_path / "figures", "-j", 0]
-    call("scripts/figures", d, "--data", place, *drawn)  # nor do the figures ask again
+    call("plots.__main__", d, "--data", place, *drawn)  # nor do the figures ask again
 
 
 def test_other_classes_later_are_refused(folder, tmp_path, capsys, monkeypatch):

@@ -1,24 +1,22 @@
 """What the README says to type can be typed."""
 
+import functools
 import re
 import shlex
 
 import pytest
 
-from conftest import REPOSITORY, load_script
-from moco import config
+from conftest import REPOSITORY, SETTINGS, load_script
+from trainer.settings import parser_of
 
 README = (REPOSITORY / "README.md").read_text()
 PARSERS = {
-    "main_moco.py": config.pretraining_parser,
-    "generate_pseudo.py": config.labelling_parser,
-    "main_distill.py": config.distillation_parser,
-    "test.py": config.testing_parser,
-    "-m baselines.scratch": config.scratch_parser,
-    "-m baselines.simclr": config.simclr_parser,
-    "-m baselines.srl": config.srl_parser,
-    "scripts/reproduce.py": load_script("scripts/reproduce").make_parser,
-    "scripts/figures.py": load_script("scripts/figures").make_parser,
+    **{
+        (f"-m {name}" if "." in name else f"{name}.py"): functools.partial(parser_of, cls)
+        for name, cls in SETTINGS.items()
+    },
+    "-m reproduction": load_script("reproduction.__main__").make_parser,
+    "-m plots": functools.partial(parser_of, load_script("plots.__main__").Drawing),
     "scripts/export.py": load_script("scripts/export").make_parser,
 }
 COMMANDS = re.findall(r"(?:^    |`)python ((?:" + "|".join(PARSERS) + r") [^`\n]+)", README, re.M)
@@ -39,8 +37,9 @@ def test_command(command):
 def test_links_and_flags_exist():
     for target in re.findall(r"\]\(([^)#:]+)\)", README):
         assert (REPOSITORY / target).exists(), target
-    known = {flag for make in PARSERS.values() for flag in make()._option_string_actions}
-    assert set(re.findall(r"(?<=`)--[a-z0-9_-]+", README)) <= known
+    known = " ".join(make().format_help() for make in PARSERS.values())
+    for flag in set(re.findall(r"(?<=`)--[a-z0-9_-]+", README)):
+        assert flag.replace("_", "-") in known, flag
 
 
 def test_scripts_it_names_exist():

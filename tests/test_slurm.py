@@ -170,7 +170,7 @@ def test_what_needs_a_stage_that_fails_is_not_run(images, tmp_path):
 
 def test_two_tables_share_a_run_that_is_requeued(smears, tmp_path):
     narrow = "--table 5 --epochs 80 --image-size 32 --shots 1 --seeds 0 -j 0 --methods moco_v1"
-    command = ["python", "scripts/reproduce.py", *narrow.split(), "--data", smears]
+    command = ["python", "-m", "reproduction", *narrow.split(), "--data", smears]
     command += ["--out", tmp_path, "--executor", "slurm", "--slurm", "time=5"]
     both = [submitted(call(*command)) for _ in range(2)]
     root = tmp_path / "papsmear-conv4-32px-80epochs"

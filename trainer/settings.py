@@ -60,7 +60,7 @@ class Setting:
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
             and (self.below is None or value < self.below)
-            and math.isfinite(value)
+            and not (isinstance(value, float) and not math.isfinite(value))
         )
 
 

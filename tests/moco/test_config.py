@@ -1,30 +1,23 @@
 """Flags: both spellings, true defaults in the help, and none that nothing reads."""
 
-import argparse
+import dataclasses
 import re
 
 import pytest
 
-from conftest import TINY, call
-from moco import config
-from trainer import cli
+from conftest import SETTINGS, TINY, call, load_script
+from moco.config import Pretraining
+from trainer import settings
+from trainer.settings import Settings, parse, parser_of, resolve
 
-PARSERS = {
-    "main_moco": (config.pretraining_parser, ["DATA", "--model_path", "OUT"]),
-    "generate_pseudo": (
-        config.labelling_parser,
-        ["--datadir", "DATA", "--resume", "A", "--savedir", "OUT"],
-    ),
-    "main_distill": (
-        config.distillation_parser,
-        ["DATA", "--model_path", "OUT", "--savedir", "LABELS"],
-    ),
-    "test": (config.testing_parser, ["DATA", "--resume", "A"]),
-    "baselines.scratch": (config.scratch_parser, ["DATA", "--model_path", "OUT"]),
-    "baselines.simclr": (config.simclr_parser, ["DATA", "--model_path", "OUT"]),
-    "baselines.srl": (config.srl_parser, ["DATA", "--model_path", "OUT"]),
+MINIMAL = {
+    "main_moco": ["DATA", "--model_path", "OUT"],
+    "generate_pseudo": ["--datadir", "DATA", "--resume", "A", "--savedir", "OUT"],
+    "main_distill": ["DATA", "--model_path", "OUT", "--savedir", "LABELS"],
+    "test": ["DATA", "--resume", "A"],
+    **{name: ["DATA", "--model_path", "OUT"] for name in SETTINGS if "." in name},
 }
-EVERY_SCRIPT = pytest.mark.parametrize("script", PARSERS)
+EVERY_SCRIPT = pytest.mark.parametrize("script", SETTINGS)
 COMMANDS = {
     "main_moco": "--arch resnet12 --epochs 200 -b 16 -j 4 --dist-url tcp://localhost:10001 "
     "--multiprocessing-distributed --world-size 1 --rank 0 --moco-k 1280 DATA --model_path OUT",
@@ -37,89 +30,76 @@ COMMANDS = {
 }
 
 
-def flags(parser):
-    return [a for a in parser._actions if not isinstance(a, argparse._HelpAction)]
-
-
 @pytest.mark.parametrize("script", COMMANDS)
 def test_the_original_commands_parse(script):
-    args = PARSERS[script][0]().parse_args(COMMANDS[script].split())
-    assert args.arch == "resnet12"
+    assert parse(SETTINGS[script], COMMANDS[script].split())["arch"] == "resnet12"
 
 
 def test_the_papers_run_is_the_default():
-    args = config.pretraining_parser().parse_args(["DATA", "--model_path", "OUT"])
-    typed = config.pretraining_parser().parse_args(COMMANDS["main_moco"].split())
-    same = {"multiprocessing_distributed", "dist_url"}
-    assert {k: v for k, v in vars(args).items() if k not in same} == {
-        k: v for k, v in vars(typed).items() if k not in same
-    }
-    found = {name: getattr(args, name) for name in config.FIXED if hasattr(args, name)}
-    assert found == {
-        "arch": "resnet12", "image_size": 224, "moco_dim": 128, "moco_k": 1280, "moco_m": 0.999,
+    by_default, typed = (
+        resolve(Pretraining, parse(Pretraining, words)).record()
+        for words in (MINIMAL["main_moco"], COMMANDS["main_moco"].split())
+    )
+    apart = {"multiprocessing_distributed", "dist_url"}
+    assert {k for k in typed if typed[k] != by_default[k]} == apart
+    assert {name: by_default[name] for name in Pretraining.names(fixed=True)} == {
+        "arch": "resnet12", "image_size": 224, "moco_dim": None, "moco_k": 1280, "moco_m": 0.999,
         "moco_t": 0.07, "mlp": False, "aug_plus": False, "bn_groups": 4, "batch_size": 16,
         "lr": 0.03, "schedule": [120, 160], "cos": False, "momentum": 0.9, "wd": 1e-4,
         "amp": None, "views_by": None, "seed": 0, "base_classes": None, "rare_classes": None,
     }  # fmt: skip
-    assert args.epochs == 200
+    assert by_default["epochs"] == 200
 
 
 def test_moco_v2():
-    args = config.pretraining_parser().parse_args(
-        "DATA --model_path OUT --mlp --aug-plus --cos --moco-t 0.2".split()
-    )
-    assert args.mlp and args.aug_plus and args.cos and args.moco_t == 0.2
+    given = parse(Pretraining, "DATA --model_path OUT --mlp --aug-plus --cos --moco-t 0.2".split())
+    assert given["mlp"] and given["aug_plus"] and given["cos"] and given["moco_t"] == 0.2
 
 
 @EVERY_SCRIPT
 def test_hyphen_and_underscore(script):
-    make, minimal = PARSERS[script]
-    for action in flags(make()):
-        for flag in action.option_strings:
-            if not flag.startswith("--"):
-                continue
-            if action.nargs == 0:
-                value = []
-            elif action.choices:
-                value = [action.choices[0]]
-            else:
-                fractions = ("momentum", "moco_m", "alpha", "dic_gamma", "distill_weight")
-                value = ["0.5" if action.dest in fractions else "64"]
+    cls, minimal = SETTINGS[script], MINIMAL[script]
+    for field in cls.fields().values():
+        if field.about.positional:
+            continue
+        value = [] if field.kind is bool else [field.choices[0]] if field.choices else ["0.5"]
+        if field.kind is int:
+            value = ["64"]
+        if field.about.low and field.kind is float and field.about.low > 0.5:
+            value = ["64"]
+        for flag in (field.flag, *(f for f in field.about.flags if f.startswith("--"))):
             parsed = [
-                make().parse_args([*minimal, "--" + flag[2:].replace(*swap), *value])
+                parse(cls, [*minimal, "--" + flag[2:].replace(*swap), *value])
                 for swap in (("_", "-"), ("-", "_"))
             ]
-            assert parsed[0] == parsed[1], flag
-    assert make().parse_args(minimal) == make().parse_args(
-        [word.replace("_", "-") if word.startswith("--") else word for word in minimal]
-    )
+            assert parsed[0] == parsed[1] and field.name in parsed[0], flag
+    hyphens = [word.replace("_", "-") if word.startswith("--") else word for word in minimal]
+    assert parse(cls, minimal) == parse(cls, hyphens)
 
 
 @EVERY_SCRIPT
 def test_a_value_may_hold_underscores_or_equals_signs(script):
-    make, minimal = PARSERS[script]
+    minimal = MINIMAL[script]
     name = "model_path" if "--model_path" in minimal else "resume"
-    args = make().parse_args([*minimal, f"--{name.replace('_', '-')}=my_run=x_y"])
-    assert str(getattr(args, name)) == "my_run=x_y"
+    given = parse(SETTINGS[script], [*minimal, f"--{name.replace('_', '-')}=my_run=x_y"])
+    assert str(given[name]) == "my_run=x_y"
 
 
 @EVERY_SCRIPT
 def test_help_shows_true_defaults(script):
-    make, minimal = PARSERS[script]
-    parser, parsed = make(), make().parse_args(minimal)
-    formatter = parser._get_formatter()
+    cls = SETTINGS[script]
+    text = " ".join(parser_of(cls).format_help().split()).replace("- ", "-")
     shown = 0
-    for action in flags(parser):
-        if not action.option_strings or action.required:
+    for field in cls.fields().values():
+        if field.default in (None, dataclasses.MISSING, False) or field.about.positional:
             continue
-        text = formatter._expand_help(action)
-        said = re.search(r"\(default: (.*?)\)$", text)
-        value = getattr(parsed, action.dest)
-        if said and value is not None:
-            assert said[1] == str(value), text
-            shown += 1
-        elif value is not None:
-            raise AssertionError(f"{action.option_strings}: the default {value!r} is not shown")
+        value = field.default
+        value = " ".join(map(str, value)) if isinstance(value, list) else value
+        if cls.inherits and field.about.inherited:
+            value = f"{cls.inherits}'s"
+        help = " ".join(field.about.help.split()).replace("- ", "-")
+        assert f"{help} (default: {value})" in text, field
+        shown += 1
     assert shown > 3
 
 
@@ -128,15 +108,26 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
     """A tiny run of the script looks at the value of every flag that it takes."""
     read = set()
 
-    class Recording(argparse.Namespace):
-        def __getattribute__(self, name):
+    class Given(dict):
+        def __getitem__(self, name):
             read.add(name)
-            return super().__getattribute__(name)
+            return super().__getitem__(name)
 
-    parse = cli.ArgumentParser.parse_args
-    monkeypatch.setattr(
-        cli.ArgumentParser, "parse_args", lambda *how: Recording(**vars(parse(*how)))
-    )
+        def get(self, name, default=None):
+            read.add(name)
+            return super().get(name, default)
+
+    def recording(self, name):
+        read.add(name)
+        return object.__getattribute__(self, name)
+
+    def record(self):  # which reads them all
+        values = object.__getattribute__(self, "__dict__")
+        return {k: str(v) if hasattr(v, "parts") else v for k, v in values.items()}
+
+    monkeypatch.setattr(settings, "parse", lambda *how: Given(parse(*how)))
+    monkeypatch.setattr(load_script(script), "parse", settings.parse, raising=False)
+    monkeypatch.setattr(Settings, "record", record)
 
     baseline = ["--arch", "conv4", "--image-size", 32, "-j", 0, "--epochs", 1]
     if script == "baselines.srl":
@@ -149,11 +140,12 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
         "generate_pseudo": ["--datadir", data, "--resume", chain.pretrained, "--savedir", tmp_path],
         "main_distill": [data, "--savedir", chain.labels, "--model_path", tmp_path, *small],
         "test": [data, "--resume", chain.pretrained, "--output", tmp_path],
-        **{name: [data, "--model_path", tmp_path, *baseline] for name in PARSERS if "." in name},
+        **{name: [data, "--model_path", tmp_path, *baseline] for name in SETTINGS if "." in name},
     }[script]
+    monkeypatch.setattr(Settings, "__getattribute__", recording)
     call(script, *argv)
-    flags_of_it = {action.dest for action in flags(PARSERS[script][0]())}
-    assert flags_of_it <= read, flags_of_it - read
+    compared = set(SETTINGS[script].names(inherited="always"))  # with the file before, in `resolve`
+    assert set(SETTINGS[script].fields()) <= read | compared
 
 
 @EVERY_SCRIPT
@@ -161,19 +153,30 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
     "--k-shto=1", "--arch=vgg", "--gpu=-1", "--device", "--device=\udcff",
 ])  # fmt: skip
 def test_a_mistake_gets_one_line(script, wrong, capsys):
-    make, minimal = PARSERS[script]
     with pytest.raises(SystemExit) as stop:
-        make().parse_args([*minimal, wrong])
+        parse(SETTINGS[script], [*MINIMAL[script], wrong])
     assert stop.value.code == 2
     assert len(capsys.readouterr().err.strip().splitlines()) == 1
 
 
-@pytest.mark.parametrize("text", ["inf", "9" * 400])
-def test_numbers_without_end(text, capsys):
-    words = ["DATA", "--model_path", "OUT", "--save-minutes", text]
+@pytest.mark.parametrize(
+    "words, said",
+    [
+        (["--save-minutes", "inf"], "must be at least 0, got inf"),
+        (["--save-minutes", "9" * 400], "must be at least 0, got inf"),
+        (["--moco-m", "1.5"], "must be in [0, 1], got 1.5"),
+        (["--momentum", "1"], "must be in [0, 1), got 1.0"),
+        (["--epochs", "-1"], "must be at least 0, got -1"),
+        (["--epochs", "two"], "must be a whole number, got 'two'"),
+        (["--arch", "vgg"], "must be one of resnet12, conv4, conv4_released, se_resnet50, got vgg"),
+    ],
+)
+def test_ranges_are_told(words, said, capsys):
     with pytest.raises(SystemExit):
-        config.pretraining_parser().parse_args(words)
-    assert f"{text} is out of range" in capsys.readouterr().err
-    if text.isdigit():  # an integer may be as long as one likes
-        words = ["DATA", "--model_path", "OUT", "--seed", text]
-        assert config.pretraining_parser().parse_args(words).seed == int(text)
+        parse(Pretraining, [*MINIMAL["main_moco"], *words])
+    assert said in re.sub(r"\s+", " ", capsys.readouterr().err)
+
+
+def test_an_integer_may_be_as_long_as_one_likes():
+    given = parse(Pretraining, [*MINIMAL["main_moco"], "--seed", "9" * 400])
+    assert given["seed"] == int("9" * 400)

@@ -7,7 +7,6 @@ import torch.nn.functional as F
 from common.errors import InputError
 from conftest import call, refused
 from moco.checkpoint import CLASSIFIER, load_checkpoint, query_encoder
-from moco.config import pretraining_parser
 from models.resnet12 import WIDTHS
 from trainer.checkpoint import CHECKPOINT
 
@@ -57,9 +56,7 @@ def their_embedding(images, weights):
 
 @pytest.fixture
 def released(tmp_path, monkeypatch):
-    small = pretraining_parser()
-    small.set_defaults(image_size=32)  # 224 pixels would take a minute
-    monkeypatch.setattr("moco.released.pretraining_parser", lambda: small)
+    monkeypatch.setattr("moco.released.IMAGE_SIZE", 32)  # 224 pixels would take a minute
     optimizer = {"state": {}, "param_groups": [{"lr": 0.03, "params": [0]}]}
     contents = {"epoch": 200, "arch": "resnet12", "state_dict": their_weights()}
     torch.save({**contents, "optimizer": optimizer}, tmp_path / CHECKPOINT)

@@ -16,23 +16,16 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
-from conftest import REPOSITORY, call, load_script, refused
-from moco import config
+from conftest import REPOSITORY, SETTINGS, call, load_script, refused
+from moco.config import Pretraining
 from reproduction import run, table
 from reproduction.plan import ENCODERS, METHODS, STUDENTS, Job, jobs_of, read_tables
 from trainer import cli
+from trainer.settings import parse, resolve
 
-reproduce = load_script("scripts/reproduce")
+reproduce = load_script("reproduction.__main__")
 
-PARSERS = {
-    "main_moco.py": config.pretraining_parser,
-    "generate_pseudo.py": config.labelling_parser,
-    "main_distill.py": config.distillation_parser,
-    "test.py": config.testing_parser,
-    "baselines.scratch": config.scratch_parser,
-    "baselines.simclr": config.simclr_parser,
-    "baselines.srl": config.srl_parser,
-}
+BY_WORD = {name if "." in name else f"{name}.py": cls for name, cls in SETTINGS.items()}
 
 
 def commands(capsys, *argv: object) -> list[list[str]]:
@@ -53,26 +46,26 @@ def test_every_table_is_made_of_commands_that_parse(number, capsys):
     """Each stage reads what an earlier command wrote, and no two write to the same place."""
     written: set[str] = set()
     for script, *words in commands(capsys, "--table", number):
-        args = PARSERS[script]().parse_args(words)
+        given = parse(BY_WORD[script], words)
         for flag in ("resume", "teacher", "savedir"):
-            read = getattr(args, flag, None)
+            read = given.get(flag)
             if read and not (script == "generate_pseudo.py" and flag == "savedir"):
                 assert str(read) in written, (script, flag, read)
         makes = {"generate_pseudo.py": "savedir", "test.py": "output"}.get(script, "model_path")
-        made = str(getattr(args, makes))
+        made = str(given[makes])
         assert made not in written
         written.add(made)
 
 
 def test_table_5_runs_what_the_paper_did(capsys):
     found = commands(capsys, "--table", 5)
-    of = {script: [c for c in found if c[0] == script] for script in PARSERS}
+    of = {script: [c for c in found if c[0] == script] for script in BY_WORD}
     assert len(of["main_moco.py"]) == 1
     assert len(of["generate_pseudo.py"]) == 9  # three shots, three seeds
     assert len(of["main_distill.py"]) == 27  # Hbr.Dst., -DDL and -DIC on each of these tasks
     assert len(of["baselines.srl"]) == 2 and len(of["baselines.scratch"]) == 9
     assert len(of["test.py"]) == 9 * 7
-    args = PARSERS["main_moco.py"]().parse_args(of["main_moco.py"][0][1:])
+    args = resolve(Pretraining, parse(Pretraining, of["main_moco.py"][0][1:]))
     assert (args.arch, args.image_size, args.epochs, args.schedule) == (
         "conv4",
         224,
@@ -126,7 +119,7 @@ def test_narrowing(capsys):
     found = commands(capsys, *narrow)
     assert len(found) == 1 + 2 * (1 + 1 + 1 + 1)
     assert all(c[-4:] == ["--device", "cpu", "--workers", "0"] for c in found)
-    args = PARSERS["main_moco.py"]().parse_args(found[0][1:])
+    args = resolve(Pretraining, parse(Pretraining, found[0][1:]))
     assert (args.arch, args.image_size, args.epochs, args.schedule) == (
         "resnet12",
         84,
@@ -154,8 +147,8 @@ def test_what_is_too_short_says_so(capsys):
 def test_the_oracle_keeps_to_its_flags(capsys):
     found = commands(capsys, "--table", 11, "--lesion-disjoint")
     for command in (c for c in found if "--oracle" in c):
-        args = config.scratch_parser().parse_args(command[1:])
-        assert args.lesion_disjoint and not args.rare_split and args.n_way == 3
+        given = parse(SETTINGS["baselines.scratch"], command[1:])
+        assert given["lesion_disjoint"] and "rare_split" not in given and given["n_way"] == 3
 
 
 def test_mixed_precision_is_said_and_kept_apart(capsys):
@@ -323,15 +316,15 @@ def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
     next((other / "normal_columnar").iterdir()).unlink()
     monkeypatch.setattr(run, "run_here", lambda *_: None)
     out = ["--out", tmp_path / "out", "--table", 5, "--methods", "moco_v1", "--shots", 1]
-    call("scripts/reproduce", "--data", smears, *out)
+    call("reproduction.__main__", "--data", smears, *out)
     assert "narrowed: 50 images instead of 917" in capsys.readouterr().out
-    said = refused(capsys, monkeypatch, "scripts/reproduce", "--data", other, *out)
+    said = refused(capsys, monkeypatch, "reproduction.__main__", "--data", other, *out)
     assert "normal_columnar 6" in said and "normal_columnar 5" in said and "another --out" in said
 
 
 def test_impossible_tasks_are_told_before_anything_runs(smears, tmp_path, capsys, monkeypatch):
     argv = ["--data", smears, "--out", tmp_path, "--table", 5]
-    said = refused(capsys, monkeypatch, "scripts/reproduce", *argv, "--lesion-disjoint")
+    said = refused(capsys, monkeypatch, "reproduction.__main__", *argv, "--lesion-disjoint")
     assert "--lesion-disjoint is for isic2018" in said
 
 
@@ -404,17 +397,17 @@ def test_only_one_job(smears, tmp_path, capsys, monkeypatch):
     (tmp_path / "x").touch()
     run.become(done)
     assert len(became) == 1
-    said = refused(capsys, monkeypatch, "scripts/reproduce", *argv, "--only", "encoder")
+    said = refused(capsys, monkeypatch, "reproduction.__main__", *argv, "--only", "encoder")
     assert "--only encoder: there are encoder moco_v1, " in said
 
 
 def test_what_slurm_does_not_take(smears, tmp_path, sent, capsys, monkeypatch):
     argv = [*NARROW, "--data", smears, "--out", tmp_path / "out", "--executor", "slurm"]
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho no such partition >&2; exit 1")
-    said = refused(capsys, monkeypatch, "scripts/reproduce", *argv)
+    said = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
     assert "Slurm does not take encoder moco_v1: no such partition" in said
     monkeypatch.setenv("PATH", str(tmp_path))
-    said = refused(capsys, monkeypatch, "scripts/reproduce", *argv)
+    said = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
     assert "--executor slurm needs sbatch, which is not here" in said
 
 

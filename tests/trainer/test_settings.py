@@ -1,0 +1,166 @@
+"""Settings: a field is a flag, a check of files, and nothing else has to know of it."""
+
+from dataclasses import FrozenInstanceError, dataclass
+from pathlib import Path
+from typing import Literal
+
+import numpy as np
+import pytest
+import torch
+
+from common.errors import InputError
+from conftest import TINY, call, refused
+from datasets.pseudo import load_pseudo_labels
+from moco import config
+from moco.checkpoint import load_checkpoint
+from trainer.checkpoint import CHECKPOINT
+from trainer.settings import (
+    Settings,
+    parse,
+    parser_of,
+    require_fixed,
+    resolve,
+    setting,
+    with_default,
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Speed(Settings):
+    """how fast"""
+
+    rate: float = setting(0.5, "the rate", low=0, below=1, fixed=True, inherited="default")
+    steps: list[int] = setting([3, 4], "some steps", low=0)
+    fast: bool = setting(None, "be fast", negatable=True, auto="where it can be")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Small(Speed):
+    """a script"""
+
+    description = "Does little."
+    inherits = "the other"
+
+    folder: Path = setting(help="where", positional=True)
+    kind: Literal["a", "b"] = setting("a", "which", inherited="always")
+    aliases: list[str] | None = setting(None, "some names", metavar="NAME")
+
+
+def test_what_is_given_stays_apart_from_defaults():
+    assert parse(Small, ["x"]) == {"folder": Path("x")}
+    given = parse(Small, ["x", "--rate=0", "--steps", "--no-fast", "--aliases", "p", "q"])
+    assert given == {
+        "folder": Path("x"), "rate": 0.0, "steps": [], "fast": False, "aliases": ["p", "q"],
+    }  # fmt: skip
+
+
+def test_given_then_inherited_then_the_machine_then_defaults():
+    found = resolve(Small, {"folder": Path("x")}, {"fast": True}, {"rate": 0.2, "steps": [9]})
+    assert found.record() == {
+        "folder": "x", "rate": 0.2, "steps": [3, 4], "fast": True, "kind": "a", "aliases": None,
+    }  # fmt: skip
+    found = resolve(Small, {"folder": Path("x"), "rate": 0.1}, inherited={"rate": 0.2, "kind": "b"})
+    assert found.rate == 0.1 and found.kind == "b"
+    with pytest.raises(InputError, match="--kind a conflicts with F, created with --kind b"):
+        resolve(Small, {"folder": Path("x"), "kind": "a"}, inherited={"kind": "b"}, where="F")
+    with pytest.raises(FrozenInstanceError):
+        found.rate = 0.3
+
+
+def test_help_names_groups_defaults_and_where_they_come_from():
+    text = " ".join(parser_of(Small).format_help().split())
+    for said in ("how fast:", "the rate (default: the other's)", "some steps (default: 3 4)",
+                 "be fast (default: where it can be)", "{a,b}"):  # fmt: skip
+        assert said in text
+
+
+@pytest.mark.parametrize(
+    "value, said",
+    [
+        ({"rate": 1.0}, r"--rate must be in \[0, 1\), got 1.0"),
+        ({"rate": float("nan")}, "--rate must be in"),
+        ({"rate": "fast"}, "--rate is 'fast'"),
+        ({"rate": True}, "--rate is True"),
+        ({"steps": 3}, "--steps is 3"),
+        ({"steps": [3, -1]}, "--steps must be at least 0, got -1"),
+        ({"kind": "c"}, "--kind must be one of a, b, got c"),
+        ({"fast": 1}, "--fast is 1"),
+    ],
+)
+def test_a_file_may_say_what_the_command_line_can(value, said):
+    with pytest.raises(ValueError, match=said):
+        Small.complete({"folder": "x", **value})
+
+
+def test_what_a_file_lacks_has_its_default():
+    found = Small.complete({"folder": "x", "rate": None, "of another age": 1})
+    assert found == {
+        "folder": "x", "rate": 0.5, "steps": [3, 4], "fast": None, "kind": "a", "aliases": None,
+    }  # fmt: skip
+    require_fixed(Small, {"rate": 0.5}, {"folder": "x"}, "F")
+    with pytest.raises(InputError, match="--rate 0.7 conflicts with F, created with --rate 0.5"):
+        require_fixed(Small, {"rate": 0.7}, {"folder": "x"}, "F")
+
+
+def test_another_default():
+    @dataclass(frozen=True, kw_only=True)
+    class Faster(Speed):
+        rate: float = with_default(Speed, "rate", 0.9)
+
+    assert resolve(Faster, {}).rate == 0.9 and Faster.fields()["rate"].group is Speed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Newer(config.Pretraining):
+    """main_moco.py, tomorrow"""
+
+    sparkle: int = setting(3, "how much it sparkles", low=0, fixed=True, inherited="default")
+
+
+@dataclass(frozen=True, kw_only=True)
+class NewerStudent(config.Distillation):
+    """main_distill.py, tomorrow"""
+
+    sparkle: int = setting(3, "how much it sparkles", low=0, fixed=True, inherited="default")
+
+
+def test_a_new_setting_touches_one_place(chain, data, tmp_path, monkeypatch, capsys):
+    """Yesterday's checkpoints and pseudo labels have its default: they are resumed, taught from and
+    scored, and refused only where it is given another value."""
+    for cls, name, stage in (
+        (Newer, "Pretraining", "moco"),
+        (NewerStudent, "Distillation", "distill"),
+    ):
+        made = config.STAGES[stage]
+        monkeypatch.setitem(
+            config.STAGES, stage,
+            config.Stage(made.name, made.title, cls, made.classifies, made.untrained),
+        )  # fmt: skip
+        monkeypatch.setattr(config, name, cls)
+    again = [data, "--resume", chain.pretrained, *TINY]
+    call("main_moco", *again, "--epochs", 3, "--model_path", tmp_path / "a")
+    assert load_checkpoint(tmp_path / "a")["args"]["sparkle"] == 3
+    student = [data, "--savedir", chain.labels, "--model_path", tmp_path / "d", "-j", 0]
+    call("main_distill", *student, "--epochs", 1, "--sparkle", 5)
+    assert load_checkpoint(tmp_path / "d")["args"]["sparkle"] == 5
+    call("test", data, "--resume", chain.student, "--load_cla", "-j", 0, "--overwrite")
+    again += ["--model_path", tmp_path / "b", "--sparkle", 4]
+    line = refused(capsys, monkeypatch, "main_moco", *again)
+    assert "--sparkle 4 conflicts with" in line and "created with --sparkle 3" in line
+
+
+def test_files_of_yesterday(chain, tmp_path):
+    """A checkpoint without a setting that there is today reads as if it had its default."""
+    checkpoint = torch.load(chain.student / CHECKPOINT, weights_only=True)
+    del checkpoint["args"]["dic_scale"], checkpoint["args"]["bn_groups"]
+    torch.save(checkpoint, tmp_path / CHECKPOINT)
+    found = load_checkpoint(tmp_path)["args"]
+    assert found["dic_scale"] == 1.0 and found["bn_groups"] == 4
+    _, labels = load_pseudo_labels(chain.labels)
+    teacher = {**labels.about["teacher"]}
+    del teacher["moco_t"]
+    assert config.teacher_settings(teacher, chain.labels)["moco_t"] == 0.07
+    assert isinstance(labels.probabilities, np.ndarray)
+    del teacher["arch"]
+    with pytest.raises(InputError, match="is invalid: missing setting arch"):
+        config.teacher_settings(teacher, chain.labels)
