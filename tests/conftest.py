@@ -21,13 +21,23 @@ from moco.config import Distillation, Labelling, Pretraining, Testing
 from trainer import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent
+GPU_TESTS = REPOSITORY / "tests" / "gpu"  # all others run on processors, whatever is there
 # Small enough for a test: the global batch is 8, in two BatchNorm groups.
 TINY = "--arch conv4 --image-size 32 -b 8 --moco-k 32 --bn-groups 2 -j 0".split()
 
 
 def pytest_configure(config):
+    if not all(path.is_relative_to(GPU_TESTS) for path in asked_for(config)):
+        # Before anything looks for a GPU; the scripts that tests start inherit it.
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     torch.set_num_threads(2)
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="test-cache-")
+
+
+def asked_for(config) -> list[Path]:
+    """The folders and files that the command line names, or the settings for it."""
+    start = config.invocation_params.dir
+    return [(start / word.partition("::")[0]).resolve() for word in config.args]
 
 
 @pytest.fixture(scope="session")

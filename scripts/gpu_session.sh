@@ -1,0 +1,217 @@
+#!/usr/bin/env bash
+# What there is to try and to measure on a GPU, in two calls of some minutes each (docs/gpu.md):
+#     bash scripts/gpu_session.sh 1            versions, tests/gpu, speed, a trace
+#     bash scripts/gpu_session.sh 2            a column of Table 5, ResNet-12's stage (a), scores
+#     bash scripts/gpu_session.sh --list       the steps
+# Each step has a time limit of its own, and none stops the others. What is done is in STATE, and is
+# not done again; OUT has few small files. In the environment: OUT, STATE, DATA (Pap-smear), PYTHON,
+# DEVICE, BUDGET (seconds in all), TINY=1 (small sizes: to try the script itself).
+set -u
+cd "$(dirname "$0")/.."
+
+TINY=${TINY:-}
+DEVICE=${DEVICE:-cuda}
+OUT=$(realpath -m "${OUT:-runs/gpu${TINY:+-tiny}}")
+STATE=$(realpath -m "${STATE:-runs/gpu-state${TINY:+-tiny}}")
+DATA=$(realpath -m "${DATA:-data/papsmear}")
+export PYTHON=${PYTHON:-python3} TINY DEVICE OUT STATE DATA
+export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=$STATE/cache
+export PYTHONPATH=$STATE/site${PYTHONPATH:+:$PYTHONPATH}
+LARGEST=16000000 # bytes of a file in OUT
+
+# What each call does, in order of worth: step:seconds.
+STEPS_1="versions:40 tests:90 speed-a-16:45 speed-d-16:45 speed-encode-16:45 speed-a-64:45 trace:40
+    tests-compiled:120 compile-a-16:75 compile-d-16:75"
+STEPS_2="data:30 table:310 resnet12:90 scores:50 encoder:30"
+BUDGET_1=235 BUDGET_2=475
+if [ "$TINY" ]; then # one step of each kind, and time for slow processors
+    STEPS_1="versions:60 tests:60 speed-a-16:90 trace:60 compile-d-16:90"
+    STEPS_2="data:60 table:200 resnet12:60 scores:90 encoder:60"
+    BUDGET_1=400 BUDGET_2=400
+fi
+RESERVE=75 # seconds of call 2 that resnet12 leaves to what comes after it
+
+speed() { # TASK BATCH MODE...: one task, turn and turn about
+    local task=$1 batch=$2
+    shift 2
+    local size="--arch resnet12 --image-size 224 --turns 7 --steps 5"
+    [ "$batch" = 64 ] && size="--arch resnet12 --image-size 224 --turns 7 --steps 2"
+    # Compiled code for processors would take longer than all else.
+    [ "$TINY" ] && size="--arch conv4 --image-size 32 --turns 2 --steps 1" && batch=8 &&
+        [ "$DEVICE" = cpu ] && [ "$2" = compile ] && set -- default
+    # shellcheck disable=SC2086
+    exec "$PYTHON" -m benchmarks.throughput --tasks "$task" --modes "$@" -b "$batch" $size \
+        --device "$DEVICE" -j 0 --out "$STATE/$STEP.json"
+}
+
+run_step() { # NAME: in a process of its own, which its time limit ends
+    case $1 in
+    versions) exec "$PYTHON" -m benchmarks.gpu versions "$STATE/versions.json" \
+        --device "$DEVICE" ${TINY:+--tiny} ;;
+    tests | tests-compiled) # apart, as compiling takes long
+        local parallel=() which="not compiled"
+        [ "$1" = tests ] || which=compiled
+        [ "$DEVICE" = cuda ] && "$PYTHON" -c "import xdist" 2> /dev/null && parallel=(-n 6)
+        exec "$PYTHON" -m pytest tests/gpu -k "$which" -v -ra --durations=10 \
+            -p no:cacheprovider "${parallel[@]}" ;;
+    speed-*-*) IFS=- read -r _ task batch <<< "$1"; speed "$task" "$batch" plain default ;;
+    compile-*-*) IFS=- read -r _ task batch <<< "$1"; speed "$task" "$batch" default compile ;;
+    trace) exec "$PYTHON" -m benchmarks.gpu trace "$STATE/trace" --device "$DEVICE" \
+        ${TINY:+--tiny} ;;
+    data)
+        [ -d "$DATA" ] && echo "the data folder that was given" && exit
+        echo "no folder at DATA: made-up pictures, whose scores mean nothing"
+        exec "$PYTHON" -m benchmarks.gpu smears "$STATE/smears" ${TINY:+--tiny} ;;
+    table)
+        local size="--arch $(arch_of_table) --image-size 224 --epochs 200 --jobs 6 -j 2"
+        local methods="moco_v1 hybrid hybrid_ddl hybrid_dic"
+        [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --jobs 2 -j 0 --seeds 0"
+        # shellcheck disable=SC2086
+        exec "$PYTHON" scripts/reproduce.py --table 5 --shots 5 --methods $methods $size \
+            --data "$(data)" --out "$STATE/tables" --device "$DEVICE" ;;
+    resnet12)
+        local size="--arch resnet12 --image-size 224 --epochs 200 --knn-every 20 -j 8"
+        [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --knn-every 1 -j 0"
+        # shellcheck disable=SC2086
+        exec "$PYTHON" main_moco.py "$(data)" --model_path "$STATE/resnet12" $size \
+            --device "$DEVICE" ;;
+    scores)
+        local failed=0 seeds="0 1 2" seed shots pids pid
+        [ "$TINY" ] && seeds=0
+        for seed in $seeds; do
+            pids=()
+            for shots in 1 3 5; do
+                "$PYTHON" test.py "$(data)" --resume "$STATE/resnet12" --k_shot "$shots" -j 2 \
+                    --seed "$seed" --device "$DEVICE" --output "$STATE/scores" --overwrite &
+                pids+=($!)
+            done
+            for pid in "${pids[@]}"; do wait "$pid" || failed=1; done
+        done
+        exit $failed ;;
+    encoder)
+        "$PYTHON" scripts/export.py "$STATE/resnet12" "$STATE/encoder32.pt" --overwrite &&
+            "$PYTHON" -m benchmarks.gpu halve "$STATE/encoder32.pt" "$STATE/encoder.pt" ;;
+    *) echo "no step called $1"; exit 2 ;;
+    esac
+}
+
+data() { if [ -d "$DATA" ]; then echo "$DATA"; else echo "$STATE/smears"; fi; }
+
+arch_of_table() { # the authors' own 4-conv-block, where the repository has it
+    "$PYTHON" -c "from models import BACKBONES
+print('conv4_released' if 'conv4_released' in BACKBONES else 'conv4')"
+}
+
+packages() { # whether all that is needed can be imported, if need be from wheels in .whl
+    local missing
+    missing=$("$PYTHON" -c "import importlib.util as u
+print(*[m for m in 'torch torchvision numpy sklearn PIL tqdm pytest'.split() if not u.find_spec(m)])")
+    [ -z "$missing" ] && return
+    if compgen -G ".whl/*.whl" > /dev/null && [ ! -d "$STATE/site" ]; then
+        "$PYTHON" -m pip install -q --no-index --no-deps --no-compile --target "$STATE/site" \
+            .whl/*.whl && packages
+        return
+    fi
+    echo "not installed: $missing; lay their wheels (sklearn: scikit-learn, scipy, joblib," \
+        "threadpoolctl; PIL: pillow) into .whl and carry that along"
+    [ "$missing" = pytest ]
+}
+
+pack() { # ARCHIVE FOLDER FIND-TEST...: in one move, so that a broken one is never there
+    local archive=$1 folder=$2
+    shift 2
+    (cd "$folder" && find . -type f "$@" -print0) |
+        tar -C "$folder" --null -T - -czf "$archive.part" && mv "$archive.part" "$archive"
+}
+
+deliver() { # what there is so far, to OUT
+    cp "$STATE/summary-$CALL.txt" "$OUT"
+    pack "$OUT/logs-$CALL.tar.gz" "$STATE" -path "./logs/*"
+    if [ "$CALL" = 1 ]; then
+        [ -f "$STATE/versions.json" ] && cp "$STATE/versions.json" "$OUT"
+        [ -f "$STATE/logs/tests.log" ] && cp "$STATE/logs/tests.log" "$OUT"
+        cp "$STATE"/trace/trace.* "$OUT" 2> /dev/null
+        local file comma=
+        { # each step's results by its name
+            echo "{"
+            for file in "$STATE"/speed-*.json "$STATE"/compile-*.json; do
+                [ -f "$file" ] || continue
+                echo "$comma\"$(basename "$file" .json)\":"
+                cat "$file"
+                comma=,
+            done
+            echo "}"
+        } > "$OUT/throughput.json"
+    else
+        cp "$STATE"/tables/*/table5.md "$STATE"/tables/*/table5.csv "$OUT" 2> /dev/null
+        pack "$OUT/results.tar.gz" "$STATE" "(" -path "./tables/*" -o -path "./scores/*" -o \
+            -path "./resnet12/*" ")" -size -4000k "(" -name "*.json" -o -name "*.jsonl" -o \
+            -name "*.csv" -o -name "*.md" -o -name "*.log" ")"
+        if [ -f "$STATE/encoder.pt" ]; then
+            rm -f "$OUT"/encoder.pt.*
+            split -b "$LARGEST" "$STATE/encoder.pt" "$OUT/encoder.pt."
+        fi
+    fi
+    find "$OUT" -type f -size +"$LARGEST"c -printf "too large to bring back: %f\n"
+}
+
+stop() { # the step that is running, too: a training saves where it is
+    say "stopped by a signal"
+    [ "$running" ] && kill -TERM "$running" && wait "$running"
+    deliver
+    exit 143
+}
+
+say() { echo "$(date +%T) $*" | tee -a "$STATE/summary-$CALL.txt"; }
+
+step() { # NAME SECONDS
+    local name=$1 limit=$2 left=$((BUDGET - SECONDS)) began=$SECONDS code
+    [ -f "$STATE/$name.done" ] && say "$name: done before" && return
+    [ "$name" = resnet12 ] && left=$((left - RESERVE)) && rm -f "$STATE"/{scores,encoder}.done
+    [ "$left" -lt 10 ] && say "$name: no time left" && return
+    [ "$limit" -gt "$left" ] && limit=$left
+    timeout -s TERM -k 30 "$limit" bash scripts/gpu_session.sh --step "$name" \
+        > "$STATE/logs/$name.log" 2>&1 &
+    running=$!
+    wait "$running"
+    code=$?
+    running=
+    case $code in
+    0) touch "$STATE/$name.done"; say "$name: done in $((SECONDS - began)) s" ;;
+    124 | 137 | 143) say "$name: stopped at its limit of $limit s" ;;
+    *) say "$name: FAILED with exit code $code after $((SECONDS - began)) s" ;;
+    esac
+    tail -n "$([ $code = 0 ] && echo 12 || echo 25)" "$STATE/logs/$name.log" | cut -c 1-160 |
+        sed "s/^/    /"
+    deliver
+}
+
+case ${1:-} in
+1 | 2) CALL=$1 ;;
+--list)
+    for name in $STEPS_1; do echo "1 ${name%:*} ${name#*:} s"; done
+    for name in $STEPS_2; do echo "2 ${name%:*} ${name#*:} s"; done
+    exit ;;
+--step)
+    export STEP=$2
+    run_step "$2"
+    exit ;;
+*) sed -n "2,8s/^# \?//p" "$0"; exit 2 ;;
+esac
+
+steps=STEPS_$CALL budget=BUDGET_$CALL running=
+BUDGET=${BUDGET:-${!budget}}
+mkdir -p "$OUT" "$STATE/logs"
+if command -v flock > /dev/null; then # which the steps hold, too, should this be killed
+    exec 9> "$STATE/lock"
+    flock -w 60 9 ||
+        { echo "what an earlier call has started is still at work in $STATE"; exit 2; }
+fi
+trap stop TERM INT
+packages || exit 2
+say "call $CALL on $DEVICE, $BUDGET s in all"
+for name in ${!steps}; do step "${name%:*}" "${name#*:}"; done
+say "ended after $SECONDS s"
+deliver
+ls -l "$OUT"
+! grep -q FAILED <(tac "$STATE/summary-$CALL.txt" | sed "/ call $CALL on /q")
