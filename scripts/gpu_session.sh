@@ -67,7 +67,7 @@ run_step() { # NAME: in a process of its own, which its time limit ends
         local methods="moco_v1 hybrid hybrid_ddl hybrid_dic"
         [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --jobs 2 -j 0 --seeds 0"
         # shellcheck disable=SC2086
-        exec "$PYTHON" scripts/reproduce.py --table 5 --shots 5 --methods $methods $size \
+        exec "$PYTHON" -m reproduction --table 5 --shots 5 --methods $methods $size \
             --data "$(data)" --out "$STATE/tables" --device "$DEVICE" ;;
     resnet12)
         local size="--arch resnet12 --image-size 224 --epochs 200 --knn-every 20 -j 8"

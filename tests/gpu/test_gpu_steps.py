@@ -6,6 +6,7 @@ GPU_TESTS_ON=cpu runs all of this on processors, to try the tests themselves.
 import contextlib
 import functools
 import os
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,15 +14,16 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
-import main_distill
 import main_moco
-from moco import options
+from moco.batch_augment import draw_parameters, random_views
 from moco.builder import GroupedBatchNorm2d, MoCo, Student
-from moco.engine import EpochBatches
-from moco.speed import prepare, sgd
-from moco.views import BatchViews, draw_parameters, random_views
+from moco.config import Distillation
+from moco.distill import distillation_step
+from moco.loader import BatchViews, EpochBatches
 from models import build_encoder
 from models.resnet12 import DropBlock
+from trainer.performance import prepare, sgd
+from trainer.settings import resolve
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))
 pytestmark = pytest.mark.skipif(
@@ -72,11 +74,10 @@ def make_stage(stage: str, arch: str, device: torch.device, amp=False, compile=F
     else:
         model = Student(make_encoder, n_way=N_WAY, **how)
         prepare(model, device, amp, compile)
-        args = options.distillation_parser().parse_args(["-", "--savedir=-", "--model_path=-"])
-        args.epochs = 200
+        args = resolve(Distillation, dict.fromkeys(("data", "savedir", "model_path"), Path("-")))
         y = F.one_hot(torch.arange(images, device=device) % N_WAY, N_WAY).float()
         teacher = np.zeros((images, 128), np.float32)
-        step = main_distill.distillation_step(args, model, y, teacher)
+        step = distillation_step(args, model, y, teacher)
     return model.train(), step, sgd(model, lr=0.03, momentum=0.9, wd=1e-4)
 
 
