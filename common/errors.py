@@ -57,6 +57,7 @@ def require_match(given: dict, recorded: dict, where: str | Path) -> None:
     for name, value in given.items():
         made_with = recorded.get(name)
         if value is not None and value != made_with:
+            flag = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"--{name} {value} was asked for, but {where} was made with {name} {made_with}"
+                f"{flag} {value} conflicts with {where}, created with {flag} {made_with}"
             )

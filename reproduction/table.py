@@ -48,6 +48,10 @@ def cell(mean: float, std: float | None, runs: int | None = None, of: int | None
     return f"{mean:.1f} ({told})" if told else f"{mean:.1f}"
 
 
+# A backbone that the papers cite, and the one that their code has in its place.
+AS_RUN = {"conv4": "conv4_released"}
+
+
 def heading(study: Study) -> str:
     """Which table, and how ours is narrower than the papers', if it is."""
     table = study.table
@@ -55,7 +59,7 @@ def heading(study: Study) -> str:
     narrower = []
     if study.images not in (None, IMAGES[table.dataset]):
         narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
-    if study.arch != table.arch:
+    if study.arch not in (table.arch, AS_RUN.get(table.arch)):
         narrower.append(f"{study.arch} instead of {table.arch}")
     if study.image_size != config.IMAGE_SIZE:
         narrower.append(f"{study.image_size} pixels instead of {config.IMAGE_SIZE}")
@@ -73,7 +77,9 @@ def heading(study: Study) -> str:
         narrower.append("lesion-disjoint tasks")
     if study.epochs <= config.Distillation.fields()["dic_interval"].default:
         narrower.append("too short for DIC, whose rows are without it")
-    title = f"Table {table.number}: {table.dataset}, {table.arch}, {table.n_way}-way"
+    block = study.arch if study.arch == AS_RUN.get(table.arch) else table.arch
+    note = ", the block that the authors ran" if block != table.arch else ""
+    title = f"Table {table.number}: {table.dataset}, {block}{note}, {table.n_way}-way"
     return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")
 
 

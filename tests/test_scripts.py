@@ -317,7 +317,7 @@ def test_batches_that_do_not_fit(no, data, tmp_path):
 
 def test_other_backbones_and_stages(no, chain, data, tmp_path):
     a, d, labels = chain.pretrained, chain.student, chain.labels
-    named = "--arch resnet12 was asked for, but"
+    named = "--arch resnet12 conflicts with"
     assert named in no("test", data, "--resume", a, "--arch", "resnet12")
     assert named in no(*distill(data, labels, tmp_path, "--arch", "resnet12"))
     labelling = ["generate_pseudo", "--datadir", data, "--savedir", tmp_path / "l"]
@@ -330,9 +330,9 @@ def test_other_backbones_and_stages(no, chain, data, tmp_path):
 
 def test_other_arguments_than_the_files(no, chain, data, tmp_path):
     resume = ["--resume", chain.pretrained]
-    assert "--moco_k 40 was asked for" in no(*moco(data, tmp_path, *resume, "--moco-k", 40))
-    assert "--k_shot 5" in no(*distill(data, chain.labels, tmp_path, "--k_shot", 5))
-    assert "--n_way 2" in no("test", data, "--resume", chain.student, "--n_way", 2)
+    assert "--moco-k 40 conflicts with" in no(*moco(data, tmp_path, *resume, "--moco-k", 40))
+    assert "--k-shot 5" in no(*distill(data, chain.labels, tmp_path, "--k_shot", 5))
+    assert "--n-way 2" in no("test", data, "--resume", chain.student, "--n_way", 2)
     assert "--seed 3" in no("test", data, "--resume", chain.student, "--seed", 3)
 
 

@@ -131,6 +131,10 @@ def test_narrowing(capsys):
     parts += ["100 epochs instead of 200", "shots 1, 5 of 1, 3, 5", "moco_v1, hybrid_dic"]
     assert all(part in told for part in [*parts, "lesion-disjoint"])
     assert "narrowed" not in table.heading(study("--table", 5, "--dry-run"))
+    as_run = table.heading(study("--table", 5, "--dry-run", "--arch", "conv4_released"))
+    assert "conv4_released, the block that the authors ran" in as_run and "narrowed" not in as_run
+    other = table.heading(study("--table", 3, "--dry-run", "--arch", "conv4_released"))
+    assert "narrowed: conv4_released instead of resnet12" in other
 
 
 def test_what_is_too_short_says_so(capsys):
