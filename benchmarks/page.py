@@ -133,16 +133,6 @@ def images() -> str:
     return "\n".join(lines)
 
 
-def on_paper() -> str:
-    lines = head("GPUs", "batch", "computing", "gathering", "summing up", "step", "images a second")
-    for p in (read("scaling-images.json") or {"on_paper": []})["on_paper"]:
-        parts = (
-            f"{p[part]:.2f} ms" for part in ("compute_ms", "gather_ms", "reduce_ms", "step_ms")
-        )
-        lines.append(row(p["gpus"], p["batch"], *parts, f"{p['images_per_second']:,}"))
-    return "\n".join(lines)
-
-
 def accuracy() -> str:
     return summary(lines_of(RESULTS / "accuracy.jsonl"))
 
@@ -160,7 +150,7 @@ def made_by() -> str:
     return "\n".join(lines)
 
 
-TABLES = [throughput, profile, processes, images, on_paper, accuracy, made_by]
+TABLES = [throughput, profile, processes, images, accuracy, made_by]
 
 
 def rewritten(text: str) -> str:

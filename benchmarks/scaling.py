@@ -6,8 +6,6 @@
 Each measurement is a run of main_moco.py by itself that is stopped after some steps. Images are
 small PNG files, most of them further names of a few: listed, checked and decoded one by one all the
 same. The first run on a data folder makes the cache of decoded images, the second has it.
-
-What more GPUs would give is worked out on paper (`project`), from what is given for one.
 """
 
 import argparse
@@ -164,55 +162,6 @@ def run_watched(argv: list[str]) -> None:
     main_moco.main(given.flags)
 
 
-# On paper
-
-
-def project(
-    gpus: int,
-    batch: int,
-    *,
-    tflops: float,
-    gflop_per_image: float,
-    image_size: int,
-    parameters: int,
-    gpus_per_machine: int,
-    inside: float,
-    between: float,
-) -> dict:
-    """A step of `batch` images on `gpus`, each computing at `tflops`, joined at `inside` GB/s a GPU
-    in a machine and `between` beyond it: its milliseconds and images a second.
-
-    Communication: shuffled BatchNorm has every GPU gather all images in 32 bits, and nothing to
-    compute meanwhile; gradients, 32 bits a parameter, go around a ring during the backward pass,
-    half of the computation. Keys are small. Start-up times of kernels and messages are left out.
-    """
-    rate = inside if gpus <= gpus_per_machine else between
-    compute = batch / gpus * gflop_per_image / tflops
-    others = (gpus - 1) / gpus
-    gather = others * batch * 3 * image_size**2 * 4 / rate / 1e6
-    reduce = 2 * others * parameters * 4 / rate / 1e6
-    step = compute + gather + max(0.0, reduce - compute / 2)
-    return {
-        "gpus": gpus,
-        "batch": batch,
-        "compute_ms": round(compute, 2),
-        "gather_ms": round(gather, 2),
-        "reduce_ms": round(reduce, 2),
-        "step_ms": round(step, 2),
-        "images_per_second": round(1e3 * batch / step),
-    }
-
-
-def projections(how: argparse.Namespace) -> list[dict]:
-    """1, 8 and 64 GPUs, at a batch of 16 in all and of 16 on each."""
-    given = dict(
-        tflops=how.tflops, gflop_per_image=205, image_size=224, parameters=12_506_368,
-        gpus_per_machine=8, inside=how.inside, between=how.between,
-    )  # fmt: skip
-    fixed = [project(gpus, 16, **given) for gpus in (1, 8)]  # at 64, a quarter of an image each
-    return fixed + [project(gpus, 16 * gpus, **given) for gpus in (8, 64)]
-
-
 def parser() -> argparse.ArgumentParser:
     described = argparse.RawDescriptionHelpFormatter
     found = argparse.ArgumentParser(description=__doc__, formatter_class=described)
@@ -227,9 +176,6 @@ def parser() -> argparse.ArgumentParser:
     found.add_argument("-b", "--batch-size", type=int, default=16)
     found.add_argument("-j", "--workers", type=int, default=4)
     found.add_argument("--steps", type=cli.number(int, 4), default=60)
-    found.add_argument("--tflops", type=float, default=316, help="of a GPU, on paper")
-    found.add_argument("--inside", type=float, default=450, help="GB/s between GPUs of a machine")
-    found.add_argument("--between", type=float, default=50, help="GB/s a GPU between machines")
     found.add_argument("--out", type=Path, metavar="FILE", help="JSON file for all numbers")
     return found
 
@@ -258,7 +204,6 @@ def main() -> None:
             make_data(folder / str(count), count)
             first, again = (measure(how, folder / str(count), 1, folder) for _ in range(2))
             result["images"][str(count)] = {"without cache": first, "with cache": again}
-    result["on_paper"] = projections(how)
     print(json.dumps(result, indent=1))
     if how.out:
         with atomic_write(how.out) as file:

@@ -13,7 +13,7 @@ from datasets.images import ImageSet
 def score(truth: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...] | None = None) -> dict:
     """Total accuracy, each class's (A_1…A_N), their mean, macro F1, and the confusion matrix.
 
-    All fractions; `confusion[i][j]` counts images of class i taken for class j.
+    All fractions; `confusion[i][j]` counts images of class i predicted as class j.
     """
     classes = classes or tuple(str(label) for label in np.unique(truth))
     labels = list(range(len(classes)))
@@ -34,12 +34,14 @@ def score_table(scores: dict) -> str:
     width = max(len(name) for name in (*names, "mean of classes"))
     cell = max(len(name) for name in (*names, "accuracy")) + 2
     lines = [
-        f"{'':{width}}{'images':>8}{'accuracy':>10}  taken for"
+        f"{'':{width}}{'images':>8}{'accuracy':>10}  predicted as"
         + "".join(f"{n:>{cell}}" for n in names)
     ]
     for name, row in zip(names, scores["confusion"]):
-        taken = "".join(f"{count:>{cell}}" for count in row)
-        lines.append(f"{name:{width}}{sum(row):>8}{scores['per_class'][name]:>10.1%}{'':11}{taken}")
+        counts = "".join(f"{count:>{cell}}" for count in row)
+        lines.append(
+            f"{name:{width}}{sum(row):>8}{scores['per_class'][name]:>10.1%}{'':14}{counts}"
+        )
     total = sum(map(sum, scores["confusion"]))
     lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>10.1%}")
     lines.append(f"{'mean of classes':{width}}{'':8}{scores['average']:>10.1%}")

@@ -1,5 +1,5 @@
-# Source this with the names of requirement files: it makes .venv, installs them once, and
-# activates it. PYTHON chooses the interpreter (3.10 or later).
+# Source this with the names of requirement files: it makes .venv, installs them and this project
+# (editable) once, and activates it. PYTHON chooses the interpreter (3.10 or later).
 if [ ! -x .venv/bin/python ]; then
     "${PYTHON:-python3}" -c 'import sys; sys.exit("Python 3.10 or later is needed; set PYTHON to one") if sys.version_info < (3, 10) else None'
     "${PYTHON:-python3}" -m venv .venv || { rm -rf .venv; exit 1; }
@@ -11,4 +11,8 @@ for requirements in "$@"; do
         cp "$requirements" ".venv/installed-$requirements"
     fi
 done
+if ! cmp -s pyproject.toml .venv/installed-pyproject.toml; then
+    .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-deps -e .
+    cp pyproject.toml .venv/installed-pyproject.toml
+fi
 export PATH="$PWD/.venv/bin:$PATH"

@@ -12,15 +12,18 @@ import warnings
 from collections import OrderedDict
 from pathlib import Path
 
-import torch
-from torch import nn
+try:
+    import torch
+    from torch import nn
 
-import baselines
-from common.errors import InputError
-from common.files import atomic_write, refuse_to_overwrite
-from moco.checkpoint import load_checkpoint, no_classifier, query_encoder, student_classifier
-from trainer import cli
-from trainer.checkpoint import torch_save
+    import baselines
+    from common.errors import InputError
+    from common.files import atomic_write, refuse_to_overwrite
+    from moco.checkpoint import load_checkpoint, no_classifier, query_encoder, student_classifier
+    from trainer import cli
+    from trainer.checkpoint import torch_save
+except ModuleNotFoundError as error:
+    raise SystemExit(f"{error}: pip install -e . first, in the repository's folder") from None
 
 BATCH = 2  # images in the example that programs and graphs are made from
 

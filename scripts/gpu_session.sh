@@ -16,7 +16,7 @@ STATE=$(realpath -m "${STATE:-runs/gpu-state${TINY:+-tiny}}")
 DATA=$(realpath -m "${DATA:-data/papsmear}")
 export PYTHON=${PYTHON:-python3} TINY DEVICE OUT STATE DATA
 export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=$STATE/cache
-export PYTHONPATH=$STATE/site${PYTHONPATH:+:$PYTHONPATH}
+export PYTHONPATH=$PWD:$STATE/site${PYTHONPATH:+:$PYTHONPATH}
 LARGEST=16000000 # bytes of a file in OUT
 
 # What each call does, in order of worth: step:seconds.
@@ -60,7 +60,7 @@ run_step() { # NAME: in a process of its own, which its time limit ends
         ${TINY:+--tiny} ;;
     data)
         [ -d "$DATA" ] && echo "the data folder that was given" && exit
-        echo "no folder at DATA: made-up pictures, whose scores mean nothing"
+        echo "no folder at DATA: synthetic images, whose scores mean nothing"
         exec "$PYTHON" -m benchmarks.gpu smears "$STATE/smears" ${TINY:+--tiny} ;;
     table)
         local size="--arch $(arch_of_table) --image-size 224 --epochs 200 --jobs 6 -j 2"

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole method in minutes, on a laptop:
-#     bash scripts/quickstart.sh                  on made-up skin lesions
+#     bash scripts/quickstart.sh                  on synthetic skin lesions
 #     bash scripts/quickstart.sh DATA_FOLDER      on your copy of ISIC 2018 or Herlev Pap-smear
 # ARCH, IMAGE_SIZE, EPOCHS, K_SHOT and SEED change the run; OUT is where its files go.
 set -euo pipefail
@@ -15,13 +15,13 @@ if [ -z "${DATA:-}" ]; then
     DATA=$OUT/data
     run python -m datasets.synthetic "$DATA" --size 64
 fi
-run python main_moco.py "$DATA" --model_path "$OUT/pretrained" --arch "${ARCH:-conv4}" \
+run python main_moco.py "$DATA" --model-path "$OUT/pretrained" --arch "${ARCH:-conv4}" \
     --image-size "${IMAGE_SIZE:-48}" --epochs "${EPOCHS:-20}" --knn-every 5 --seed "${SEED:-0}"
 run python generate_pseudo.py --datadir "$DATA" --resume "$OUT/pretrained" \
-    --savedir "$OUT/labels" --k_shot "${K_SHOT:-5}" --seed "${SEED:-0}"
-run python main_distill.py "$DATA" --savedir "$OUT/labels" --model_path "$OUT/student" \
+    --savedir "$OUT/labels" --k-shot "${K_SHOT:-5}" --seed "${SEED:-0}"
+run python main_distill.py "$DATA" --savedir "$OUT/labels" --model-path "$OUT/student" \
     --seed "${SEED:-0}"
 echo; echo "The baseline: a logistic regression on the encoder of stage (a)"
 run python test.py "$DATA" --resume "$OUT/pretrained" --savedir "$OUT/labels"
 echo; echo "The student of stage (d)"
-run python test.py "$DATA" --resume "$OUT/student" --load_cla
+run python test.py "$DATA" --resume "$OUT/student" --load-cla

@@ -1,77 +1,16 @@
 """The house has floors: imports go downwards or along a floor, and never in a circle."""
 
-import ast
-import subprocess
 from pathlib import Path
-from typing import NamedTuple
 
 import pytest
 
-from conftest import REPOSITORY
+from conftest import REPOSITORY, load_script
 
-FLOORS = (  # from the ground up
-    {"models", "common"},  # what f_q can be; errors, files, seeds
-    {"datasets"},  # what it is fed
-    {"trainer"},  # training any model safely
-    {"moco", "plots"},  # the method; the papers' figures
-    {"main_moco", "generate_pseudo", "main_distill", "test", "baselines", "reproduction"},
-    {"scripts", "benchmarks"},  # how people start it; how fast it is
-)
-
-
-class Import(NamedTuple):
-    """`module` imports `imported`, in `line` of its `file`."""
-
-    module: str
-    imported: str
-    file: Path
-    line: int
-
-    def __str__(self) -> str:
-        return f"{self.file}:{self.line}: {self.module} imports {self.imported}"
-
-
-def module_of(file: Path) -> str:
-    """`moco` for moco/__init__.py, `moco.builder` for moco/builder.py."""
-    parts = file.with_suffix("").parts
-    return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
-
-
-def imports_of(root: Path, files: list[Path]) -> list[Import]:
-    """All imports among `files`, which are relative to `root`: those within functions, too, and
-    those of a package's __init__ that come with an import from another package."""
-    modules = {module_of(file) for file in files}
-    found = []
-    for file in files:
-        module = module_of(file)
-        package = file.parent.parts
-        above = {".".join(package[:depth]) for depth in range(1, len(package) + 1)}
-        for node in ast.walk(ast.parse((root / file).read_text())):
-            if isinstance(node, ast.Import):
-                named = [alias.name for alias in node.names]
-            elif isinstance(node, ast.ImportFrom):
-                start = [*package[: len(package) - node.level + 1]] if node.level else []
-                start = ".".join([*start, *filter(None, [node.module])])
-                named = [f"{start}.{alias.name}" for alias in node.names]
-            else:
-                continue
-            imported = set()
-            for name in named:
-                parts = name.split(".")
-                chain = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
-                chain = [name for name in chain if name in modules]
-                # Its own package has begun before; what is imported from that itself is another
-                # matter.
-                imported |= set(chain[-1:]) | (set(chain) - above)
-            found += [Import(module, name, file, node.lineno) for name in sorted(imported)]
-    return found
-
-
-def floor_of(module: str) -> int:
-    top = module.partition(".")[0]
-    found = [number for number, floor in enumerate(FLOORS, start=1) if top in floor]
-    assert found, f"{module} is on no floor: name it in FLOORS"
-    return found[0]
+draw_imports = load_script("scripts/draw_imports")
+Import, FLOORS = draw_imports.Import, draw_imports.FLOORS
+floor_of, imports_of, tracked = (
+    draw_imports.floor_of, draw_imports.imports_of, draw_imports.tracked,
+)  # fmt: skip
 
 
 def upward(imports: list[Import]) -> list[str]:
@@ -110,10 +49,7 @@ def circle(imports: list[Import]) -> list[str]:
 @pytest.fixture(scope="module")
 def imports() -> list[Import]:
     """Those of all tracked files but the tests."""
-    command = ["git", "-C", str(REPOSITORY), "ls-files", "*.py"]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
-    files = [Path(name) for name in names if not name.startswith("tests/")]
-    return imports_of(REPOSITORY, [file for file in files if (REPOSITORY / file).exists()])
+    return imports_of(REPOSITORY, tracked(REPOSITORY))
 
 
 def test_imports_go_downwards(imports):
@@ -203,5 +139,19 @@ def test_a_circle_is_found(tmp_path, contents, module):
 
 
 def test_a_module_without_a_floor_is_told():
-    with pytest.raises(AssertionError, match="extra.tool is on no floor"):
+    with pytest.raises(ValueError, match="extra.tool is on no floor"):
         floor_of("extra.tool")
+
+
+def test_the_picture_in_architecture_is_up_to_date(imports):
+    text = (REPOSITORY / "ARCHITECTURE.md").read_text()
+    assert draw_imports.rewritten(text, imports) == text, "run python scripts/draw_imports.py"
+
+
+def test_arrows_of_the_picture():
+    one = [
+        Import("a.x", "b", Path(), 1),
+        Import("b", "c.y", Path(), 1),
+        Import("a", "c", Path(), 1),
+    ]
+    assert draw_imports.arrows([*one, Import("c.y", "c", Path(), 1)]) == [("a", "b"), ("b", "c")]

@@ -93,20 +93,3 @@ def test_a_failing_run_is_told(tmp_path):
     scaling.make_data(tmp_path / "data", 8)
     with pytest.raises(InputError, match="--batch-size 5 does not make"):
         scaling.measure(how, tmp_path / "data", 1, tmp_path)
-
-
-def test_projection():
-    how = dict(
-        tflops=100, gflop_per_image=200, image_size=100, parameters=25_000_000,
-        gpus_per_machine=8, inside=100, between=10,
-    )  # fmt: skip
-    one = scaling.project(1, 16, **how)
-    assert one["step_ms"] == one["compute_ms"] == 32 and one["gather_ms"] == one["reduce_ms"] == 0
-    many = scaling.project(16, 256, **how)
-    assert many["compute_ms"] == 32
-    assert many["gather_ms"] == pytest.approx(15 / 16 * 256 * 3e4 * 4 / 10e9 * 1e3, abs=0.01)
-    assert many["reduce_ms"] == pytest.approx(2 * 15 / 16 * 1e8 / 10e9 * 1e3, abs=0.01)
-    assert many["step_ms"] == pytest.approx(
-        32 + many["gather_ms"] + many["reduce_ms"] - 16, abs=0.02
-    )
-    assert scaling.project(8, 128, **how)["reduce_ms"] < 2  # inside a machine
