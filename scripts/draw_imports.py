@@ -68,7 +68,11 @@ def imports_of(root: Path, files: list[Path]) -> list[Import]:
 
 
 def floor_of(module: str) -> int:
+    """Return the floor of a module, counted from 1; what `python -m package` starts is at the top,
+    with the scripts."""
     top = module.partition(".")[0]
+    if module.endswith(".__main__"):
+        return len(FLOORS)
     found = [number for number, floor in enumerate(FLOORS, start=1) if top in floor]
     if not found:
         raise ValueError(f"{module} is on no floor: name it in FLOORS")
@@ -88,7 +92,7 @@ def arrows(imports: list[Import]) -> list[tuple[str, str]]:
     below: dict[str, set[str]] = {}
     for one in imports:
         start, end = (name.partition(".")[0] for name in (one.module, one.imported))
-        if start != end:
+        if start != end and not one.module.endswith(".__main__"):
             below.setdefault(start, set()).add(end)
 
     def reached(start: str) -> set[str]:
