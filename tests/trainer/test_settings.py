@@ -54,6 +54,16 @@ def test_what_is_given_stays_apart_from_defaults():
     }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Anywhere(Settings):
+    folder: Path | None = setting(None, "where, if anywhere", positional=True)
+
+
+def test_a_positional_one_may_be_left_out():
+    assert parse(Anywhere, []) == {} and parse(Anywhere, ["x"]) == {"folder": Path("x")}
+    assert resolve(Anywhere, parse(Anywhere, [])).folder is None
+
+
 def test_given_then_inherited_then_the_machine_then_defaults():
     found = resolve(Small, {"folder": Path("x")}, {"fast": True}, {"rate": 0.2, "steps": [9]})
     assert found.record() == {
