@@ -9,7 +9,7 @@ from datasets import open_dataset
 from datasets.cache import cached, pixels
 from datasets.images import read_image
 from moco.augment import plain_view
-from moco.evaluate import encode, fit_classifier, fit_on_support, knn_score
+from moco.evaluate import FrozenEncoder, encode, fit_classifier, knn_score
 from models import build_encoder
 from trainer.performance import prepare
 
@@ -66,12 +66,11 @@ def test_encode_encodes_each_image_once(data):
 def test_fit_on_support(data, augnum):
     rare = open_dataset(data).rare
     support = rare.take([rare.ids[0], rare.ids[1], rare.ids[-1], rare.ids[-2]], ("DF", "VASC"))
-    encoder = build_encoder("conv4", 8)
-    settings = dict(image_size=32, aug_plus=False, augnum=augnum)
-    f_c = fit_on_support(encoder, support, **settings, seed=1)
-    again = fit_on_support(encoder, support, **settings, seed=1)
+    weights = {f"query_encoder.{k}": v for k, v in build_encoder("conv4", 8).state_dict().items()}
+    args = dict(arch="conv4", moco_dim=8, mlp=False, image_size=32, aug_plus=False)
+    encoder = FrozenEncoder({"stage": "moco", "args": args, "state_dict": weights})
+    f_c, again, other = (encoder.fit(support, augnum, seed) for seed in (1, 1, 2))
     assert f_c[-1].coef_.shape[1] == 8 and np.array_equal(f_c[-1].coef_, again[-1].coef_)
-    other = fit_on_support(encoder, support, **settings, seed=2)
     assert np.array_equal(f_c[-1].coef_, other[-1].coef_) == (augnum == 0)
 
 

@@ -145,7 +145,7 @@ def test_stage_a_goes_on_from_theirs(released, data, tmp_path, capsys, monkeypat
     assert "does not tell which images it was trained on" in capsys.readouterr().out
     assert load_checkpoint(out)["epoch"] == 201
     line = refused(capsys, monkeypatch, "main_moco", *command, "--mlp", "--overwrite")
-    assert "mlp True was asked for, but" in line
+    assert "--mlp conflicts with" in line
 
 
 def test_files_of_an_epoch(released, chain, data, tmp_path, capsys):
