@@ -317,7 +317,7 @@ def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(smears, other)
     next((other / "normal_columnar").iterdir()).unlink()
-    monkeypatch.setattr(run, "run_here", lambda *_: None)
+    monkeypatch.setattr(reproduce, "run_here", lambda *_: None)
     out = ["--out", tmp_path / "out", "--table", 5, "--methods", "moco_v1", "--shots", 1]
     call("reproduction.__main__", "--data", smears, *out)
     assert "narrowed: 50 images instead of 917" in capsys.readouterr().out
