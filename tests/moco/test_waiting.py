@@ -20,7 +20,7 @@ from models import build_encoder
 GPU = torch.device("cuda")
 HOW = types.SimpleNamespace(
     epochs=10, alpha=0.7, pseudo_label="adaptive-hard", cls_loss="paper", losses="con+cls",
-    p_label=True,
+    p_label=True, correction="none",
 )  # fmt: skip
 
 

@@ -47,6 +47,7 @@ def test_weights_that_are_none_are_not_saved(data, tmp_path, monkeypatch, after)
     assert (found["part"] or {"steps": 0})["steps"] == after - 1
 
 
+@pytest.mark.slow
 def test_all_processes_stop_with_one_line(data, tmp_path):
     several = ["--multiprocessing-distributed", "--nproc", 2]
     result = shell("main_moco", data, "--model_path", tmp_path, *TINY, *TOO_HIGH, *several)

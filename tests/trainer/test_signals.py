@@ -229,6 +229,7 @@ def test_the_same_command_with_resume_goes_on(chain, data, tmp_path, monkeypatch
         call(*words)
 
 
+@pytest.mark.slow
 def test_in_the_middle_of_an_epoch_as_many_processes(data, tmp_path, monkeypatch):
     stopping(monkeypatch, TERM)
     with pytest.raises(Stopped):
