@@ -175,7 +175,12 @@ def chain(data, tmp_path_factory) -> Chain:
     root = tmp_path_factory.mktemp("chain")
     printed = {}
     for name, argv in chain_of(data, root).items():
-        with contextlib.redirect_stdout(io.StringIO()) as said:
+        words = [f"{name}.py", *map(str, argv)]  # which the log and the checkpoint tell
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(io.StringIO()) as said,
+        ):
+            patch.setattr(sys, "argv", words)
             call(name, *argv)
         printed[name] = said.getvalue()
     return Chain(root, printed)

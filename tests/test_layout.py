@@ -13,8 +13,8 @@ FLOORS = (  # from the ground up
     {"models", "common"},  # what f_q can be; errors, files, seeds
     {"datasets"},  # what it is fed
     {"trainer"},  # training any model safely
-    {"moco", "plots"},  # the method; the papers' figures
-    {"main_moco", "generate_pseudo", "main_distill", "test", "baselines", "reproduction"},
+    {"moco"},  # the method
+    {"main_moco", "generate_pseudo", "main_distill", "test", "baselines", "reproduction", "plots"},
     {"scripts", "benchmarks"},  # how people start it; how fast it is
 )
 
