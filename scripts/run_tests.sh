@@ -1,8 +1,9 @@
 #!/usr/bin/env bash
-# Style and tests, in the environment of scripts/quickstart.sh. Arguments go to pytest.
+# Style and the quick tests, or --all, in the environment of scripts/quickstart.sh, on two processes.
+# Arguments go to pytest: `-n 0` for one process, `tests/moco` for a part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh requirements.txt requirements-dev.txt
 ruff check .
 ruff format --check .
-python -m pytest -q --durations=5 "$@"
+python -m pytest -q -n 2 --dist loadgroup --durations=5 "$@"

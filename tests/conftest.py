@@ -1,7 +1,9 @@
 """What the tests share: a tiny made-up data folder, and the four scripts run on it once."""
 
+import contextlib
 import importlib
 import importlib.util
+import io
 import os
 import subprocess
 import sys
@@ -26,12 +28,29 @@ GPU_TESTS = REPOSITORY / "tests" / "gpu"  # all others run on processors, whatev
 TINY = "--arch conv4 --image-size 32 -b 8 --moco-k 32 --bn-groups 2 -j 0".split()
 
 
+def pytest_addoption(parser):
+    parser.addoption("--all", action="store_true", help="run the tests marked slow, too")
+
+
 def pytest_configure(config):
     if not all(path.is_relative_to(GPU_TESTS) for path in asked_for(config)):
         # Before anything looks for a GPU; the scripts that tests start inherit it.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    torch.set_num_threads(2)
+    # As many threads as cores, in every process that tests run at once, wait for one another.
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="test-cache-")
+
+
+def pytest_collection_modifyitems(config, items):
+    if config.getoption("--all"):
+        # First, so that no process is left alone with a long one at the end.
+        items.sort(key=lambda item: "slow" not in item.keywords)
+    else:
+        skip = pytest.mark.skip(reason="slow; --all runs it")
+        for item in items:
+            if "slow" in item.keywords:
+                item.add_marker(skip)
 
 
 def asked_for(config) -> list[Path]:
@@ -133,12 +152,10 @@ class Chain:
         return self.root / "d"
 
 
-@pytest.fixture(scope="session")
-def chain(data, tmp_path_factory) -> Chain:
-    """The four scripts, one after the other, each a process of its own, as the README types it."""
-    root = tmp_path_factory.mktemp("chain")
+def chain_of(data: Path, root: Path) -> dict[str, list[object]]:
+    """The words after each of the four scripts, with all that they write in `root`."""
     a, labels, d = root / "a", root / "labels", root / "d"
-    commands = {
+    return {
         "main_moco": [data, "--model_path", a, *TINY, "--epochs", 2, "--knn-every", 1],
         "generate_pseudo": (
             f"--arch conv4 --n_way 3 --k_shot 2 --k_query 15 --resume {a} --datadir {data} "
@@ -150,9 +167,20 @@ def chain(data, tmp_path_factory) -> Chain:
         ).split(),
         "test": f"--arch conv4 --n_way 3 --k_shot 2 --load_cla --resume {d} {data} -j 0".split(),
     }
+
+
+@pytest.fixture(scope="session")
+def chain(data, tmp_path_factory) -> Chain:
+    """The four scripts, one after the other, in this process."""
+    root = tmp_path_factory.mktemp("chain")
     printed = {}
-    for name, argv in commands.items():
-        result = shell(name, *argv)
-        assert result.returncode == 0, result.stderr
-        printed[name] = result.stdout
+    for name, argv in chain_of(data, root).items():
+        words = [f"{name}.py", *map(str, argv)]  # which the log and the checkpoint tell
+        with (
+            pytest.MonkeyPatch.context() as patch,
+            contextlib.redirect_stdout(io.StringIO()) as said,
+        ):
+            patch.setattr(sys, "argv", words)
+            call(name, *argv)
+        printed[name] = said.getvalue()
     return Chain(root, printed)

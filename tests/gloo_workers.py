@@ -6,9 +6,6 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError
-from moco.builder import MoCo
-from moco.losses import contrastive_loss
-from models import build_encoder
 from trainer import distributed, launch_plan
 
 
@@ -23,6 +20,10 @@ def plan(nproc, **how):
 
 def contrast(device, folder: Path, groups: int, steps: int) -> None:
     """Train MoCo for some steps on this process's share of known batches; write what came out."""
+    from moco.builder import MoCo  # takes two seconds, which the others need not wait for
+    from moco.losses import contrastive_loss
+    from models import build_encoder
+
     torch.manual_seed(0)
     encoder = functools.partial(build_encoder, "conv4", 16)
     model = MoCo(encoder, 16, queue_size=24, encoder_momentum=0.5, batchnorm_groups=groups)

@@ -4,13 +4,16 @@ import re
 import subprocess
 import sys
 
+import pytest
+
 from conftest import REPOSITORY
 
 
-def test_some_of_each_kind():
-    command = [sys.executable, "tests/bad_files.py", "--number", "30"]
+@pytest.mark.parametrize("number", [5, pytest.param(30, marks=pytest.mark.slow)])
+def test_some_of_each_kind(number):
+    command = [sys.executable, "tests/bad_files.py", "--number", str(number)]
     ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
-    rows = re.findall(r"^\| (\w.*) \| 30 \| (\d+) \| \d+ \| 0 \|$", ran.stdout, re.M)
+    rows = re.findall(rf"^\| (\w.*) \| {number} \| (\d+) \| \d+ \| 0 \|$", ran.stdout, re.M)
     assert len(rows) == 13
     assert all(int(refused) or kind == "cache" for kind, refused in rows)  # that is made anew

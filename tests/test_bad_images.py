@@ -72,7 +72,10 @@ def test_baselines_leave_them_out_too(script, damaged, tmp_path, capsys):
     assert ("1 of 25" if script == "scratch" else "2 of 35") in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("how", ["-j 0", "-j 1", "-j 2 --multiprocessing-distributed --nproc 2"])
+TWO = "-j 2 --multiprocessing-distributed --nproc 2"
+
+
+@pytest.mark.parametrize("how", ["-j 0", "-j 1", pytest.param(TWO, marks=pytest.mark.slow)])
 def test_an_image_that_vanishes_while_training(how, data, tmp_path, capfd, monkeypatch):
     """One line, wherever it is missed."""
     shutil.copytree(data, tmp_path / "data")

@@ -4,9 +4,12 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from conftest import REPOSITORY
 
 
+@pytest.mark.slow
 def test_some_of_each(tmp_path):
     command = [sys.executable, "tests/faults.py", "--kills", "4", "--quick"]
     ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)

@@ -77,4 +77,5 @@ def test_without_matplotlib(chain: Chain, tmp_path, capsys, monkeypatch):
 
 @pytest.mark.parametrize("flag", ["--only", "--format"])
 def test_unknown_choices(flag, capsys, monkeypatch):
-    assert "invalid choice" in refused(capsys, monkeypatch, "plots.__main__", ".", flag, "nonsense")
+    said = refused(capsys, monkeypatch, "plots.__main__", ".", flag, "nonsense")
+    assert f"{flag}: must be one of" in said and "got nonsense" in said

@@ -14,6 +14,7 @@ from datasets import synthetic
 from moco.checkpoint import load_checkpoint
 from trainer.checkpoint import CHECKPOINT
 
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("slurm")]  # one cluster for all
 ENDED = ("COMPLETED", "FAILED", "CANCELLED", "TIMEOUT", "NODE_FAIL")
 
 

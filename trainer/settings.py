@@ -107,7 +107,7 @@ class Field:
 
     def check(self, value: Any) -> Any:
         """Return the value that a file holds for this setting, or raise ValueError."""
-        if value is None:
+        if value is None and (self.optional or self.about.auto):
             return value
         parts = value if self.several and isinstance(value, list | tuple) else [value]
         kinds = {float: (int, float), Path: (str, Path)}.get(self.kind, (self.kind,))
@@ -185,7 +185,7 @@ class Settings:
         found = {}
         for name, field in cls.fields().items():
             default = None if field.default is dataclasses.MISSING else field.default
-            value = field.check(values.get(name))
+            value = field.check(values[name]) if name in values else None
             found[name] = default if value is None else value
         return _plain(found)
 
@@ -245,7 +245,8 @@ def _add(group: Any, field: Field, cls: type[Settings]) -> None:
     how["help"] = about.help.replace("%", "%%") + _default(field, cls).replace("%", "%%")
     if about.positional:
         if not required:
-            how["nargs"] = "?"
+            # Of a positional one, argparse would have the type read what stands for no default.
+            how |= {"nargs": "?", "default": None}
         group.add_argument(field.name, **how)
         return
     names = about.flags if field.flag in about.flags else (*about.flags, field.flag)
@@ -268,7 +269,8 @@ def _default(field: Field, cls: type[Settings]) -> str:
 
 def parse(cls: type[Settings], argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Return what a command line says, by name; settings that it leaves out are not in there."""
-    return vars(parser_of(cls).parse_args(argv))
+    found = vars(parser_of(cls).parse_args(argv))
+    return {name: value for name, value in found.items() if value is not None}
 
 
 def resolve(

@@ -41,6 +41,7 @@ def test_parts_of_a_step():
     assert profiling.part_of(event("aten::add_", event("Optimizer.step#SGD.step"))) == "SGD"
 
 
+@pytest.mark.slow
 def test_turn_about(tmp_path, capsys):
     out, few = tmp_path / "t.json", ["--tasks", "a", "--modes", "plain", "default", "--profile"]
     throughput.main([*SMALL, *few, "--out", str(out)])
@@ -76,6 +77,7 @@ def test_fixed_batches():
     assert second[0][0] is first[0] and not torch.equal(*first)
 
 
+@pytest.mark.slow
 def test_scaling_of_a_few_images(tmp_path):
     how = scaling.parser().parse_args(["-b", "8", "-j", "0", "--steps", "4"])
     scaling.make_data(tmp_path / "data", 1003)

@@ -1,6 +1,5 @@
 """Decoded once: the same pixels, the right file, no half file."""
 
-import argparse
 import os
 import threading
 
@@ -152,13 +151,11 @@ def test_without_room_the_files_are_read(images, tmp_path, capsys):
     """And what cannot be decoded is still told."""
     (tmp_path / "file").write_text("not a folder")
     folder = tmp_path / "file" / "cache"
-    args = argparse.Namespace(cache=folder, no_cache=False, views_by="pil")
-    assert decoded(args, images, 32) is images
+    assert decoded(images, 32, folder) is images
     assert "note: no cache in" in capsys.readouterr().out
     images.paths[1].write_bytes(b"")
-    for args.no_cache in (False, True):
+    for cache in (folder, None):
         with pytest.raises(InputError, match=r"1 of 3 images .*1\.png"):
-            decoded(args, images, 32)
-    args.views_by = "batch"
-    with pytest.raises(InputError, match="--views batch needs the cache"):
-        decoded(args, images, 32)
+            decoded(images, 32, cache)
+        with pytest.raises(InputError, match="--views batch needs the cache"):
+            decoded(images, 32, cache, needed=True)

@@ -88,7 +88,7 @@ def changed(checkpoint, *path):
     [
         (("args", "image_size", "x"), "its --image-size is 'x'"),
         (("args", "image_size", -5), "its --image-size must be at least 32, got -5"),
-        (("args", "arch", "vgg"), "its --arch must be one of .* got vgg"),
+        (("args", "arch", "vgg"), "its --arch must be one of .*, got vgg"),
         (("args", "mlp", 1), "its --mlp is 1"),
         (("args", "schedule", 7), "its --schedule is 7"),
         (("args", "schedule", [1, "x"]), "its --schedule is"),

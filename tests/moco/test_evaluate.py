@@ -66,14 +66,11 @@ def test_encode_encodes_each_image_once(data):
 def test_fit_on_support(data, augnum):
     rare = open_dataset(data).rare
     support = rare.take([rare.ids[0], rare.ids[1], rare.ids[-1], rare.ids[-2]], ("DF", "VASC"))
-    made_with = dict(arch="conv4", moco_dim=8, mlp=False, image_size=32, aug_plus=False)
-    weights = build_encoder("conv4", 8).state_dict()
-    weights = {f"query_encoder.{name}": value for name, value in weights.items()}
-    encoder = FrozenEncoder({"args": made_with, "state_dict": weights})
-    f_c = encoder.fit(support, augnum, seed=1)
-    again = encoder.fit(support, augnum, seed=1)
+    weights = {f"query_encoder.{k}": v for k, v in build_encoder("conv4", 8).state_dict().items()}
+    args = dict(arch="conv4", moco_dim=8, mlp=False, image_size=32, aug_plus=False)
+    encoder = FrozenEncoder({"stage": "moco", "args": args, "state_dict": weights})
+    f_c, again, other = (encoder.fit(support, augnum, seed) for seed in (1, 1, 2))
     assert f_c[-1].coef_.shape[1] == 8 and np.array_equal(f_c[-1].coef_, again[-1].coef_)
-    other = encoder.fit(support, augnum, seed=2)
     assert np.array_equal(f_c[-1].coef_, other[-1].coef_) == (augnum == 0)
 
 

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 
 from common.errors import InputError
 from conftest import call, refused
+from datasets import synthetic
 from moco.checkpoint import CLASSIFIER, load_checkpoint, query_encoder
 from models.resnet12 import WIDTHS
 from trainer.checkpoint import CHECKPOINT
@@ -116,11 +117,12 @@ def test_a_teacher_for_all_that_follows(released, data, tmp_path, capsys):
     assert "classifier: direct" in capsys.readouterr().out
 
 
-def test_stage_a_goes_on_from_theirs(released, data, tmp_path, capsys, monkeypatch):
+def test_stage_a_goes_on_from_theirs(released, tmp_path, capsys, monkeypatch):
     """With their momentum; what their file does not tell (the batch size, here) is free."""
     contents = torch.load(released / CHECKPOINT, weights_only=True)
-    trained = [name for name in their_weights() if name.endswith(("weight", "bias"))]
-    shapes = [their_weights()[name].shape for name in trained]
+    weights = their_weights()
+    trained = [name for name in weights if name.endswith(("weight", "bias"))]
+    shapes = [weights[name].shape for name in trained]
     of_query = {n: shape for n, shape in enumerate(shapes) if "encoder_q" in trained[n]}
     ours = dict(query_encoder(load_checkpoint(released)).named_parameters())
     contents["optimizer"]["state"] = {
@@ -138,8 +140,9 @@ def test_stage_a_goes_on_from_theirs(released, data, tmp_path, capsys, monkeypat
         "head.bias": "classifier.bias",
     }.items():
         assert (momentum[name] == trained.index(f"module.encoder_q.{theirs}")).all()
-    out = tmp_path / "out"
-    command = [data, "--resume", released, "--model_path", out, "--moco-k", QUEUE, "-j", 0]
+    few, out = tmp_path / "few", tmp_path / "out"
+    synthetic.make(few, base=12, rare=12, size=40, seed=0)  # one batch
+    command = [few, "--resume", released, "--model_path", out, "--moco-k", QUEUE, "-j", 0]
     command += ["--image-size", 32, "-b", 8]
     call("main_moco", *command, "--epochs", 201)
     assert "does not tell which images it was trained on" in capsys.readouterr().out

@@ -198,6 +198,7 @@ NARROW = "--table 5 --epochs 1 --image-size 32 --shots 1 --seeds 0 -j 0 --jobs 2
 NARROW += NARROW_METHODS
 
 
+@pytest.mark.slow
 def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
     argv = [*NARROW, "--data", str(smears), "--out", str(tmp_path)]
@@ -271,7 +272,9 @@ run_here([job(n) for n in range(3)], p / "logs", at_once=1)
 """
 
 
-@pytest.mark.parametrize("how", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize(
+    "how", [pytest.param(signal.SIGINT, marks=pytest.mark.slow), signal.SIGTERM]
+)
 def test_stopping_it_stops_the_commands(tmp_path, how):
     """The one that runs ends, and no other is begun."""
     script = STOPPED.format(folder=str(tmp_path))
@@ -294,7 +297,7 @@ def run_here(job: Job) -> int:
     return run.run_job(job, set(), threading.Event())
 
 
-@pytest.mark.parametrize("how", [run_here, become])
+@pytest.mark.parametrize("how", [run_here, pytest.param(become, marks=pytest.mark.slow)])
 def test_a_job_is_run_by_one_process_alone(tmp_path, how):
     """Who comes second waits, and finds it done."""
     code = "import time; time.sleep(2); (p / 'n').open('a').write('x'); " + (
@@ -318,7 +321,7 @@ def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
     other = tmp_path / "other"
     shutil.copytree(smears, other)
     next((other / "normal_columnar").iterdir()).unlink()
-    monkeypatch.setattr(run, "run_here", lambda *_: None)
+    monkeypatch.setattr(reproduce, "run_here", lambda *_: None)
     out = ["--out", tmp_path / "out", "--table", 5, "--methods", "moco_v1", "--shots", 1]
     call("reproduction.__main__", "--data", smears, *out)
     assert "narrowed: 50 images instead of 917" in capsys.readouterr().out

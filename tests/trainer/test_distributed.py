@@ -34,7 +34,7 @@ def test_a_workers_bad_input_is_raised(tmp_path, capfd):
     assert "this is wrong" not in capfd.readouterr().err
 
 
-@pytest.mark.parametrize("length", [0, 200_000])
+@pytest.mark.parametrize("length", [pytest.param(0, marks=pytest.mark.slow), 200_000])
 def test_one_workers_reason_is_told(tmp_path, length):
     """Not that the other one has lost it; and one that is too long for a pipe is cut."""
     with pytest.raises(InputError, match="^this is wrong"):

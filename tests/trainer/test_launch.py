@@ -1,5 +1,6 @@
 """Processes started in each of the ways that there are, and those that do not find each other."""
 
+import json
 import os
 import signal
 import socket
@@ -9,7 +10,7 @@ import time
 
 import pytest
 
-from conftest import REPOSITORY, TINY, states_equal
+from conftest import REPOSITORY, TINY, call, refused, states_equal
 from moco.checkpoint import load_checkpoint
 
 
@@ -46,6 +47,7 @@ def ended(processes):
     return found
 
 
+@pytest.mark.slow
 def test_every_launcher_trains_the_same(data, tmp_path):
     python = [sys.executable]
     spawned = ["--multiprocessing-distributed", "--nproc", 2]
@@ -76,27 +78,72 @@ def complaint(words, **environment):
     return lines[0]
 
 
-def test_those_that_do_not_come_are_named(data, tmp_path):
-    def missing(rank, url):
-        machines = ["--world-size", 4, "--rank", rank, "--dist-url", url, "--dist-timeout", 2]
-        return complaint(command(data, tmp_path, *machines))
+ONE_AFTER_THE_OTHER = """
+import json, os, sys
+import main_moco
+from trainer import cli
+for words, environment in json.loads(sys.stdin.read()):
+    if os.fork() == 0:
+        sys.argv = words
+        os.environ.update(environment)
+        cli.run(main_moco.main, several=True)
+        os._exit(0)
+    code = os.waitstatus_to_exitcode(os.wait()[1])
+    print("ended:", code, file=sys.stderr, flush=True)
+"""
 
-    url = f"tcp://127.0.0.1:{free_port()}"
-    line = missing(0, url)
-    assert f"error: of 4 processes 1, 2, 3 did not come to {url} within 2 s" in line
-    assert f"process 1 of 4 cannot reach the others at {url}, which process 0 op" in missing(1, url)
-    nowhere = "tcp://no-such-host.invalid:10001"
-    assert f"process 1 of 4 cannot reach the others at {nowhere}" in missing(1, nowhere)
-    with socket.socket() as taken:
-        taken.bind(("127.0.0.1", 0))
-        taken.listen()
-        url = f"tcp://127.0.0.1:{taken.getsockname()[1]}"
-        assert f"process 0 of 4 cannot reach the others at {url}" in missing(0, url)
-    line = complaint(command(data, tmp_path, "--dist-timeout", 2), **srun_variables(0))
-    assert "error: of 2 processes 1 did not come to file:///" in line
+
+def complaints(*runs):
+    """The `complaint` of each of the runs, (words, environment); what they import, they share."""
+    ran = subprocess.run(
+        [sys.executable, "-c", ONE_AFTER_THE_OTHER], cwd=REPOSITORY, input=json.dumps(runs),
+        capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    *found, rest = ran.stderr.split("ended: 2\n")
+    assert ran.returncode == 0 and len(found) == len(runs) and not rest, ran.stderr
+    assert "Traceback" not in ran.stderr, ran.stderr
+    lines = [[line for line in said.splitlines() if "error:" in line] for said in found]
+    assert all(len(errors) == 1 for errors in lines), ran.stderr
+    return [errors[0] for errors in lines]
+
+
+def test_those_that_do_not_come_are_named(data, tmp_path):
+    def of_4(rank, url):
+        machines = ["--world-size", 4, "--rank", rank, "--dist-url", url, "--dist-timeout", 2]
+        return command(data, tmp_path, *machines), {}
+
+    with socket.socket() as taken, socket.socket() as silent:
+        for there in (taken, silent):
+            there.bind(("127.0.0.1", 0))
+            there.listen()
+        occupied, mute, free = (
+            f"tcp://127.0.0.1:{port}"
+            for port in (taken.getsockname()[1], silent.getsockname()[1], free_port())
+        )
+        nowhere = "tcp://no-such-host.invalid:10001"
+        of_2 = ["--world-size", 2, "--rank", 1, "--dist-url", mute, "--dist-timeout", 1]
+        lines = complaints(
+            of_4(0, free),
+            of_4(1, free),
+            of_4(1, nowhere),
+            of_4(0, occupied),
+            (command(data, tmp_path, *of_2), {}),
+            (command(data, tmp_path, "--dist-timeout", 2), srun_variables(0)),
+        )
+    said = [
+        f"error: of 4 processes 1, 2, 3 did not come to {free} within 2 s",
+        f"process 1 of 4 cannot reach the others at {free}, which process 0 op",
+        f"process 1 of 4 cannot reach the others at {nowhere}",
+        f"process 0 of 4 cannot reach the others at {occupied}",
+        f"process 1 of 2 cannot reach the others at {mute}",  # it is there, but does not answer
+        "error: of 2 processes 1 did not come to file:///",
+    ]
+    for part, line in zip(said, lines):
+        assert part in line
     assert not (tmp_path / "checkpoint.pth.tar").exists()
 
 
+@pytest.mark.slow
 def test_all_that_came_are_told(data, tmp_path):
     machines = ["--world-size", 4, "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--rank"]
     words = [sys.executable, *command(data, tmp_path, "--dist-timeout", 10, *machines)]
@@ -106,16 +153,6 @@ def test_all_that_came_are_told(data, tmp_path):
     assert "of 4 processes 2, 3 did not come" in said[0]
     assert "did not come" in said[1] or "process 0, which has left, names those" in said[1]
     assert "frame #" not in str(said)  # of torch's, about a connection that is lost
-
-
-def test_one_that_is_there_but_does_not_answer(data, tmp_path):
-    with socket.socket() as silent:
-        silent.bind(("127.0.0.1", 0))
-        silent.listen()
-        url = f"tcp://127.0.0.1:{silent.getsockname()[1]}"
-        machines = ["--world-size", 2, "--rank", 1, "--dist-url", url, "--dist-timeout", 1]
-        line = complaint(command(data, tmp_path, *machines))
-    assert f"process 1 of 2 cannot reach the others at {url}" in line
 
 
 def test_interrupted_while_it_waits(data, tmp_path):
@@ -139,6 +176,7 @@ def is_open(url):
         return probe.connect_ex((host, int(port))) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
 def test_ended_while_its_processes_start(data, tmp_path, how):
     """A terminal sends Ctrl-C to all of them."""
@@ -159,16 +197,27 @@ def test_ended_while_its_processes_start(data, tmp_path, how):
     assert len(said.splitlines()) == 1
 
 
-def test_too_little_memory(data, tmp_path):
-    huge = command(data, tmp_path, "--moco-k", 8 * 10**12)
-    assert "too little memory (tried to allocate 4096" in complaint(huge)
+HUGE = ["--moco-k", 8 * 10**12]
+
+
+def test_too_little_memory(data, tmp_path, capsys, monkeypatch):
+    _, *words = command(data, tmp_path, *HUGE)
+    said = refused(capsys, monkeypatch, "main_moco", *words)
+    assert "too little memory (tried to allocate 4096" in said
+
+
+@pytest.mark.slow
+def test_too_little_memory_for_two(data, tmp_path):
     several = ["--multiprocessing-distributed", "--nproc", 2]
-    assert "too little memory (tried to allocate 4096" in complaint([*huge, *map(str, several)])
+    said = complaint(command(data, tmp_path, *HUGE, *several))
+    assert "too little memory (tried to allocate 4096" in said
 
 
+@pytest.mark.slow
 def test_those_that_see_other_files_are_refused(data, tmp_path):
     """Each would go on from where it thinks that all are."""
-    ended([start([sys.executable, *command(data, tmp_path / "0")])])
+    name, *words = command(data, tmp_path / "0")
+    call(name.removesuffix(".py"), *words)
     machines = ["--world-size", 2, "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--epochs", 4]
     both = [
         start([sys.executable, *command(data, tmp_path / f"{rank}", *machines, "--rank", rank)])
@@ -179,6 +228,7 @@ def test_those_that_see_other_files_are_refused(data, tmp_path):
     assert all("different arguments or data, or see different files" in line for line in said)
 
 
+@pytest.mark.slow
 def test_one_that_is_lost_ends_the_others(data, tmp_path):
     words = [sys.executable, *command(data, tmp_path, "--epochs", 10_000)]
     first, second = (start(words, **srun_variables(rank)) for rank in (0, 1))
@@ -193,8 +243,10 @@ def test_one_that_is_lost_ends_the_others(data, tmp_path):
     second.communicate()
 
 
-def test_what_is_one_process_is_not_several(chain, data, tmp_path):
-    words = ["test.py", str(data), "--resume", str(chain.pretrained), "--output", str(tmp_path)]
-    line = complaint(words, **srun_variables(1))
+def test_what_is_one_process_is_not_several(chain, data, tmp_path, capsys, monkeypatch):
+    for name, value in srun_variables(1).items():
+        monkeypatch.setenv(name, value)
+    words = [data, "--resume", chain.pretrained, "--output", tmp_path]
+    line = refused(capsys, monkeypatch, "test", *words)
     assert "test.py: error: srun has started 2 of it; it is one process" in line
     assert not list(tmp_path.iterdir())

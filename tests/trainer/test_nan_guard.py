@@ -47,6 +47,7 @@ def test_weights_that_are_none_are_not_saved(data, tmp_path, monkeypatch, after)
     assert (found["part"] or {"steps": 0})["steps"] == after - 1
 
 
+@pytest.mark.slow
 def test_all_processes_stop_with_one_line(data, tmp_path):
     several = ["--multiprocessing-distributed", "--nproc", 2]
     result = shell("main_moco", data, "--model_path", tmp_path, *TINY, *TOO_HIGH, *several)
@@ -54,6 +55,7 @@ def test_all_processes_stop_with_one_line(data, tmp_path):
     lines = [line for line in result.stderr.splitlines() if "rror" in line]
     assert len(lines) == 1 and "main_moco.py: error: epoch 1, step 2: the loss" in lines[0]
     assert len(ids_named(lines[0], data)) == 8 and "Traceback" not in result.stderr
+    assert "Warning" not in result.stderr
 
 
 def test_which_operation_it_was(data, tmp_path):

@@ -54,6 +54,16 @@ def test_what_is_given_stays_apart_from_defaults():
     }  # fmt: skip
 
 
+@dataclass(frozen=True, kw_only=True)
+class Anywhere(Settings):
+    folder: Path | None = setting(None, "where, if anywhere", positional=True)
+
+
+def test_a_positional_one_may_be_left_out():
+    assert parse(Anywhere, []) == {} and parse(Anywhere, ["x"]) == {"folder": Path("x")}
+    assert resolve(Anywhere, parse(Anywhere, [])).folder is None
+
+
 def test_given_then_inherited_then_the_machine_then_defaults():
     found = resolve(Small, {"folder": Path("x")}, {"fast": True}, {"rate": 0.2, "steps": [9]})
     assert found.record() == {
@@ -85,6 +95,7 @@ def test_help_names_groups_defaults_and_where_they_come_from():
         ({"steps": [3, -1]}, "--steps must be at least 0, got -1"),
         ({"kind": "c"}, "--kind must be one of a, b, got c"),
         ({"fast": 1}, "--fast is 1"),
+        ({"rate": None}, "--rate is None"),
     ],
 )
 def test_a_file_may_say_what_the_command_line_can(value, said):
@@ -93,7 +104,7 @@ def test_a_file_may_say_what_the_command_line_can(value, said):
 
 
 def test_what_a_file_lacks_has_its_default():
-    found = Small.complete({"folder": "x", "rate": None, "of another age": 1})
+    found = Small.complete({"folder": "x", "of another age": 1})
     assert found == {
         "folder": "x", "rate": 0.5, "steps": [3, 4], "fast": None, "kind": "a", "aliases": None,
     }  # fmt: skip

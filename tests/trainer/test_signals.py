@@ -145,7 +145,14 @@ def wait_for(condition, process):
     raise AssertionError("it never came")
 
 
-@pytest.mark.parametrize("name, code", [("SIGTERM", 143), ("SIGUSR1", 138), ("SIGINT", 130)])
+@pytest.mark.parametrize(
+    "name, code",
+    [
+        ("SIGTERM", 143),
+        pytest.param("SIGUSR1", 138, marks=pytest.mark.slow),
+        pytest.param("SIGINT", 130, marks=pytest.mark.slow),
+    ],
+)
 def test_signals_of_a_real_run(data, tmp_path, name, code):
     process = start(moco(data, tmp_path, "--epochs", 10_000))
     wait_for((tmp_path / "log.jsonl").exists, process)
@@ -162,6 +169,7 @@ def saved_since(folder, nanoseconds):
     return there.exists() and there.stat().st_mtime_ns > nanoseconds
 
 
+@pytest.mark.slow
 def test_two_processes_stop_and_go_on_as_one(data, tmp_path):
     """The signal reaches the parent alone; then one of its processes is killed."""
 
@@ -221,6 +229,7 @@ def test_the_same_command_with_resume_goes_on(chain, data, tmp_path, monkeypatch
         call(*words)
 
 
+@pytest.mark.slow
 def test_in_the_middle_of_an_epoch_as_many_processes(data, tmp_path, monkeypatch):
     stopping(monkeypatch, TERM)
     with pytest.raises(Stopped):

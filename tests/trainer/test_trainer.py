@@ -54,7 +54,7 @@ def test_a_resumed_run_keeps_its_precision_and_views(data, tmp_path):
     pretrain(data, tmp_path, 1, "--amp", "--views", "batch")
     args = pretrain(data, tmp_path, 2, "--resume", tmp_path)["args"]
     assert (args["amp"], args["views_by"]) == (True, "batch")
-    with pytest.raises(InputError, match="--amp False was asked for.* amp True"):
+    with pytest.raises(InputError, match="--no-amp conflicts with .* --amp$"):
         pretrain(data, tmp_path, 3, "--resume", tmp_path, "--no-amp")
 
 
@@ -105,6 +105,7 @@ def test_a_student_is_not_resumed_on_other_labels(chain, data, tmp_path):
         distill(data, tmp_path / "labels", tmp_path / "d", 1, "--resume", tmp_path / "d")
 
 
+@pytest.mark.slow
 def test_compiled_as_it_was(data, tmp_path):
     """The same losses but for rounding; the checkpoint's names, and what reads it, are the same."""
     logs = []
@@ -174,7 +175,7 @@ def test_a_student_trains_as_its_teacher_did(chain, data, tmp_path):
     assert (args["lr"], args["cos"], args["epochs"]) == (0.01, False, 1)
 
 
-@pytest.mark.parametrize("stage", ["moco", "distill"])
+@pytest.mark.parametrize("stage", ["moco", pytest.param("distill", marks=pytest.mark.slow)])
 def test_two_processes_train_as_one(chain, data, tmp_path, stage):
     def train(folder, epochs, *how):
         # So that the key encoder moves, too, and rounding does not grow into another path.
