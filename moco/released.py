@@ -63,8 +63,7 @@ def from_released(checkpoint: dict, classifier: dict | None, path: Path) -> dict
     return {
         "stage": "distill" if classifier else "moco",
         "epoch": checkpoint.get("epoch"),
-        "args": {**settings, "data": None, "model_path": None, "cache": None}
-        | ({"p_label": True, "losses": "con+cls"} if classifier else {}),
+        "args": settings | ({"p_label": True, "losses": "con+cls"} if classifier else {}),
         "base": {"dataset": "a set that it does not tell", "counts": {}, "sha256": "unknown"},
         "task": None,
         "made_by": {"command": "unknown, of the authors' released code"},

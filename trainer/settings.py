@@ -107,7 +107,8 @@ class Field:
 
     def check(self, value: Any) -> Any:
         """Return the value that a file holds for this setting, or raise ValueError."""
-        if value is None and (self.optional or self.about.auto):
+        required = self.default is dataclasses.MISSING  # a path, which nobody else has
+        if value is None and (self.optional or self.about.auto or required):
             return value
         parts = value if self.several and isinstance(value, list | tuple) else [value]
         kinds = {float: (int, float), Path: (str, Path)}.get(self.kind, (self.kind,))

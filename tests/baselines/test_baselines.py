@@ -120,7 +120,7 @@ def test_refusals(module, flags, says, chain, data, tmp_path, capsys, monkeypatc
 
 def test_a_teacher_of_another_shape_or_set(data, tmp_path):
     train(srl, data, tmp_path / "s", "--epochs", 0)
-    with pytest.raises(ValueError, match="image_size"):
+    with pytest.raises(ValueError, match="image-size"):
         train(srl, data, tmp_path / "d", "--teacher", tmp_path / "s", "--image-size", 48)
 
 

@@ -7,7 +7,7 @@ from common.errors import InputError, listed, require_match
 
 def test_require_match_names_both_sides():
     require_match({"arch": None, "k_shot": 5}, {"arch": "conv4", "k_shot": 5}, "here")
-    with pytest.raises(InputError, match="--arch resnet12 was asked for.*made with arch conv4"):
+    with pytest.raises(InputError, match="--arch resnet12 conflicts with here, .*--arch conv4"):
         require_match({"arch": "resnet12"}, {"arch": "conv4"}, "here")
 
 
