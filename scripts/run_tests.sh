@@ -5,4 +5,5 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh requirements.txt requirements-dev.txt
 ruff check .
 ruff format --check .
+mypy
 python -m pytest -q --durations=5 "$@"
