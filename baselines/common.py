@@ -11,17 +11,16 @@ from datasets.episode import Task
 from datasets.images import ImageSet
 from datasets.open import decoded
 from moco import resume
-from moco.config import Backbone, Cache, Classes
+from moco.config import ImageTraining
 from moco.train import train
 from models import LinearClassifier, build_encoder
-from trainer.config import Device, Output, Training
 from trainer.provenance import provenance
 from trainer.settings import setting
 from trainer.trainer import StepFn
 
 
 @dataclass(frozen=True, kw_only=True)
-class Baseline(Classes, Training, Output, Backbone, Cache, Device):
+class Baseline(ImageTraining):
     """Settings that all baselines have; a baseline adds its own."""
 
     data: Path = setting(help="data folder", positional=True, metavar="DATA")

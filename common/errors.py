@@ -46,9 +46,9 @@ def is_text(name: str) -> bool:
 
 def listed(items: Iterable[object], limit: int = 10) -> str:
     """`a, b, c and 12 more`."""
-    items = [str(item) for item in items]
-    rest = len(items) - limit
-    return ", ".join(items[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    words = [str(item) for item in items]
+    rest = len(words) - limit
+    return ", ".join(words[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def require_match(given: dict, recorded: dict, where: str | Path) -> None:

@@ -58,6 +58,9 @@ class MoCo(nn.Module):
     twice. `batchnorm_groups` is per process.
     """
 
+    queue: Tensor
+    queue_position: Tensor
+
     def __init__(
         self,
         make_encoder: Callable[[], nn.Module],
@@ -118,6 +121,8 @@ class MoCo(nn.Module):
 
 class Student(MoCo):
     """f_q′, f_k′, a new queue, and the classifier f_c′: stage (d)."""
+
+    class_temperatures: Tensor
 
     def __init__(
         self, make_encoder: Callable[[], nn.Module], n_way: int, embedding_dim: int = 128, **moco

@@ -10,7 +10,7 @@ from typing import Any, Literal
 from common.errors import listed, refusing
 from datasets.cache import default_folder
 from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
-from trainer.config import DROPS, EPOCHS, Device, Distributed, Output, Training
+from trainer.config import DROPS, EPOCHS, Device, Distributed, TrainingSettings
 from trainer.settings import Settings, setting
 
 __all__ = ["DROPS", "EPOCHS", "IMAGE_SIZE"]
@@ -159,7 +159,17 @@ class Regression(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretraining(Classes, Training, Output, Backbone, Contrast, Cache, Distributed):
+class ImageTraining(Classes, TrainingSettings, Backbone, Cache, Device):
+    """What `moco.train` reads: a training on random views of images."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ContrastiveTraining(ImageTraining, Contrast, Cache, Distributed):
+    """One by momentum contrast. It names the cache again to have it behind contrast in the help."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretraining(ContrastiveTraining):
     """main_moco.py"""
 
     description = "Stage (a): learn an encoder from the base images, without labels."
@@ -223,7 +233,7 @@ class Correction(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Distillation(Correction, Classes, Training, Output, Backbone, Contrast, Cache, Distributed):
+class Distillation(Correction, ContrastiveTraining):
     """main_distill.py"""
 
     description = "Stage (d): distil a student from base images and their pseudo labels."

@@ -4,7 +4,7 @@ from collections.abc import Callable, Sequence
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from datasets.images import ImageSet
 from trainer.config import readers_of
@@ -24,7 +24,7 @@ def distillation_step(
     `teacher_embeddings`: M×D."""
     of_teacher = torch.from_numpy(teacher_embeddings).to(y.device)
 
-    def step(model, views, rows, epoch):
+    def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         contrastive_logits, embeddings, class_logits = model(*views)
         loss_cls = losses.classification_loss(
             y[rows], class_logits, student.class_temperatures, epoch, settings.epochs,

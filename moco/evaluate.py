@@ -1,6 +1,6 @@
 """Encode images, and fit f_c on a support set."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 import torch
@@ -138,17 +138,17 @@ class _Copies(Dataset):
         return self.views[row % self.copies, row // self.copies][0][0]
 
 
-def knn_score(embeddings: np.ndarray, labels: np.ndarray) -> dict[str, float]:
+def knn_score(embeddings: np.ndarray, labels: Sequence[int]) -> dict[str, float]:
     """How well an image's class is told by its 20 nearest neighbours (cosine), in 5-fold
     cross-validation: `knn_accuracy`, and `knn_balanced`, the mean over classes. Empty where a
     class has fewer than two images.
     """
-    _, labels, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    _, truth, counts = np.unique(labels, return_inverse=True, return_counts=True)
     fewest = counts.min()
     if fewest < 2:
         return {}
     folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=0)
-    neighbours = min(NEIGHBOURS, len(labels) // 2)
+    neighbours = min(NEIGHBOURS, len(truth) // 2)
     knn = KNeighborsClassifier(neighbours, metric="cosine", weights="distance")
-    scores = score(labels, cross_val_predict(knn, embeddings, labels, cv=folds))
+    scores = score(truth, cross_val_predict(knn, embeddings, truth, cv=folds))
     return {"knn_accuracy": scores["accuracy"], "knn_balanced": scores["average"]}

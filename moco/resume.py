@@ -13,7 +13,7 @@ from common.files import require_writable
 from datasets.images import require_same
 from models import default_embedding_dim
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
-from trainer.config import Output
+from trainer.config import Output, TrainingSettings
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
 from trainer.provenance import command
@@ -21,9 +21,10 @@ from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
 from .checkpoint import load_checkpoint, require_stage, save_checkpoint
-from .config import STAGES
+from .config import STAGES, ContrastiveTraining, Distillation, ImageTraining
 
 S = TypeVar("S", bound=Settings)
+T = TypeVar("T", bound=ImageTraining)
 
 
 class Source:
@@ -49,11 +50,11 @@ def holds_run(folder: Path) -> bool:
 
 
 def resolve_training(
-    cls: type[S],
+    cls: type[T],
     given: Mapping[str, Any],
     inherited: Mapping[str, Any] | None = None,
     where: Path | str = "",
-) -> tuple[S, Source | None]:
+) -> tuple[T, Source | None]:
     """Return the settings of a training, and what it continues from, if anything.
 
     It goes on with a run that --model_path holds, also where --resume names what that was begun
@@ -95,7 +96,7 @@ def resolve_encoding(
     return resolve(cls, given, {"amp": has_bfloat16(device)}, checkpoint["args"], where), device
 
 
-def batchnorm_groups(settings: Any, base_images: int, processes: int) -> int:
+def batchnorm_groups(settings: ContrastiveTraining, base_images: int, processes: int) -> int:
     """BatchNorm groups per process, after checking that the batch can be cut up as asked.
 
     Raises InputError if the batch does not divide among processes and groups, the queue not
@@ -123,10 +124,10 @@ def is_resuming(settings: Output) -> bool:
     """Is --resume the very run that --model_path holds?"""
     there = settings.model_path.resolve()
     its = (there, there / CHECKPOINT, there / PREVIOUS)
-    return bool(settings.resume) and settings.resume.resolve() in its
+    return settings.resume is not None and settings.resume.resolve() in its
 
 
-def check_run(settings: Any, about: dict, source: Source | None) -> None:
+def check_run(settings: TrainingSettings, about: dict, source: Source | None) -> None:
     """Is the run that `about` describes free to start at --model_path, or to go on from `source`?
 
     Raises InputError if --model_path holds a run that would be overwritten, or if `source` is of
@@ -147,21 +148,23 @@ def check_run(settings: Any, about: dict, source: Source | None) -> None:
     )
     if checkpoint["task"] != about["task"]:
         asked = "the one asked for"
-        if about["stage"] == "distill":
+        if isinstance(settings, Distillation):
             asked = f"that in {settings.savedir}"
         raise InputError(f"{path} was trained for another task than {asked}")
     if "tells" in checkpoint:
         print(f"note: {path} does not tell which images it was trained on")
     else:
         require_same(checkpoint["base"], about["base"], f"{path} was trained on")
-    if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
-        raise InputError(
-            f"{path} was trained on other pseudo labels than those in {settings.savedir}"
-        )
+    moved = "the cosine schedule" if settings.cos else None
+    if isinstance(settings, Distillation):
+        if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
+            raise InputError(
+                f"{path} was trained on other pseudo labels than those in {settings.savedir}"
+            )
+        moved = "α_t of eq. (5)"
     planned = checkpoint["args"]["epochs"]
-    if settings.epochs != planned and (settings.cos or about["stage"] == "distill"):
-        what = "α_t of eq. (5)" if about["stage"] == "distill" else "the cosine schedule"
-        print(f"note: --epochs {settings.epochs} instead of {planned} moves {what} from here on")
+    if settings.epochs != planned and moved:
+        print(f"note: --epochs {settings.epochs} instead of {planned} moves {moved} from here on")
 
 
 def run_of(settings: Output, about: dict, source: Source | None) -> Run:

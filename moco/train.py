@@ -2,7 +2,6 @@
 
 import functools
 from collections.abc import Callable
-from typing import Any
 
 import torch
 from torch import nn
@@ -11,6 +10,7 @@ from datasets.images import ImageSet
 from trainer.config import readers_of
 from trainer.trainer import Run, StepFn, Trainer, Values, nothing
 
+from .config import ImageTraining
 from .evaluate import encode, knn_score
 from .loader import EpochBatches, ending, training_loader
 
@@ -19,7 +19,7 @@ def train(
     model: nn.Module,
     step_fn: StepFn,
     images: ImageSet,
-    settings: Any,
+    settings: ImageTraining,
     run: Run,
     device: torch.device,
     views: int = 2,
@@ -38,9 +38,8 @@ def train(
     def score(epoch: int) -> Values:
         if not every or (epoch % every and epoch != settings.epochs):
             return {}
-        embeddings = encode(
-            model.query_encoder, images, settings.image_size, workers=workers, device=device
-        )
+        encoder = model.get_submodule("query_encoder")
+        embeddings = encode(encoder, images, settings.image_size, workers=workers, device=device)
         return knn_score(embeddings, images.labels)
 
     trainer = Trainer(model, step_fn, images, batches, ending(loader), settings, run, device)

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from .backbone import Backbone
 from .classifier import LinearClassifier
 from .conv4 import Conv4, Conv4Released
 from .resnet12 import ResNet12
@@ -17,19 +18,18 @@ __all__ = [
     "default_embedding_dim",
 ]
 
-BACKBONES = {
+BACKBONES: dict[str, type[Backbone]] = {
     "resnet12": ResNet12,
     "conv4": Conv4,
     "conv4_released": Conv4Released,
     "se_resnet50": SEResNet50,
 }
 MIN_IMAGE_SIZE = 32  # resnet12 and conv4 halve it four times, se_resnet50 five times
-EMBEDDING_DIM = 128  # the papers'
 
 
 def default_embedding_dim(arch: str) -> int:
     """Return the width of the embedding that the papers, or their code, give `arch`."""
-    return getattr(BACKBONES[arch], "embedding_dim", EMBEDDING_DIM)
+    return BACKBONES[arch].embedding_dim
 
 
 class Encoder(nn.Module):
@@ -66,9 +66,8 @@ def build_encoder(arch: str, embedding_dim: int | None = 128, mlp: bool = False)
     width = backbone.out_features
     if embedding_dim is None:
         return Encoder(backbone, nn.Identity(), width)
-    head = nn.Linear(width, embedding_dim)
+    head: nn.Module = nn.Linear(width, embedding_dim)
     if mlp:
         head = nn.Sequential(nn.Linear(width, width), nn.ReLU(), head)
-    if hasattr(backbone, "initialise"):
-        head.apply(backbone.initialise)
+    head.apply(backbone.initialise)
     return Encoder(backbone, head, embedding_dim)

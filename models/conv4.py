@@ -3,6 +3,8 @@ they cite, and as in the authors' code."""
 
 from torch import Tensor, nn
 
+from .backbone import Backbone
+
 WIDTH = 64
 
 
@@ -20,7 +22,7 @@ def conv_block(channels: int) -> nn.Sequential:
     )
 
 
-class Conv4(nn.Module):
+class Conv4(Backbone):
     """Images N×3×S×S to globally averaged features, N×64, for any S from 32 up.
 
     Vinyals et al. flatten the last map, which is a single pixel in theirs. Here it is 14×14 at
@@ -40,7 +42,7 @@ class Conv4(nn.Module):
         return self.blocks(images).mean(dim=(2, 3))
 
 
-class Conv4Released(nn.Module):
+class Conv4Released(Backbone):
     """Images N×3×S×S to averaged features, N×64: the 4-conv-block of the authors' released code.
 
     Four of [3×3 convolution with stride 2, padding 2 and a bias, ReLU, BatchNorm, 2×2 max-pool]:
@@ -71,7 +73,8 @@ class Conv4Released(nn.Module):
         """Draw the weights of a convolution or linear layer from N(0, 2/fan_in), biases 0."""
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
-            nn.init.zeros_(module.bias)
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
 
     def forward(self, images: Tensor) -> Tensor:
         return self.blocks(images).mean(dim=(2, 3))

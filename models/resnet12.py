@@ -4,6 +4,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from .backbone import Backbone
+
 WIDTHS = (64, 160, 320, 640)
 DROP_RATE = 0.1
 BLOCK_SIZE = 5
@@ -30,6 +32,8 @@ def drop_block(x: Tensor, drop_rate: Tensor | float, block_size: int = BLOCK_SIZ
 
 class DropBlock(nn.Module):
     """`drop_block` while training, its rate rising linearly to 0.1 over 40,000 forward passes."""
+
+    steps: Tensor
 
     def __init__(self) -> None:
         super().__init__()
@@ -67,7 +71,7 @@ class ResidualBlock(nn.Module):
         return self.drop(self.relu(self.pool(out)))  # as conv4: the same, a quarter of the work
 
 
-class ResNet12(nn.Module):
+class ResNet12(Backbone):
     """Images N×3×S×S to globally averaged features, N×640, for any S from 32 up."""
 
     out_features = WIDTHS[-1]

@@ -1,8 +1,12 @@
 """SE-ResNet-50 (Hu et al. 2018), the backbone of Table 10, built from torchvision's parts."""
 
+from typing import Any
+
 from torch import Tensor, nn
 from torchvision.models.resnet import Bottleneck, ResNet
 from torchvision.ops import SqueezeExcitation
+
+from .backbone import Backbone
 
 REDUCTION = 16
 
@@ -10,13 +14,15 @@ REDUCTION = 16
 class SEBottleneck(Bottleneck):
     """ResNet's bottleneck, whose channels are reweighted before the shortcut is added."""
 
-    def __init__(self, *how, **more):
+    bn3: nn.Module
+
+    def __init__(self, *how: Any, **more: Any):
         super().__init__(*how, **more)
-        channels = self.bn3.num_features
+        channels = self.conv3.out_channels
         self.bn3 = nn.Sequential(self.bn3, SqueezeExcitation(channels, channels // REDUCTION))
 
 
-class SEResNet50(nn.Module):
+class SEResNet50(Backbone):
     """Images N×3×S×S to globally averaged features, N×2048, for any S from 32 up."""
 
     out_features = 2048

@@ -6,4 +6,5 @@ cd "$(dirname "$0")/.."
 . scripts/environment.sh requirements.txt requirements-dev.txt
 ruff check .
 ruff format --check .
+mypy
 python -m pytest -q -n 2 --dist loadgroup --durations=5 "$@"

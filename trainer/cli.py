@@ -1,10 +1,12 @@
 """The command line's conventions: flags of either spelling, and a mistake answered in one line."""
 
 import argparse
+import io
 import math
 import os
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from typing import Any, NoReturn, TypeVar
 
 from common.errors import InputError, is_text
 
@@ -12,12 +14,14 @@ from .launch_plan import launched
 from .provenance import program
 from .signals import Stopped
 
+N = TypeVar("N", int, float)
+
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
     """Shows each default once, and none where there is none."""
 
-    def _get_help_string(self, action: argparse.Action) -> str:
-        if action.default is None or "(default" in action.help:
+    def _get_help_string(self, action: argparse.Action) -> str | None:
+        if action.default is None or "(default" in (action.help or ""):
             return action.help
         return super()._get_help_string(action)
 
@@ -31,7 +35,9 @@ class ArgumentParser(argparse.ArgumentParser):
             program(), description=description, allow_abbrev=False, formatter_class=HelpFormatter
         )
 
-    def parse_known_args(self, args=None, namespace=None):
+    def parse_known_args(
+        self, args: Iterable[str] | None = None, namespace: Any = None
+    ) -> tuple[Any, list[str]]:
         words = []
         for word in sys.argv[1:] if args is None else args:
             if not is_text(word):
@@ -42,7 +48,7 @@ class ArgumentParser(argparse.ArgumentParser):
             words.append(flag + equals + value)
         return super().parse_known_args(words, namespace)
 
-    def error(self, message: str):
+    def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
@@ -59,7 +65,8 @@ def run(main: Callable[[], None], several: bool = False) -> None:
         if found.get("first"):
             sys.stdout = open(os.devnull, "w")
             name += f", process {found['first']}"
-        sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
         main()
     except (InputError, OSError) as error:  # OSError: a full disk, a folder that is read-only
         print(f"{name}: error: {error}", file=sys.stderr)
@@ -72,10 +79,10 @@ def run(main: Callable[[], None], several: bool = False) -> None:
         sys.exit(130)
 
 
-def number(kind: type, least: float) -> Callable[[str], float]:
+def number(kind: type[N], least: float) -> Callable[[str], N]:
     """Return an argparse type: a number from `least` on."""
 
-    def parse(text: str):
+    def parse(text: str) -> N:
         try:
             value = kind(text)
         except ValueError:

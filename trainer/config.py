@@ -83,6 +83,11 @@ class Output(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class TrainingSettings(Training, Output):
+    """What the trainer reads of a script's settings."""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Device(Settings):
     """where it runs"""
 

@@ -5,12 +5,15 @@ Every collective here is the identity in a world of one process.
 
 import os
 import sys
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
 from common.errors import InputError
+
+T = TypeVar("T")
 
 
 def world_size() -> int:
@@ -66,7 +69,7 @@ def all_mean(x: Tensor) -> Tensor:
     return x / world_size()
 
 
-hosts = None  # the group in which processes talk without their GPUs
+hosts: dist.ProcessGroup | None = None  # the group in which processes talk without their GPUs
 
 
 def agreed(number: int) -> int:
@@ -78,11 +81,11 @@ def agreed(number: int) -> int:
     return int(found)
 
 
-def gather_objects(value: object) -> list:
+def gather_objects(value: T) -> list[T]:
     """Every process's `value` (which goes through pickle), by rank."""
     if world_size() == 1:
         return [value]
-    values = [None] * world_size()
+    values = [value] * world_size()
     dist.all_gather_object(values, value, group=hosts)
     return values
 

@@ -15,7 +15,9 @@ from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.queues import SimpleQueue
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 import torch.distributed as dist
@@ -34,8 +36,11 @@ GIVEN_UP = "process 0 has given up"
 PIPE = 50_000  # characters that fit into a pipe before anybody reads it
 WAIT = timedelta(minutes=30)  # in a collective: the main process may be scoring meanwhile
 
+T = TypeVar("T")
+Worker = Callable[..., None]  # of a device, and of what `launch` was given for it
 
-def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
+
+def launch(plan: Plan, worker: Worker, *arguments: object) -> None:
     """Run `worker(device, *arguments)` in each of the processes that are this one's to start, or in
     this one if it is one of several.
 
@@ -51,7 +56,7 @@ def launch(plan: Plan, worker: Callable, *arguments: object) -> None:
     if plan.nproc == 1:
         _join(0, plan, worker, arguments)
         return
-    complaints = mp.get_context("spawn").SimpleQueue()
+    complaints: SimpleQueue[str] = mp.get_context("spawn").SimpleQueue()
     # Its warning that one process's end ends the others says nothing that the error does not.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     # How processes start other ones is lost on those that are spawned: their readers of images
@@ -101,7 +106,12 @@ def memory_told() -> Iterator[None]:
 
 
 def _spawned(
-    number: int, plan: Plan, worker: Callable, arguments: tuple, complaints, start_method: str
+    number: int,
+    plan: Plan,
+    worker: Worker,
+    arguments: tuple[object, ...],
+    complaints: SimpleQueue[str],
+    start_method: str,
 ) -> None:
     """`_join` as a process of its own, whose errors for people go to `complaints`."""
     mp.set_start_method(start_method, force=True)
@@ -120,7 +130,7 @@ def _spawned(
         sys.exit(2)
 
 
-def _join(number: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
+def _join(number: int, plan: Plan, worker: Worker, arguments: tuple[object, ...]) -> None:
     """Pick a device, meet the other processes, work, leave."""
     gpu, backend, rank = plan.gpu, plan.backend, plan.first + number
     if plan.on_machine > 1:
@@ -131,11 +141,12 @@ def _join(number: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
     device = pick_device(plan.device, gpu)
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
-    how = {"rank": rank, "world_size": plan.processes, "timeout": WAIT}
     ended = False
     try:
-        dist.init_process_group(backend, store=_meet(plan, rank), **how)
-        distributed.hosts = dist.new_group(backend="gloo") if backend == "nccl" else None
+        dist.init_process_group(
+            backend, store=_meet(plan, rank), rank=rank, world_size=plan.processes, timeout=WAIT
+        )
+        distributed.hosts = _hosts() if backend == "nccl" else None
         with memory_told():
             worker(device, *arguments)
         ended = True
@@ -152,8 +163,15 @@ def _join(number: int, plan: Plan, worker: Callable, arguments: tuple) -> None:
         # By nccl it would wait for what the others have not sent, and this process leaves anyway.
         if dist.is_initialized() and (ended or backend == "gloo"):
             dist.destroy_process_group()
-        if plan.url.startswith("file://"):
+        if plan.url is not None and plan.url.startswith("file://"):
             Path(plan.url.removeprefix("file://")).unlink(missing_ok=True)
+
+
+def _hosts() -> dist.ProcessGroup:
+    """All processes once more, who then talk by gloo."""
+    group = dist.new_group(backend="gloo")
+    assert isinstance(group, dist.ProcessGroup)  # a number, in a process that is none of them
+    return group
 
 
 def _lost(error: RuntimeError) -> InputError:
@@ -206,9 +224,9 @@ def _gone(plan: Plan) -> InputError:
     )
 
 
-def _within(seconds: float, work: Callable):
+def _within(seconds: float, work: Callable[[], T]) -> T:
     """What `work()` returns or raises; TimeoutError if it does neither in time. Ctrl-C ends it."""
-    outcome = Future()
+    outcome: Future[T] = Future()
 
     def wait() -> None:
         try:
@@ -224,13 +242,17 @@ def _within(seconds: float, work: Callable):
 
 
 def _open_store(plan: Plan, rank: int) -> dist.Store:
+    assert plan.url is not None  # who is alone meets nobody
     patience = timedelta(seconds=plan.patience)
     parts = urllib.parse.urlsplit(plan.url)
     if parts.scheme == "env":
         return next(dist.rendezvous(plan.url, timeout=patience))[0]
     if parts.scheme == "file":
         return dist.FileStore(parts.path, plan.processes)
+    if parts.hostname is None or parts.port is None:
+        raise ValueError("expected tcp://HOST:PORT")
     socket.getaddrinfo(parts.hostname, parts.port)  # a wrong name would be tried until the end
     opens = rank == 0 and not plan.is_opened
-    how = {"timeout": patience, "wait_for_workers": False}
-    return dist.TCPStore(parts.hostname, parts.port, is_master=opens, **how)
+    return dist.TCPStore(
+        parts.hostname, parts.port, is_master=opens, timeout=patience, wait_for_workers=False
+    )

@@ -6,6 +6,7 @@ import tempfile
 import urllib.parse
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypedDict
 
 import torch
 
@@ -33,6 +34,17 @@ class Plan:
     nproc: int = 1
     local: int = 0  # number of `first` on its machine, which has `on_machine` of them
     on_machine: int = 1
+
+
+class Place(TypedDict, total=False):
+    """What of a Plan says which processes there are, and which of them are this one's."""
+
+    url: str
+    processes: int
+    first: int
+    nproc: int
+    local: int
+    on_machine: int
 
 
 def plan(
@@ -114,7 +126,7 @@ SRUN = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID", "SLURM_
         "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_LAUNCHER_PORT")  # fmt: skip
 
 
-def launched(environment: Mapping[str, str]) -> tuple[str | None, dict]:
+def launched(environment: Mapping[str, str]) -> tuple[str | None, Place]:
     """The launcher that has started this process as one of several, torchrun or srun, and what of
     its Plan that says; None and {} if there is none.
 
@@ -137,15 +149,16 @@ def launched(environment: Mapping[str, str]) -> tuple[str | None, dict]:
                     f"srun says process {number} of {tasks}, but RANK and WORLD_SIZE say {rank} of "
                     f"{size}; unset these"
                 )
-        found = {"url": "env://", "processes": size, "first": rank}
-        return "torchrun", found | {"local": local, "on_machine": here}
+        return "torchrun", Place(
+            url="env://", processes=size, first=rank, local=local, on_machine=here
+        )
     if tasks == 1:
         return None, {}
     _require(environment, "srun", SRUN)
     rank, local, machine = (_number(environment, name) for name in SRUN[:3])
-    here = _tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+    tasks_of = _tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
     job = f"{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
-    if len(here) == 1:  # a file does; the launcher's port tells a step from those before it
+    if len(tasks_of) == 1:  # a file does; the launcher's port tells a step from those before it
         name = f"processes-meet-{job}-{environment['SLURM_STEP_LAUNCHER_PORT']}"
         url = f"file://{os.path.join(tempfile.gettempdir(), name)}"
     else:
@@ -153,8 +166,8 @@ def launched(environment: Mapping[str, str]) -> tuple[str | None, dict]:
         step = _number(environment, "SLURM_JOB_ID") + 7 * _number(environment, "SLURM_STEP_ID")
         port = environment.get("MASTER_PORT") or 20_000 + step % 10_000
         url = f"tcp://{host}:{port}"
-    found = {"url": url, "processes": tasks, "first": rank}
-    return "srun", found | {"local": local, "on_machine": here[machine]}
+    here = tasks_of[machine]
+    return "srun", Place(url=url, processes=tasks, first=rank, local=local, on_machine=here)
 
 
 def _require(environment: Mapping[str, str], launcher: str, names: Sequence[str]) -> None:
@@ -183,5 +196,7 @@ def _tasks_per_node(text: str) -> list[int]:
 
 def _first_host(nodes: str) -> str:
     """The first of Slurm's list of hosts: "gpu[03-05,7]-a,node1" gives gpu03-a."""
-    before, number, after = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes).groups("")
+    found = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
+    assert found is not None  # nothing at all would match, too
+    before, number, after = found.groups("")
     return before + number + after

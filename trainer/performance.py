@@ -37,7 +37,7 @@ def prepare(
     else:
         torch.set_float32_matmul_precision("high")  # TF32
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
-    model.to(device, memory_format=torch.channels_last)  # in which convolutions are faster
+    model.to(device).to(memory_format=torch.channels_last)  # in which convolutions are faster
     if compile:
         require_compiler(device)
     for module in model.modules():

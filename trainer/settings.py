@@ -233,7 +233,8 @@ def parser_of(cls: type[Settings]) -> ArgumentParser:
 
 
 def _add(group: Any, field: Field, cls: type[Settings]) -> None:
-    about, how = field.about, {"default": argparse.SUPPRESS}
+    about = field.about
+    how: dict[str, Any] = {"default": argparse.SUPPRESS}
     required = field.default is dataclasses.MISSING
     if field.kind is bool:
         how["action"] = argparse.BooleanOptionalAction if about.negatable else "store_true"

@@ -5,7 +5,9 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing.process import BaseProcess
+from types import FrameType
 
 # SIGTERM and SIGUSR1 are what clusters send before they take a machine away; SIGINT is Ctrl-C.
 SIGNALS = [
@@ -14,6 +16,7 @@ SIGNALS = [
 EXIT_CODES = [128 + signum for signum in SIGNALS]  # as shells count: 143, 138 and 130
 TWICE = 1  # seconds within which two of the same signal are one
 GO_ON, SAVE = 0, 1  # what else than a signal's number a process may have to say
+Handler = Callable[[int, FrameType | None], object]
 
 
 class Stopped(Exception):
@@ -45,7 +48,7 @@ class Watch:
         self.saved = time.monotonic()
         self.signum, self.noted = 0, 0.0
 
-    def note(self, signum: int, frame) -> None:
+    def note(self, signum: int, frame: FrameType | None) -> None:
         """The signals' handler. A second Ctrl-C ends the process at once."""
         now = time.monotonic()  # the terminal's own comes twice: from it, and passed on by `launch`
         if signum == self.signum == signal.SIGINT and now - self.noted > TWICE:
@@ -70,7 +73,7 @@ def watching(save_minutes: float, agree: Callable[[int], int]) -> Iterator[Watch
 
 
 @contextlib.contextmanager
-def handling(handler) -> Iterator[None]:
+def handling(handler: Handler) -> Iterator[None]:
     """Have `handler` get the signals while the block runs (in a program's main thread alone)."""
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -95,23 +98,24 @@ def release() -> None:
         signal.pthread_sigmask(signal.SIG_UNBLOCK, SIGNALS)
 
 
-def ignore(*_) -> None:
+def ignore(*_: object) -> None:
     """For processes that help another, which has the signals' say."""
     for signum in SIGNALS:
         signal.signal(signum, signal.SIG_IGN)
 
 
 @contextlib.contextmanager
-def passing_on(processes) -> Iterator[list[int]]:
+def passing_on(processes: Sequence[BaseProcess]) -> Iterator[list[int]]:
     """Have the signals that this process gets while the block runs reach `processes`, and a list,
     and nothing else happen."""
-    seen = []
+    seen: list[int] = []
 
-    def handler(signum, frame):
+    def handler(signum: int, frame: FrameType | None) -> None:
         seen.append(signum)
         for process in processes:
             with contextlib.suppress(ProcessLookupError):
-                os.kill(process.pid, signum)
+                if process.pid is not None:  # it has been started
+                    os.kill(process.pid, signum)
 
     with handling(handler):
         yield seen

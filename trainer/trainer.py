@@ -18,7 +18,7 @@ from common.seeding import stream_seed
 from datasets.images import ImageSet
 
 from .checkpoint import CHECKPOINT, PREVIOUS
-from .config import Output, Training
+from .config import TrainingSettings
 from .distributed import (
     agreed,
     all_mean,
@@ -48,10 +48,6 @@ class Batches(Protocol):
     batch_size: int  # over all processes
 
     def __len__(self) -> int: ...
-
-
-class TrainingSettings(Training, Output):
-    """What the trainer reads of a script's settings."""
 
 
 @dataclass
