@@ -1,4 +1,4 @@
-"""What the method is fed: the base and rare images of a data folder, tasks, pseudo labels."""
+"""Data: base and rare images of a data folder, few-shot tasks, pseudo labels."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,12 +9,12 @@ from common.errors import InputError, listed
 from . import isic2018, medmnist, oct, own, papsmear
 from .images import ImageSet, image_set
 
-DATASETS = (isic2018, papsmear, oct, medmnist, own)  # the first that recognises a folder has it
+DATASETS = (isic2018, papsmear, oct, medmnist, own)  # the first match wins
 
 
 @dataclass(frozen=True)
 class Collection:
-    """D_base, the common diseases and normal controls, and D_rare."""
+    """A dataset split into D_base (common diseases and normal controls) and D_rare."""
 
     name: str
     base: ImageSet
@@ -26,11 +26,11 @@ def open_dataset(
     base_classes: Sequence[str] | None = None,
     rare_classes: Sequence[str] | None = None,
 ) -> Collection:
-    """The dataset in `folder` (or file), recognised by its layout; no preparation is needed.
+    """Open the dataset in `folder` (or file), recognised by its layout.
 
-    The papers' sets know their base and rare classes; given here, they are these instead. Reads
-    names and labels, no pixels. Raises InputError where the folder does not hold what one of the
-    layouts promises, or not these classes.
+    `base_classes` and `rare_classes` override the defaults, which only the papers' datasets have.
+    Reads names and labels, no pixels. Raises InputError if no layout matches, the data are
+    incomplete, or the classes are missing or invalid.
     """
     root = Path(folder)
     if not root.exists():
@@ -41,21 +41,21 @@ def open_dataset(
     except InputError:
         if dataset not in (papsmear, oct) or not base_classes or not rare_classes:
             raise
-        dataset, rows = own, own.rows(root)  # whose classes happen to be called like one of theirs
-    there = list(dict.fromkeys(label for _, _, label in rows))
+        dataset, rows = own, own.rows(root)  # own images, with class names that coincide
+    available = list(dict.fromkeys(label for _, _, label in rows))
     if base_classes is None and rare_classes is None:
         base_classes, rare_classes = dataset.BASE_CLASSES, dataset.RARE_CLASSES
-    known = set(there).issuperset([*(base_classes or ()), *(rare_classes or ())])
+    known = set(available).issuperset([*(base_classes or ()), *(rare_classes or ())])
     if not base_classes or not rare_classes or not known:
         raise InputError(
-            f"{root} has the classes {listed(there, 50)}; say with --base-classes and "
-            "--rare-classes which of them are common and which are rare"
+            f"{root} has the classes {listed(available, 50)}; choose the common ones with "
+            "--base-classes and the rare ones with --rare-classes"
         )
     if len(rare_classes) < 2:
-        raise InputError("--rare-classes names one class; two are needed, to be told apart")
+        raise InputError("--rare-classes must name at least 2 classes, got 1")
     chosen = [*base_classes, *rare_classes]
-    if twice := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
-        raise InputError(f"--base-classes and --rare-classes name {listed(twice)} more than once")
+    if duplicates := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
+        raise InputError(f"duplicates in --base-classes and --rare-classes: {listed(duplicates)}")
     name = dataset.NAME or root.resolve().stem
     return Collection(
         name=name,
@@ -65,10 +65,10 @@ def open_dataset(
 
 
 def lesion_groups(folder: str | Path) -> dict[str, str]:
-    """The lesion that each image shows, by image id. Raises InputError where that is not known."""
+    """Return the lesion id of each image id. Raises InputError if the dataset has none."""
     dataset = _recognise(Path(folder))
     if not hasattr(dataset, "lesions"):
-        raise InputError(f"--lesion-disjoint is for {isic2018.NAME}; {folder} tells no lesions")
+        raise InputError(f"--lesion-disjoint requires {isic2018.NAME}; {folder} has no lesion ids")
     return dataset.lesions(Path(folder))
 
 

@@ -1,4 +1,4 @@
-"""A set of labelled images on disk: ids, paths, classes; reading, checking and identifying it."""
+"""Sets of labelled images on disk: listing, reading, checking and fingerprinting them."""
 
 import contextlib
 import functools
@@ -23,17 +23,16 @@ from tqdm import tqdm
 from common.errors import InputError, is_text, listed, reason
 from common.files import read_array
 
-# What a file may be, whatever its name: not a program for another one, as PostScript is.
+# Allowed content, whatever the extension. Excludes PostScript, which Pillow runs in Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
-# What Pillow warns of (a large image, an odd tag) is read all the same, or is an error in the end.
+# Pillow warns of large images and odd tags, but reads them or raises an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
 class ArrayImage(NamedTuple):
-    """Where an image is that has no file of its own: a row of an array in an .npz file, or of the
-    only one in an .npy file."""
+    """Location of an image in an array file: row `row` of `array` in an .npz, or of an .npy."""
 
     file: Path
     array: str
@@ -45,7 +44,7 @@ class ArrayImage(NamedTuple):
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Images of `classes`; `labels[i]`, an index into `classes`, is the truth of `ids[i]`."""
+    """Labelled images; `labels[i]`, an index into `classes`, is the true class of `ids[i]`."""
 
     name: str
     classes: tuple[str, ...]
@@ -57,27 +56,26 @@ class ImageSet:
         return len(self.ids)
 
     def counts(self) -> dict[str, int]:
-        """How many images each class has, in the order of `classes`."""
+        """Return the number of images per class, in the order of `classes`."""
         return {name: self.labels.count(label) for label, name in enumerate(self.classes)}
 
     def fingerprint(self) -> dict:
-        """What tells this set from another: class counts, and a hash of class and id of each
-        image that does not depend on their order."""
+        """Return name, class counts and an order-independent hash of all classes and ids."""
         rows = sorted(f"{self.classes[label]}\t{i}" for i, label in zip(self.ids, self.labels))
         digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         return {"dataset": self.name, "counts": self.counts(), "sha256": digest}
 
     def take(self, ids: Iterable[str], classes: Iterable[str] | None = None) -> "ImageSet":
-        """The images called `ids`, in that order, labelled as indices into `classes`.
+        """Return the images `ids`, in that order, labelled as indices into `classes`.
 
-        Raises InputError for an id that is not here.
+        Raises InputError for an unknown id.
         """
         classes = tuple(classes or self.classes)
         row_of = {name: row for row, name in enumerate(self.ids)}
         ids = tuple(ids)
         missing = [name for name in ids if name not in row_of]
         if missing:
-            raise InputError(f"not among the {self.name} images given: {listed(missing)}")
+            raise InputError(f"not found among the {self.name} images: {listed(missing)}")
         rows = [row_of[name] for name in ids]
         return ImageSet(
             name=self.name,
@@ -91,9 +89,9 @@ class ImageSet:
 def image_set(
     name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path | ArrayImage, str]]
 ) -> ImageSet:
-    """The ImageSet of those `rows` (id, path, class name) whose class is one of `classes`.
+    """Return the ImageSet of the `rows` (id, path, class name) whose class is in `classes`.
 
-    Rows come out by class, then by id, whatever order they came in.
+    Images are sorted by class, then id.
     """
     rows = sorted(
         ((classes.index(label), i, path) for i, path, label in rows if label in classes),
@@ -108,25 +106,24 @@ def image_set(
     )
 
 
-def image_files(folder: Path, deep: bool = False) -> list[Path]:
-    """What in `folder` (if `deep`, in the folders in it, too, links to folders included) is an
-    image by its name's end, sorted; hidden files, and those in hidden folders, are none.
+def image_files(folder: Path, recursive: bool = False) -> list[Path]:
+    """Return the entries of `folder` with an image extension, sorted, except hidden ones.
 
-    Raises InputError for names that are not text, which no file of ours could keep, and for a link
-    to a folder that is read already.
+    `recursive` includes subfolders (not hidden ones) and follows links to folders.
+    Raises InputError for names that are not UTF-8, and for a folder reached twice by links.
     """
-    found: list[str] = []  # strings: with a million of them, paths would take minutes
-    been: dict[str, str] = {}
-    for here, folders, files in os.walk(folder, onerror=_raise, followlinks=deep):
-        if (first := been.setdefault(os.path.realpath(here), here)) != here:
-            raise InputError(f"{here} and {first} are the same folder, by a link; remove one")
+    paths: list[str] = []  # strings, as a million Path objects would take minutes
+    visited: dict[str, str] = {}
+    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=recursive):
+        if (first := visited.setdefault(os.path.realpath(parent), parent)) != parent:
+            raise InputError(f"{parent} and {first} are the same folder; remove the link")
         for name in (*files, *folders):
             if os.path.splitext(name)[1].lower() in EXTENSIONS and name[0] != ".":
-                found.append(os.path.join(here, name))
-        folders[:] = [name for name in folders if name[0] != "."] if deep else []
-    if odd := [ascii(os.path.basename(name)) for name in found if not is_text(name)]:
-        raise InputError(f"file names in {folder} that are not UTF-8; rename: {listed(odd)}")
-    return [Path(name) for name in sorted(found)]
+                paths.append(os.path.join(parent, name))
+        folders[:] = [name for name in folders if name[0] != "."] if recursive else []
+    if invalid := [ascii(os.path.basename(path)) for path in paths if not is_text(path)]:
+        raise InputError(f"file names in {folder} are not UTF-8; rename: {listed(invalid)}")
+    return [Path(path) for path in sorted(paths)]
 
 
 def _raise(error: OSError) -> None:
@@ -134,74 +131,78 @@ def _raise(error: OSError) -> None:
 
 
 def unlabelled(folder: Path) -> ImageSet:
-    """All images in `folder` and the folders in it, of a single class that means nothing; an
-    image's id is its path in `folder`. Raises InputError if there are none."""
+    """Return all images in `folder` and its subfolders, with the placeholder class "?".
+
+    An image's id is its path relative to `folder`. Raises InputError if there are none.
+    """
     if not folder.is_dir():
-        raise InputError(f"the folder does not exist: {folder}")
-    rows = [(str(p.relative_to(folder)), p, "?") for p in image_files(folder, deep=True)]
+        raise InputError(f"folder does not exist: {folder}")
+    rows = [(str(p.relative_to(folder)), p, "?") for p in image_files(folder, recursive=True)]
     if not rows:
-        raise InputError(f"no images in {folder}; looked for {' '.join(sorted(EXTENSIONS))}")
+        raise InputError(f"no images in {folder}; expected {' '.join(sorted(EXTENSIONS))}")
     return image_set(folder.resolve().name, ("?",), rows)
 
 
 def require_fingerprint(value: object) -> None:
-    """Raise ValueError if `value`, from a file, is not what `ImageSet.fingerprint` gives."""
+    """Raise ValueError if `value`, from a file, is not an `ImageSet.fingerprint`."""
     counts = value.get("counts") if isinstance(value, dict) else None
     if (
         not isinstance(counts, dict)
         or not all(type(count) is int and count >= 0 for count in counts.values())
         or not all(isinstance(value.get(name), str) for name in ("dataset", "sha256"))
     ):
-        raise ValueError("it does not say of which images it is")
+        raise ValueError("invalid fingerprint of the image set")
 
 
 def describe(fingerprint: dict) -> str:
-    """A fingerprint in words, for messages that name both sides of a mismatch."""
+    """Return a readable form of a fingerprint, for messages."""
     counts = ", ".join(f"{name} {count}" for name, count in fingerprint["counts"].items())
     return f"{fingerprint['dataset']} ({counts}; ids {fingerprint['sha256'][:8]})"
 
 
-def require_same(there: dict, here: dict, what: str) -> None:
-    """Raise InputError, in which `what` begins the sentence, if two fingerprints differ."""
-    if there != here:
-        raise InputError(f"{what} {describe(there)}, but the data folder holds {describe(here)}")
+def require_same(recorded: dict, actual: dict, prefix: str) -> None:
+    """Raise InputError, its message starting with `prefix`, if two fingerprints differ."""
+    if recorded != actual:
+        raise InputError(
+            f"{prefix} {describe(recorded)}, but the data folder contains {describe(actual)}"
+        )
 
 
-_one_at_a_time = threading.Lock()
+_load_lock = threading.Lock()
 
 
 def _array(file: Path, array: str) -> np.ndarray:
-    with _one_at_a_time:  # or several threads would each load it
+    with _load_lock:  # so that only one thread loads it
         loaded = _load(file, array)
     if isinstance(loaded, Exception):
         raise loaded
     return loaded
 
 
-@functools.lru_cache(maxsize=3)  # training, validation and test part of a file
+@functools.lru_cache(maxsize=3)  # training, validation and test arrays of a file
 def _load(file: Path, array: str) -> np.ndarray | Exception:
     try:
         if file.suffix == ".npy":
             return np.load(file, mmap_mode="r", allow_pickle=False)
         with zipfile.ZipFile(file) as arrays:
             return read_array(arrays, array)
-    except Exception as error:  # kept as well: each of its images would take as long again
+    except Exception as error:  # cached, so as not to retry for each image
         return error
 
 
 def _open(path: Path | ArrayImage) -> Image.Image:
     if isinstance(path, ArrayImage):
         return Image.fromarray(_array(path.file, path.array)[path.row])
-    if os.path.exists(path) and not os.path.isfile(path):  # one waits for ever for a named pipe
+    if os.path.exists(path) and not os.path.isfile(path):  # opening a named pipe blocks
         raise ValueError("not a file")
     image = Image.open(path, formats=FORMATS)
-    if image.format == "PNG":  # which has checksums, that Pillow looks at nowhere else
+    if image.format == "PNG":  # Pillow checks checksums only in verify()
         image.verify()
         image = Image.open(path, formats=FORMATS)
     return image
 
 
-ORIENTATION = 0x0112  # EXIF's tag, and what puts an image with each of its values upright
+ORIENTATION = 0x0112  # EXIF tag; UPRIGHT maps its values to the correction
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -213,87 +214,87 @@ UPRIGHT = {
 }
 
 
-def read_image(path: Path | ArrayImage, cheaply: bool = False) -> Image.Image:
-    """The image as RGB, upright as EXIF says; `cheaply`: maybe in an eighth of its size.
+def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
+    """Return the image as RGB in its EXIF orientation; `draft`: JPEGs at about 1/8 resolution.
 
-    Raises InputError naming the file if it cannot be decoded, or has more than 8 bits a channel:
-    which of them matter is not for us to guess.
+    Raises InputError, naming the file, if it cannot be decoded or has more than 8 bits per
+    channel, since the intensity window is unknown.
     """
     try:
         with _open(path) as image:
             _check(image)
-            if cheaply:  # every byte of a JPEG is still read, but with much less work
+            if draft:  # still reads every byte of a JPEG, but is much faster
                 image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
-            image.load()  # which turns a TIFF, and that alone
-            turn = None
+            image.load()  # applies the orientation of TIFF files only
+            correction = None
             if image.format != "TIFF":
-                with contextlib.suppress(Exception):  # a broken tag, which viewers pass over
-                    turn = UPRIGHT.get(image.getexif().get(ORIENTATION))
+                with contextlib.suppress(Exception):  # ignore a broken tag, as viewers do
+                    correction = UPRIGHT.get(image.getexif().get(ORIENTATION))
             rgb = image.convert("RGB")
-        return rgb if turn is None else rgb.transpose(turn)
-    except Exception as error:  # broken bytes lead decoders to errors of every kind
+        return rgb if correction is None else rgb.transpose(correction)
+    except Exception as error:  # decoders raise errors of any type on corrupt data
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise InputError(f"{path}: {why}") from error
 
 
 def _check(image: Image.Image) -> None:
     if 0 in image.size:
-        raise ValueError("it has no pixels")
-    # Of several channels Pillow would read the upper 8 of 16 bits.
+        raise ValueError("no pixels")
+    # Pillow silently reduces 16-bit multi-channel images to their upper 8 bits.
     if image.mode[0] in "IF" or re.search(r";16[BLN]", str(getattr(image, "tile", ""))):
-        raise ValueError("it has more than 8 bits a channel; convert it first")
+        raise ValueError("more than 8 bits per channel; convert to 8 bits")
 
 
 def unreadable(*sets: ImageSet) -> dict[Path | ArrayImage, str]:
-    """What `read_image` says of each image of `sets` that it refuses; all are decoded, cheaply."""
+    """Decode all images of `sets` and return the error messages of those that fail, by path."""
 
-    def complaint(path: Path | ArrayImage) -> str | None:
+    def error_of(path: Path | ArrayImage) -> str | None:
         try:
-            read_image(path, cheaply=True)
+            read_image(path, draft=True)
         except InputError as error:
             return str(error)
         return None
 
     paths = [path for images in sets for path in images.paths]
-    with ThreadPoolExecutor() as pool:  # Pillow lets go of the interpreter's lock while decoding
-        found = pool.map(complaint, paths)
+    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while decoding
+        errors = pool.map(error_of, paths)
         progress = tqdm(
-            found, desc="checking images", total=len(paths), unit="img", delay=2, leave=False,
+            errors, desc="checking images", total=len(paths), unit="img", delay=2, leave=False,
             disable=None,
         )  # fmt: skip
-        return {path: said for path, said in zip(paths, progress) if said}
+        return {path: error for path, error in zip(paths, progress) if error}
 
 
 def check_readable(*sets: ImageSet) -> None:
-    """Raise InputError with all images of `sets` that cannot be decoded."""
-    if bad := unreadable(*sets):
-        raise cannot_be_read(bad.values(), sum(map(len, sets)))
+    """Raise InputError listing all images of `sets` that cannot be decoded."""
+    if errors := unreadable(*sets):
+        raise unreadable_error(errors.values(), sum(map(len, sets)))
 
 
 def without_unreadable(images: ImageSet) -> ImageSet:
-    """`images` but for those that cannot be decoded, of which a note says. Raises InputError if
-    none is left."""
-    bad = unreadable(images)
-    if bad and len(bad) == len(images):
-        raise cannot_be_read(bad.values(), len(images))
-    if bad:
-        left_out = f"{len(bad)} of {len(images)} images of {', '.join(images.classes)}"
-        print(
-            f"note: left out, as they cannot be read, are {left_out}: {listed(bad.values(), 100)}"
-        )
-    return images.take(i for i, path in zip(images.ids, images.paths) if path not in bad)
+    """Return `images` without those that cannot be decoded, which are printed.
+
+    Raises InputError if none is left.
+    """
+    errors = unreadable(images)
+    if errors and len(errors) == len(images):
+        raise unreadable_error(errors.values(), len(images))
+    if errors:
+        skipped = f"{len(errors)} of {len(images)} images of {', '.join(images.classes)}"
+        print(f"note: skipping unreadable files, {skipped}: {listed(errors.values(), 100)}")
+    return images.take(i for i, path in zip(images.ids, images.paths) if path not in errors)
 
 
-def cannot_be_read(complaints: Collection[str], among: int) -> InputError:
-    """The error that passes on what `read_image` said of all images that it refused."""
+def unreadable_error(errors: Collection[str], total: int) -> InputError:
+    """Return the InputError that lists the `errors` of `read_image` for a set of `total` images."""
     return InputError(
-        f"{len(complaints)} of {among} images cannot be read; repair, convert or remove them, or "
-        f"leave them out by --skip-unreadable: {listed(complaints, limit=100)}"
+        f"{len(errors)} of {total} images cannot be read; repair, convert or remove them, or "
+        f"skip them with --skip-unreadable: {listed(errors, limit=100)}"
     )
 
 
 class TransformedImages(Dataset):
-    """Row i: `transform` of image i, the one view that evaluation needs."""
+    """Dataset of `transform(image)`, one view per image, for evaluation."""
 
     def __init__(self, images: ImageSet, transform: Callable):
         self.paths = images.paths

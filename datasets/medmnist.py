@@ -1,4 +1,4 @@
-"""MedMNIST's .npz files (Yang et al. 2023), of any of their sizes."""
+"""MedMNIST .npz files (Yang et al. 2023) of any image size."""
 
 import zipfile
 from pathlib import Path
@@ -8,39 +8,43 @@ from common.files import read_array
 
 from .images import ArrayImage
 
-NAME = None  # the file's
+NAME = None  # taken from the file name
 PARTS = ("train", "val", "test")  # all are used
 ARRAYS = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
 DERMA = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")  # DermaMNIST's labels 0 … 6
-# DermaMNIST's split is that of ISIC 2018, from which it was made; other files have none.
+# DermaMNIST is split like ISIC 2018, its source; other files have no default split.
 BASE_CLASSES = ("NV", "MEL", "BKL", "BCC")
 RARE_CLASSES = ("DF", "AKIEC", "VASC")
 LAYOUT = "a MedMNIST .npz file"
 
 
 def recognises(root: Path) -> bool:
+    """Return whether `root` is an .npz file."""
     return root.suffix == ".npz" and root.is_file()
 
 
 def rows(root: Path) -> list[tuple[str, ArrayImage, str]]:
-    """(id, where in the file, class) of every image; ids are like train/000123, classes the
-    labels' numbers, or DermaMNIST's names.
+    """Return (id, location, class) of every image, with ids such as train/000123.
 
-    Raises InputError if the file cannot be read, or does not hold what MedMNIST's do.
+    Classes are the label numbers, or names for DermaMNIST. Raises InputError if the file is
+    unreadable or lacks MedMNIST's arrays.
     """
     with refusing(f"{root} cannot be read as a MedMNIST file"), zipfile.ZipFile(root) as file:
-        there = {name.removesuffix(".npy") for name in file.namelist()}
-        if missing := [name for name in ARRAYS if name not in there]:
-            raise InputError(f"{root} is not a MedMNIST file: it lacks {listed(missing)}")
+        available = {name.removesuffix(".npy") for name in file.namelist()}
+        if missing := [name for name in ARRAYS if name not in available]:
+            raise InputError(f"{root} is not a MedMNIST file: missing {listed(missing)}")
         labels = {part: read_array(file, f"{part}_labels") for part in PARTS}
     names = DERMA if root.name.startswith("dermamnist") else None
     found = []
     for part, numbers in labels.items():
         if numbers.ndim != 2 or numbers.shape[1] != 1 or numbers.dtype.kind not in "iu":
-            raise InputError(f"{root}: {part}_labels is not a column of class numbers")
+            raise InputError(f"{root}: {part}_labels must be integers of shape M×1")
         for row, number in enumerate(numbers[:, 0].tolist()):
             if names and not 0 <= number < len(names):
-                raise InputError(f"{root}: {part}_labels, row {row}: {number} is no class")
+                raise InputError(
+                    f"{root}: {part}_labels, row {row}: must be in [0, {len(names) - 1}], "
+                    f"got {number}"
+                )
             label = names[number] if names else str(number)
             image = ArrayImage(root, f"{part}_images", row)
             found.append((f"{part}/{row:06d}", image, label))

@@ -1,4 +1,4 @@
-"""Retinal OCT: the common classes of Kermany et al. 2018, five rare ones of Yoo et al. 2021."""
+"""Retinal OCT: common classes from Kermany et al. 2018, rare ones from Yoo et al. 2021."""
 
 from pathlib import Path
 
@@ -18,17 +18,18 @@ RARE_CLASSES = (  # A_1 … A_5 of the papers' Table 6
 CLASSES = BASE_CLASSES + RARE_CLASSES
 PARTS = ("train", "val", "test")  # Kermany et al.'s; all are used
 LAYOUT = (
-    f"the class folders {' '.join(BASE_CLASSES)}, in it or in its train, val and test, and "
+    f"class folders {' '.join(BASE_CLASSES)}, at the top or in train, val and test, and "
     + " ".join(RARE_CLASSES)
 )
 
 
 def recognises(root: Path) -> bool:
+    """Return whether `root` has a base and a rare class folder."""
     return any(_folders(root, BASE_CLASSES)) and any(_folders(root, RARE_CLASSES))
 
 
 def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """(id, path, class) of every image; the id is its path in `root`.
+    """Return (id, path, class) of every image; the id is its path relative to `root`.
 
     Raises InputError for a class without images.
     """
@@ -37,13 +38,13 @@ def rows(root: Path) -> list[tuple[str, Path, str]]:
         for folder in _folders(root, CLASSES)
         for path in image_files(folder)
     ]
-    there = {label for _, _, label in found}
-    if missing := [name for name in CLASSES if name not in there]:
+    available = {label for _, _, label in found}
+    if missing := [name for name in CLASSES if name not in available]:
         raise InputError(f"no images of {listed(missing)} in {root}; expected {LAYOUT}")
     return found
 
 
 def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:
-    """Those folders of the classes `names` that there are."""
-    places = [root, *(root / part for part in PARTS)]
-    return [place / name for place in places for name in names if (place / name).is_dir()]
+    """Return the existing folders of the classes `names`."""
+    parents = [root, *(root / part for part in PARTS)]
+    return [parent / name for parent in parents for name in names if (parent / name).is_dir()]

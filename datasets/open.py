@@ -1,4 +1,4 @@
-"""From a folder, and what a command says of it, to images and tasks."""
+"""Open images and draw tasks as the command line specifies."""
 
 import dataclasses
 from collections.abc import Sequence
@@ -19,8 +19,10 @@ def open_data(
     skip_unreadable: bool = False,
     use: Sequence[str] = ("base", "rare"),
 ) -> Collection:
-    """The dataset in `folder`; with `skip_unreadable`, those parts that are for `use` lack the
-    images that cannot be decoded. Raises InputError as `open_dataset` does."""
+    """Open the dataset in `folder`; raises InputError as `open_dataset` does.
+
+    `skip_unreadable` drops images that cannot be decoded from the parts in `use`.
+    """
     data = open_dataset(folder, base_classes, rare_classes)
     if not skip_unreadable:
         return data
@@ -30,26 +32,26 @@ def open_data(
 
 
 def decoded(
-    images: ImageSet, image_size: int, cache: Path | None, needed: bool = False
+    images: ImageSet, image_size: int, cache: Path | None, required: bool = False
 ) -> ImageSet:
-    """`images`, to be read many times: from the folder `cache` or, without one, from their files.
+    """Return `images` backed by a cache in the folder `cache`, or unchanged without one.
 
-    Raises InputError with the paths of all images that cannot be decoded, or if a cache is `needed`
-    and there is none.
+    Raises InputError listing all images that cannot be decoded, or if a `required` cache is
+    unavailable.
     """
     reason: object = "--no-cache"
     if cache:
         try:
             return cached(images, image_size, cache)
-        except OSError as error:  # a full disk, a folder that is read-only
+        except OSError as error:  # disk full or read-only
             reason = error.strerror or error
-    if needed:
+    if required:
         raise InputError(
-            f"--views batch needs the cache of decoded images ({reason}); --cache DIR says where, "
-            "--views pil does without"
+            f"--views batch requires the cache of decoded images ({reason}); choose its folder "
+            "with --cache DIR, or use --views pil"
         )
     if cache:
-        print(f"note: no cache in {cache} ({reason}); images are decoded each time")
+        print(f"note: cache {cache} is unavailable ({reason}); decoding images on every read")
     check_readable(images)
     return images
 
@@ -63,6 +65,6 @@ def draw(
     lesion_disjoint: bool = False,
     rare_split: bool = False,
 ) -> Task:
-    """A task as the command line asks for it. Raises InputError as `draw_task` does."""
+    """Draw a task as the command line specifies. Raises InputError as `draw_task` does."""
     lesions = lesion_groups(folder) if lesion_disjoint else None
     return draw_task(rare, n_way, k_shot, seed, lesions, rare_split)

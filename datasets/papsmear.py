@@ -1,4 +1,4 @@
-"""The Herlev Pap-smear set (Jantzen et al. 2005): one folder a class."""
+"""Herlev Pap-smear dataset (Jantzen et al. 2005): one folder per class."""
 
 from pathlib import Path
 
@@ -16,22 +16,23 @@ BASE_CLASSES = (
 # A_1, A_2, A_3 of the papers' tables: columnar, superficial and intermediate squamous.
 RARE_CLASSES = ("normal_columnar", "normal_superficiel", "normal_intermediate")
 CLASSES = BASE_CLASSES + RARE_CLASSES
-LAYOUT = "the class folders " + " ".join(CLASSES)
+LAYOUT = "class folders " + " ".join(CLASSES)
 
 
 def recognises(root: Path) -> bool:
+    """Return whether `root` has at least one of the class folders."""
     return any((root / name).exists() for name in CLASSES)
 
 
 def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """(id, path, class) of every cell image; the id is `class/file name`.
+    """Return (id, path, class) of every cell image; the id is `class/file name`.
 
-    The segmentation NAME-d.bmp beside NAME.BMP is not an input.
+    The segmentation NAME-d.bmp of NAME.BMP is ignored.
     Raises InputError for a class folder that is missing or empty.
     """
     missing = [root / name for name in CLASSES if not (root / name).is_dir()]
     if missing:
-        raise InputError(f"class folders missing: {listed(missing)}")
+        raise InputError(f"missing class folders: {listed(missing)}")
     found = []
     for name in CLASSES:
         files = image_files(root / name)

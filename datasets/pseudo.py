@@ -1,4 +1,4 @@
-"""The pseudo-label file: what the teacher thinks of every base image, with the image's id."""
+"""Pseudo-label file: the teacher's predictions for every base image, with the image ids."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ FORMAT = 1
 
 @dataclass(frozen=True)
 class PseudoLabels:
-    """`probabilities[i]`, a row of N that sums to 1, is p = F(x) of the base image `ids[i]`, and
-    `embeddings[i]`, a row of D, the teacher's f_q(x).
+    """Pseudo labels of M base images for an N-way task.
 
-    `about` says where they come from: the task, the base set's fingerprint, the teacher's
-    settings, and the command and commit.
+    `probabilities` (M×N, rows sum to 1) are p = F(x), `embeddings` (M×D) the teacher's f_q(x), of
+    the images `ids`. `about` records the task, the base set's fingerprint, the teacher's settings,
+    and the command and commit.
     """
 
     ids: tuple[str, ...]
@@ -34,32 +34,31 @@ class PseudoLabels:
     about: dict
 
     def hard(self) -> np.ndarray:
-        """argmax p, as class indices."""
+        """Return argmax p, as class indices."""
         return self.probabilities.argmax(axis=1)
 
     def sha256(self) -> str:
-        """What tells these labels from others, in whatever order they come: a hash of ids and
-        probabilities."""
+        """Return an order-independent hash of ids and probabilities."""
         order = np.argsort(self.ids)
         ids = "\n".join(self.ids[row] for row in order)
         content = ids.encode() + self.probabilities[order].astype("<f4").tobytes()
         return hashlib.sha256(content).hexdigest()
 
     def for_images(self, base: ImageSet) -> "PseudoLabels":
-        """The same in the order of `base`, matched by id.
+        """Return the pseudo labels in the order of `base`, matched by id.
 
         Raises InputError if they were made for other images.
         """
-        require_same(self.about["base"], base.fingerprint(), "the pseudo labels are of")
+        require_same(self.about["base"], base.fingerprint(), "the pseudo labels were made for")
         row_of = {name: row for row, name in enumerate(self.ids)}
         if missing := [name for name in base.ids if name not in row_of]:
-            raise InputError(f"the pseudo labels lack {listed(missing)}")
+            raise InputError(f"missing pseudo labels of {listed(missing)}")
         rows = [row_of[name] for name in base.ids]
         return PseudoLabels(base.ids, self.probabilities[rows], self.embeddings[rows], self.about)
 
 
 def save_pseudo_labels(folder: Path, labels: PseudoLabels) -> None:
-    """Write `labels` to `folder`, as an .npz without pickles."""
+    """Save `labels` to `folder`, as an .npz file without pickles."""
     with atomic_write(folder / PSEUDO_FILE) as file:
         np.savez_compressed(
             file,
@@ -71,43 +70,43 @@ def save_pseudo_labels(folder: Path, labels: PseudoLabels) -> None:
 
 
 def load_pseudo_labels(folder: Path) -> tuple[Task, PseudoLabels]:
-    """The task and the pseudo labels in `folder`.
+    """Load the task and the pseudo labels in `folder`.
 
-    Raises InputError if either is missing or unreadable, or they do not belong together.
+    Raises InputError if either is missing or invalid, or if they do not match.
     """
     path = folder / PSEUDO_FILE
     if not path.is_file():
-        raise InputError(f"no pseudo labels here: {path}; generate_pseudo.py writes them")
+        raise InputError(f"no pseudo labels at {path}; create them with generate_pseudo.py")
     task = load_task(folder)
-    with refusing(f"{path} is not a pseudo-label file"):
+    with refusing(f"pseudo-label file {path} is invalid"):
         with zipfile.ZipFile(path) as file:
             ids, probabilities, embeddings, about = (read_array(file, name) for name in ARRAYS)
         labels = PseudoLabels(
             tuple(ids.tolist()), probabilities, embeddings, parse_json(str(about), FORMAT)
         )
-        made_for = _check(labels)
-    if made_for != task:
-        raise InputError(f"{path} ({made_for}) is not of the task in {TASK_FILE} ({task})")
+        recorded = _validate(labels)
+    if recorded != task:
+        raise InputError(f"{path} was made for {recorded}, but {TASK_FILE} is {task}")
     return task, labels
 
 
-def _check(labels: PseudoLabels) -> Task:
-    """The task that `labels` are for. Raises ValueError if they are not as `PseudoLabels` says."""
+def _validate(labels: PseudoLabels) -> Task:
+    """Return the task of `labels`. Raises ValueError if they are invalid."""
     about, p, embeddings = labels.about, labels.probabilities, labels.embeddings
     for name in ("task", "base", "teacher", "made_by"):
         if not isinstance(about.get(name), dict):
-            raise ValueError(f"it lacks {name}")
+            raise ValueError(f"missing {name}")
     task = Task.from_dict(about["task"])
     require_fingerprint(about["base"])
     images, ids = sum(about["base"]["counts"].values()), labels.ids
     if not len(ids) == len(set(ids)) == images or not all(isinstance(i, str) for i in ids):
-        raise ValueError(f"expected the ids of {images} images")
+        raise ValueError(f"expected {images} unique ids")
     width = about["teacher"].get("moco_dim") or embeddings.shape[-1]
     for array, columns in ((p, task.n_way), (embeddings, width)):
         if array.shape != (images, columns) or array.dtype != np.float32:
-            raise ValueError(f"expected {columns} probabilities or features of {images} images")
+            raise ValueError(f"expected a float32 array of shape {images}×{columns}")
     if not np.isfinite(embeddings).all():
-        raise ValueError("the embeddings are not all finite")
+        raise ValueError("embeddings contain NaN or Inf")
     if not ((p >= 0) & (p <= 1)).all() or abs(p.sum(axis=1) - 1).max(initial=0) > 1e-3:
-        raise ValueError("the rows are not probabilities")
+        raise ValueError("rows of probabilities must be in [0, 1] and sum to 1")
     return task

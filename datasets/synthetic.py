@@ -1,9 +1,9 @@
-"""A small made-up skin-lesion set in ISIC 2018's official layout, to try the whole chain on.
+"""Generate synthetic skin lesions in the layout of ISIC 2018, for trying the pipeline.
 
     python -m datasets.synthetic OUT
 
-Seven classes differ in colour, border and texture; each rare class shares traits with base ones,
-as rare diseases do, so that an encoder learned from the base images carries over.
+Seven classes differ in colour, border and texture. Each rare class shares features with base
+classes, so that an encoder trained on base images transfers.
 """
 
 import argparse
@@ -23,7 +23,7 @@ from .isic2018 import COLUMNS, GROUND_TRUTH, GROUPINGS, IMAGES
 
 @dataclass(frozen=True)
 class Look:
-    """How a class looks, and its share of the base or of the rare images."""
+    """Appearance of a class, and its share of the base or rare images."""
 
     share: float
     colour: tuple[int, int, int]
@@ -46,7 +46,7 @@ RARE = ("DF", "AKIEC", "VASC")
 
 
 def _noise(generator: np.random.Generator, size: int, radius: float) -> np.ndarray:
-    """A smooth random field of size×size with mean 0 and standard deviation 1."""
+    """Return smooth noise, size×size, with mean 0 and standard deviation 1."""
     raw = Image.fromarray(generator.integers(0, 256, (size, size), dtype=np.uint8))
     field = np.asarray(raw.filter(ImageFilter.GaussianBlur(radius)), dtype=float)
     return (field - field.mean()) / (field.std() + 1e-6)
@@ -55,7 +55,7 @@ def _noise(generator: np.random.Generator, size: int, radius: float) -> np.ndarr
 def _texture(
     look: Look, generator: np.random.Generator, size: int, depth: np.ndarray
 ) -> np.ndarray:
-    """What the texture adds to the brightness, −1 to 1; `depth` is 1 at the lesion's centre."""
+    """Return the change of brightness, −1 to 1; `depth` is 1 at the lesion's centre."""
     if look.texture == "blotches":
         return np.where(_noise(generator, size, size / 14) > 0.5, -1.0, 0.15)
     if look.texture == "dots":
@@ -68,15 +68,15 @@ def _texture(
 
 
 def draw_lesion(look: Look, generator: np.random.Generator, size: int) -> Image.Image:
-    """One size×size picture: skin, a lesion of this look, sometimes hairs, uneven light."""
+    """Draw a size×size image: skin, one lesion, sometimes hairs, uneven lighting."""
     rows, columns = np.mgrid[:size, :size] / size - 0.5
     x, y = columns + generator.uniform(-0.08, 0.08), rows + generator.uniform(-0.08, 0.08)
-    stretch = generator.uniform(0.8, 1.25)
-    angle, distance = np.arctan2(y, x * stretch), np.hypot(x * stretch, y / stretch)
+    aspect = generator.uniform(0.8, 1.25)
+    angle, distance = np.arctan2(y, x * aspect), np.hypot(x * aspect, y / aspect)
     border = np.ones_like(angle)
     for wave in (look.lobes, look.lobes + 2, 2 * look.lobes + 1):
-        swing = look.irregularity * generator.uniform(0.3, 0.8)
-        border += swing * np.sin(wave * angle + generator.uniform(0, 2 * np.pi))
+        amplitude = look.irregularity * generator.uniform(0.3, 0.8)
+        border += amplitude * np.sin(wave * angle + generator.uniform(0, 2 * np.pi))
     radius = generator.uniform(0.20, 0.32) * border
     depth = np.clip(1 - distance / radius, 0, 1)
     inside = np.clip((radius - distance) * size / 3, 0, 1)[..., None]
@@ -88,18 +88,18 @@ def draw_lesion(look: Look, generator: np.random.Generator, size: int) -> Image.
     )
     shade = 1 + 0.5 * look.strength * _texture(look, generator, size, depth)
     lesion = (np.array(look.colour) + generator.normal(0, 14, 3)) * shade[..., None]
-    picture = skin * (1 - inside) + lesion * inside
+    image = skin * (1 - inside) + lesion * inside
     for _ in range(generator.integers(0, 4)):  # hairs
         slope = generator.uniform(0, np.pi)
         line = np.cos(slope) * x + np.sin(slope) * y + 0.4 * x * y - generator.uniform(-0.4, 0.4)
-        picture[np.abs(line) < 0.7 / size] *= 0.45
+        image[np.abs(line) < 0.7 / size] *= 0.45
     light = generator.uniform(0.8, 1.15) + 0.15 * generator.uniform(-1, 1) * x
-    picture = picture * light[..., None] + generator.normal(0, 3, picture.shape)
-    return Image.fromarray(np.clip(picture, 0, 255).astype(np.uint8))
+    image = image * light[..., None] + generator.normal(0, 3, image.shape)
+    return Image.fromarray(np.clip(image, 0, 255).astype(np.uint8))
 
 
 def make(root: Path, base: int, rare: int, size: int, seed: int) -> None:
-    """Write about `base` base and `rare` rare pictures, each lesion once, and both CSV files."""
+    """Write about `base` base and `rare` rare images, one per lesion, and both CSV files."""
     generator = np.random.default_rng(seed)
     labels = [
         name
@@ -118,8 +118,8 @@ def make(root: Path, base: int, rare: int, size: int, seed: int) -> None:
         grouping.writerow(("image", "lesion_id", "diagnosis_confirm_type"))
         for number, label in enumerate(labels):
             name = f"ISIC_{number:07d}"
-            picture = draw_lesion(LOOKS[label], generator, size)
-            picture.save(root / IMAGES / f"{name}.jpg", quality=92)
+            image = draw_lesion(LOOKS[label], generator, size)
+            image.save(root / IMAGES / f"{name}.jpg", quality=92)
             truth.writerow((name, *(float(label == column) for column in COLUMNS[1:])))
             grouping.writerow((name, f"SYN_{number:07d}", "synthetic"))
 
@@ -128,16 +128,16 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("out", type=Path, help="folder to write to")
-    parser.add_argument("--base", type=int, default=480, help="base images (default 480)")
-    parser.add_argument("--rare", type=int, default=150, help="rare images (default 150)")
-    parser.add_argument("--size", type=int, default=96, help="pixels a side (default 96)")
-    parser.add_argument("--seed", type=int, default=0, help="of the pictures (default 0)")
-    parser.add_argument("--overwrite", action="store_true", help="write over what is there")
+    parser.add_argument("out", type=Path, help="output folder")
+    parser.add_argument("--base", type=int, default=480, help="number of base images (default 480)")
+    parser.add_argument("--rare", type=int, default=150, help="number of rare images (default 150)")
+    parser.add_argument("--size", type=int, default=96, help="image size in pixels (default 96)")
+    parser.add_argument("--seed", type=int, default=0, help="random seed (default 0)")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite existing files")
     args = parser.parse_args()
-    for name, least in (("base", 8), ("rare", 8), ("size", 8), ("seed", 0)):
-        if getattr(args, name) < least:
-            parser.error(f"--{name} {getattr(args, name)} is too small; {least} or more would do")
+    for name, minimum in (("base", 8), ("rare", 8), ("size", 8), ("seed", 0)):
+        if (value := getattr(args, name)) < minimum:
+            parser.error(f"--{name} must be at least {minimum}, got {value}")
     try:
         refuse_to_overwrite([args.out / GROUND_TRUTH, args.out / IMAGES], args.overwrite)
         make(args.out, args.base, args.rare, args.size, args.seed)

@@ -1,4 +1,4 @@
-"""Tables in CSV files that come from people."""
+"""Reading and checking of user-provided CSV tables."""
 
 import csv
 from collections import Counter
@@ -9,11 +9,11 @@ from common.errors import InputError, listed, refusing
 
 
 def table_rows(table: Path, columns: Sequence[str]) -> list[tuple[int, dict[str, str]]]:
-    """The rows of a CSV file in UTF-8 that has `columns`, in any order, maybe with others: each as
-    its line's number and the values by column, without spaces around them.
+    """Read a UTF-8 CSV file with at least `columns`, in any order.
 
-    Raises InputError if it is not such a file; naming the line, where one lacks one of the
-    `columns`, or has more or fewer values than the header.
+    Returns (line number, values by column) per row, with surrounding spaces stripped. Raises
+    InputError if the file or its columns are invalid, and, with the line number, for an empty
+    value in `columns` or a row whose length differs from the header's.
     """
     found = []
     with (
@@ -27,20 +27,20 @@ def table_rows(table: Path, columns: Sequence[str]) -> list[tuple[int, dict[str,
                 f"{table} has the columns {','.join(header)}; expected {','.join(columns)}, "
                 "each once"
             )
-        for values in filter(None, reader):  # an empty line is no row
+        for values in filter(None, reader):  # skip empty lines
             row = dict(zip(header, map(str.strip, values)))
             if len(values) != len(header) or not all(row[name] for name in columns):
                 raise InputError(
-                    f"{table}, line {reader.line_num}: expected {len(header)} values, of "
-                    f"{','.join(columns)} none empty"
+                    f"{table}, line {reader.line_num}: expected {len(header)} values, with "
+                    f"{','.join(columns)} not empty"
                 )
             if "\0" in "".join(values):
-                raise InputError(f"{table}, line {reader.line_num}: a character is NUL")
+                raise InputError(f"{table}, line {reader.line_num}: contains a NUL character")
             found.append((reader.line_num, row))
     return found
 
 
-def refuse_twice(table: Path, names: Iterable[str]) -> None:
-    """Raise InputError if `names`, which `table` lists, has one more than once."""
-    if twice := [name for name, times in Counter(names).items() if times > 1]:
-        raise InputError(f"{table} lists more than once: {listed(twice)}")
+def require_unique(table: Path, names: Iterable[str]) -> None:
+    """Raise InputError if `names`, a column of `table`, has duplicates."""
+    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+        raise InputError(f"{table} has duplicates: {listed(duplicates)}")

@@ -1,11 +1,11 @@
-"""Break files in many ways, and see that each is read as sound or refused in one line.
+"""Fuzz all file formats: each corrupted file must be read as valid or refused in one line.
 
 python tests/bad_files.py --number 1000
 python tests/bad_files.py --number 1000 --seed 1 --kind "own csv" "image x.jpg"
 
-Of every kind of file that the project reads, a sound one is damaged and given to the real loader.
-Where a container has checksums, damage cannot be read as sound unless it hits what nobody reads;
-the changed pixels of an image can.
+A valid file of each kind that the project reads is corrupted and passed to the real loader. In a
+container with checksums only damage to unused bytes may pass as valid; changed pixels of an image
+may, too.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from pathlib import Path
 import numpy as np
 import torch
 
-sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # where the packages are
+sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository root
 
 import generate_pseudo  # noqa: E402
 import main_moco  # noqa: E402
@@ -40,17 +40,17 @@ from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
 from trainer.checkpoint import CHECKPOINT  # noqa: E402
 
 SLOW = 5  # seconds
-ODD = [*'\0"\n[', "", "nan", "inf", "1e999", "-1", "x" * 200_000, "../../x", "ü", "1,1"]
+BAD_STRINGS = [*'\0"\n[', "", "nan", "inf", "1e999", "-1", "x" * 200_000, "../../x", "ü", "1,1"]
 VALUES = [None, True, -1, 0.5, math.nan, math.inf, 10**30, "x", "\ud800", [], [[]], {}, {"a": 1}]
-TURNED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06" + bytes(6)
+ROTATED = b"Exif\0\0MM\0*\0\0\0\x08\0\x01\x01\x12\0\x03\0\0\0\x01\0\x06" + bytes(6)
 IMAGES = {
-    "x.jpg": {"exif": TURNED}, "x.png": {}, "x.bmp": {}, "x.tif": {},
+    "x.jpg": {"exif": ROTATED}, "x.png": {}, "x.bmp": {}, "x.tif": {},
     "lzw.tif": {"compression": "tiff_lzw"},
 }  # fmt: skip
 
 
 def break_bytes(content: bytes, dice: random.Random) -> bytes:
-    """Cut off, or bits or chunks of it changed, doubled or swapped."""
+    """Truncate `content`, or change, duplicate or swap bits or chunks of it."""
     for _ in range(dice.choice([1, 1, 1, 3, 30])):
         at, length = dice.randrange(len(content) + 1), dice.randint(1, len(content) // 4 + 1)
         head, chunk, tail = content[:at], content[at : at + length], content[at + length :]
@@ -62,20 +62,20 @@ def break_bytes(content: bytes, dice: random.Random) -> bytes:
 
 
 def break_table(content: bytes, dice: random.Random) -> bytes:
-    """A CSV file's rows shuffled, dropped or doubled, columns swapped, or a value other or gone."""
+    """Shuffle, drop or duplicate rows of a CSV file, swap columns, or change a value."""
     rows = [line.split(",") for line in content.decode().splitlines()]
     for _ in range(dice.choice([1, 1, 3])):
         row = dice.choice(rows)
-        at, how = dice.randrange(len(row) + 1), dice.randrange(6)
-        if how == 0:
-            row[at : at + 1] = [dice.choice(ODD)]
-        elif how == 1:
+        at, kind = dice.randrange(len(row) + 1), dice.randrange(6)
+        if kind == 0:
+            row[at : at + 1] = [dice.choice(BAD_STRINGS)]
+        elif kind == 1:
             del row[at : at + 1]
-        elif how == 2:
+        elif kind == 2:
             rows.append(list(row))
-        elif how == 3:
+        elif kind == 3:
             del rows[dice.randrange(len(rows)) + 1 :]
-        elif how == 4:
+        elif kind == 4:
             for values in rows:
                 values[:1], values[at : at + 1] = values[at : at + 1], values[:1]
         else:
@@ -85,13 +85,13 @@ def break_table(content: bytes, dice: random.Random) -> bytes:
 
 
 def break_values(values: object, dice: random.Random) -> object:
-    """Something in nested lists and dictionaries removed, doubled or replaced."""
+    """Remove, duplicate or replace an item of nested lists and dictionaries."""
     if isinstance(values, list | dict) and values and dice.random() < 0.8:
         keys = list(values) if isinstance(values, dict) else range(len(values))
-        key, how = dice.choice(keys), dice.randrange(6)
-        if how == 0:
+        key, kind = dice.choice(keys), dice.randrange(6)
+        if kind == 0:
             del values[key]
-        elif how == 1 and isinstance(values, list):
+        elif kind == 1 and isinstance(values, list):
             values.append(values[key])
         else:
             values[key] = break_values(values[key], dice)
@@ -104,7 +104,7 @@ def break_json(content: bytes, dice: random.Random) -> bytes:
 
 
 def break_arrays(content: bytes, dice: random.Random) -> bytes:
-    """An array of an .npz file removed, cut, or with other values, type or shape."""
+    """Remove or truncate an array of an .npz file, or change its values, type or shape."""
     with np.load(io.BytesIO(content)) as file:
         arrays = dict(file)
     name = dice.choice(list(arrays))
@@ -113,11 +113,11 @@ def break_arrays(content: bytes, dice: random.Random) -> bytes:
         changes = [lambda: np.array(break_json(str(array).encode(), dice).decode())]
     else:
         rows = [dice.randrange(len(array)) for _ in array]
-        kind = dice.choice(["<U9", complex, ">f4", float, int, bool, "M8[s]", object])
+        dtype = dice.choice(["<U9", complex, ">f4", float, int, bool, "M8[s]", object])
         odd = dice.choice([np.nan, np.inf, 3e38, -1, 0.5, 200])
         changes = [
             lambda: array[: rows[0]], lambda: array[rows], lambda: array[..., None],
-            lambda: array.T, lambda: array.astype(kind), lambda: array * odd,
+            lambda: array.T, lambda: array.astype(dtype), lambda: array * odd,
             lambda: np.where(np.arange(len(array)) == rows[0], odd, array.T).T.astype(array.dtype),
         ]  # fmt: skip
     with contextlib.suppress(ValueError, TypeError, OverflowError), np.errstate(all="ignore"):
@@ -129,7 +129,7 @@ def break_arrays(content: bytes, dice: random.Random) -> bytes:
 
 
 def break_checkpoint(content: bytes, dice: random.Random) -> bytes:
-    """As break_values, tensors included."""
+    """Corrupt the values or tensors of a checkpoint."""
     out, values = io.BytesIO(), torch.load(io.BytesIO(content), weights_only=True)
     if dice.random() < 0.3:
         weights = values["state_dict"]
@@ -144,8 +144,11 @@ def break_checkpoint(content: bytes, dice: random.Random) -> bytes:
 def kinds(
     folder: Path,
 ) -> dict[str, tuple[Path, Callable, Callable[[bytes, random.Random], bytes]]]:
-    """By kind a sound file, in `folder`, its loader, which also asks whether what it has loaded is
-    valid, and a way to break it besides `break_bytes`."""
+    """Create a valid file of each kind in `folder`.
+
+    Returns by kind the path, a loader that also validates the result, and a function that corrupts
+    the file in a format-specific way.
+    """
     data, a, labels, cache = (folder / name for name in ("data", "a", "labels", "cache"))
     synthetic.make(data, base=12, rare=12, size=24, seed=0)
     base = open_dataset(data).base
@@ -159,7 +162,7 @@ def kinds(
         try:
             found = read_image(path)
         except InputError as error:
-            raise AssertionError("what check_readable has let pass") from error
+            raise AssertionError("check_readable accepted an unreadable image") from error
         assert len(found.tobytes()) == 3 * found.width * found.height > 0
 
     def pseudo_labels(path: Path) -> None:
@@ -187,8 +190,8 @@ def kinds(
     parts = {f"{part}_images": [np.asarray(picture)] * 14 for part in PARTS}
     parts |= {f"{part}_labels": np.arange(14, dtype=np.uint8)[:, None] % 7 for part in PARTS}
     np.savez_compressed(medmnist, **parts)
-    for name, how in IMAGES.items():
-        picture.save(folder / name, **how)
+    for name, options in IMAGES.items():
+        picture.save(folder / name, **options)
     return {
         **{f"image {name}": (folder / name, image, break_bytes) for name in IMAGES},
         "isic csv": (truth, lambda _: isic2018.rows(data), break_table),
@@ -202,44 +205,44 @@ def kinds(
     }
 
 
-def what_comes_of(load: Callable, path: Path) -> str:
-    """'sound', 'refused', or what failed."""
-    begun, said, result = time.monotonic(), io.StringIO(), "sound"
+def outcome(load: Callable, path: Path) -> str:
+    """Return 'valid', 'refused', or a description of the failure."""
+    start, stderr, result = time.monotonic(), io.StringIO(), "valid"
     try:
-        with warnings.catch_warnings(record=True) as warned, contextlib.redirect_stderr(said):
+        with warnings.catch_warnings(record=True) as caught, contextlib.redirect_stderr(stderr):
             with contextlib.redirect_stdout(None):
                 load(path)
     except InputError as error:
         result = "refused" if len(str(error).splitlines()) == 1 else f"several lines: {error}"
     except Exception as error:
         result = repr(error)
-    said = said.getvalue() + "".join(str(warning.message) for warning in warned)
-    seconds = time.monotonic() - begun
-    return f"it says {said}" if said else f"{seconds:.0f} s" if seconds > SLOW else result
+    output = stderr.getvalue() + "".join(str(warning.message) for warning in caught)
+    seconds = time.monotonic() - start
+    return f"printed {output}" if output else f"{seconds:.0f} s" if seconds > SLOW else result
 
 
 def run(number: int, seed: int, only: list[str], folder: Path) -> dict[str, Counter]:
-    """How many of each kind were refused, read as sound or failed; it prints the first of these."""
+    """Return the counts of refused, valid and failed files per kind; print the first failures."""
     table = {}
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
-        found = kinds(folder)
-    for kind, (path, load, break_it) in found.items():
+        files = kinds(folder)
+    for kind, (path, load, break_it) in files.items():
         if only and kind not in only:
             continue
-        sound, counts = path.read_bytes(), table.setdefault(kind, Counter())
-        assert (result := what_comes_of(load, path)) == "sound", f"{kind}: {result}"
+        original, counts = path.read_bytes(), table.setdefault(kind, Counter())
+        assert (result := outcome(load, path)) == "valid", f"{kind}: {result}"
         for index in range(number):
             dice = random.Random(f"{seed}-{kind}-{index}")
-            path.unlink()  # rather than change it under those who have mapped it to memory
-            path.write_bytes(dice.choice([break_bytes, break_it])(sound, dice))
+            path.unlink()  # the old file may be memory-mapped
+            path.write_bytes(dice.choice([break_bytes, break_it])(original, dice))
             images._load.cache_clear()
-            result = what_comes_of(load, path)
-            if result not in ("sound", "refused"):
+            result = outcome(load, path)
+            if result not in ("valid", "refused"):
                 if counts["failed"] < 3:
                     print(f"--kind {kind!r} --seed {seed}, index {index}: {result}")
                 result = "failed"
             counts[result] += 1
-        path.write_bytes(sound)
+        path.write_bytes(original)
     return table
 
 
@@ -247,15 +250,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--number", type=int, default=1000, help="of files of each kind")
+    parser.add_argument("--number", type=int, default=1000, help="files per kind")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--kind", nargs="+", default=[], help="these alone")
+    parser.add_argument("--kind", nargs="+", default=[], help="only these kinds")
     args = parser.parse_args()
     with tempfile.TemporaryDirectory() as folder:
         table = run(args.number, args.seed, args.kind, Path(folder))
-    print("| kind | files | refused | read as sound | failed |\n|---|---|---|---|---|")
+    print("| kind | files | refused | read as valid | failed |\n|---|---|---|---|---|")
     for kind, counts in table.items():
-        numbers = counts["refused"], counts["sound"], counts["failed"]
+        numbers = counts["refused"], counts["valid"], counts["failed"]
         print("|", " | ".join([kind, str(sum(numbers)), *map(str, numbers)]), "|")
     sys.exit(any(counts["failed"] for counts in table.values()))
 

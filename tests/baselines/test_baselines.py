@@ -105,7 +105,7 @@ def test_srl_resumes(data, tmp_path):
     [
         (srl, ["--teacher", "CHAIN"], "is a checkpoint of stage (a)"),
         (simclr, ["-b", 64], "--batch-size 64 is more than the 35 images"),
-        (scratch, ["--k_shot", 50], "--k_shot 50 is not possible"),
+        (scratch, ["--k_shot", 50], "--k-shot must be in [1, "),
     ],
 )
 def test_refusals(module, flags, says, chain, data, tmp_path, capsys, monkeypatch):

@@ -1,4 +1,4 @@
-"""Decoded once: the same pixels, the right file, no half file."""
+"""Cache of decoded images: same pixels, right file, no partial file."""
 
 import os
 import threading
@@ -24,10 +24,10 @@ def images(tmp_path):
     for number, shape in enumerate([(50, 40, 3), (33, 61, 3), (20, 20)]):
         pixels = generator.integers(0, 256, shape, dtype=np.uint8)
         Image.fromarray(pixels).save(tmp_path / f"{number}.png")
-    return image_set("made up", ("x",), [(f"{n}", tmp_path / f"{n}.png", "x") for n in range(3)])
+    return image_set("synthetic", ("x",), [(f"{n}", tmp_path / f"{n}.png", "x") for n in range(3)])
 
 
-def test_views_are_those_of_the_files(images, tmp_path):
+def test_views_equal_those_of_the_files(images, tmp_path):
     from_cache = cached(images, 32, tmp_path / "cache")
     assert (from_cache.ids, from_cache.labels) == (images.ids, images.labels)
     assert from_cache.fingerprint() == images.fingerprint()
@@ -40,13 +40,13 @@ def test_views_are_those_of_the_files(images, tmp_path):
     assert all(torch.equal(one[row], other[row]) for row in range(3))
 
 
-def test_it_is_made_once(images, tmp_path, monkeypatch):
+def test_cache_is_written_once(images, tmp_path, monkeypatch):
     first = cached(images, 32, tmp_path / "cache")
     monkeypatch.setattr(module, "_write", lambda *_: pytest.fail("written again"))
     assert cached(images, 32, tmp_path / "cache") == first
 
 
-def test_what_changes_makes_another(images, tmp_path):
+def test_changed_images_get_another_cache(images, tmp_path):
     folder = tmp_path / "cache"
     first = cached(images, 32, folder)
     assert cached(images, 33, folder).paths != first.paths
@@ -58,7 +58,7 @@ def test_what_changes_makes_another(images, tmp_path):
     assert read_image(first.paths[0]).getpixel((0, 0)) != (255, 0, 0)
 
 
-def test_all_unreadable_images_are_named_and_nothing_stays(images, tmp_path):
+def test_all_unreadable_images_are_listed_and_nothing_is_left(images, tmp_path):
     for row in (0, 2):
         images.paths[row].write_bytes(images.paths[row].read_bytes()[:60])
     with pytest.raises(InputError, match=r"2 of 3 images .*0\.png: .*, .*2\.png: "):
@@ -67,34 +67,34 @@ def test_all_unreadable_images_are_named_and_nothing_stays(images, tmp_path):
 
 
 def test_starting_together(images, tmp_path, monkeypatch):
-    """Of eight that start at once, one writes."""
-    written, write = [], module._write
-    monkeypatch.setattr(module, "_write", lambda *how: (written.append(how), write(*how)))
-    barrier, found = threading.Barrier(8), []
+    """Only one of eight concurrent threads writes."""
+    writes, write = [], module._write
+    monkeypatch.setattr(module, "_write", lambda *args: (writes.append(args), write(*args)))
+    barrier, results = threading.Barrier(8), []
 
     def start():
         barrier.wait()
-        found.append(cached(images, 32, tmp_path / "cache"))
+        results.append(cached(images, 32, tmp_path / "cache"))
 
     threads = [threading.Thread(target=start) for _ in range(8)]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
-    assert len(written) == 1 and len(found) == 8 and all(one == found[0] for one in found)
+    assert len(writes) == 1 and len(results) == 8 and all(r == results[0] for r in results)
 
 
 @pytest.mark.parametrize("locks", [True, False])
-def test_what_another_process_writes_is_not_removed(images, tmp_path, monkeypatch, locks):
-    """Unless a lock says that there is none."""
+def test_temporary_files_of_other_processes_are_kept(images, tmp_path, monkeypatch, locks):
+    """Unless the lock shows that no other process is writing."""
     (path, *_) = cached(images, 32, tmp_path / "cache").paths
     path.file.unlink()
     other = path.file.with_name(f".{path.file.name}.1.tmp")
     other.touch()
 
-    def flock(handle, how):
+    def flock(handle, operation):
         if not locks:
-            raise OSError(9, "Bad file descriptor")  # a folder on NFS
+            raise OSError(9, "Bad file descriptor")  # as on NFS
 
     monkeypatch.setattr("fcntl.flock", flock)
     cached(images, 32, tmp_path / "cache")
@@ -110,7 +110,7 @@ def test_rows_of_an_array_file(tmp_path):
 
 
 @pytest.mark.parametrize("left", [0, 60, 1000])
-def test_a_file_that_was_cut_off_is_made_anew(images, tmp_path, left):
+def test_a_truncated_file_is_rewritten(images, tmp_path, left):
     (path, *_) = cached(images, 32, tmp_path / "cache").paths
     whole = path.file.read_bytes()
     path.file.write_bytes(whole[:left])
@@ -127,7 +127,7 @@ def test_a_file_that_was_cut_off_is_made_anew(images, tmp_path, left):
         np.zeros((4, 32, 32, 3), np.uint8),
     ],
 )
-def test_a_file_of_another_shape_or_type_is_made_anew(images, tmp_path, other):
+def test_a_file_of_another_shape_or_type_is_rewritten(images, tmp_path, other):
     (path, *_) = cached(images, 32, tmp_path / "cache").paths
     whole = path.file.read_bytes()
     np.save(path.file, other)
@@ -141,21 +141,21 @@ def test_a_missing_image_is_named(images, tmp_path):
         cached(images, 32, tmp_path / "cache")
 
 
-def test_files_from_before_images_were_upright_are_not_used(images, tmp_path, monkeypatch):
+def test_caches_of_an_older_format_are_not_used(images, tmp_path, monkeypatch):
     first = cached(images, 32, tmp_path / "cache")
     monkeypatch.setattr(module, "FORMAT", module.FORMAT - 1)
     assert cached(images, 32, tmp_path / "cache").paths[0].file != first.paths[0].file
 
 
-def test_without_room_the_files_are_read(images, tmp_path, capsys):
-    """And what cannot be decoded is still told."""
+def test_files_are_read_if_the_cache_cannot_be_written(images, tmp_path, capsys):
+    """Unreadable images are still reported."""
     (tmp_path / "file").write_text("not a folder")
     folder = tmp_path / "file" / "cache"
     assert decoded(images, 32, folder) is images
-    assert "note: no cache in" in capsys.readouterr().out
+    assert f"note: cache {folder}" in capsys.readouterr().out
     images.paths[1].write_bytes(b"")
     for cache in (folder, None):
         with pytest.raises(InputError, match=r"1 of 3 images .*1\.png"):
             decoded(images, 32, cache)
-        with pytest.raises(InputError, match="--views batch needs the cache"):
-            decoded(images, 32, cache, needed=True)
+        with pytest.raises(InputError, match="--views batch"):
+            decoded(images, 32, cache, required=True)

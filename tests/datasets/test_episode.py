@@ -1,4 +1,4 @@
-"""Tasks: disjoint, seeded, whole, possible."""
+"""Drawing, saving and loading tasks."""
 
 import json
 
@@ -25,7 +25,7 @@ RARE = rare_set({"A": 9, "B": 20, "C": 12, "D": 7})
     draw=st.data(),
     seed=st.integers(0, 2**31),
 )
-def test_disjoint_whole_and_of_the_right_size(counts, draw, seed):
+def test_disjoint_complete_and_of_the_right_size(counts, draw, seed):
     rare = rare_set({chr(65 + n): count for n, count in enumerate(counts)})
     n_way = draw.draw(st.integers(2, len(counts)))
     k_shot = draw.draw(st.integers(1, min(counts) - 1))
@@ -45,11 +45,11 @@ def test_seeds():
     assert draw_task(RARE, 4, 5, seed=0) == first
     others = {draw_task(RARE, 4, 5, seed=s).support_ids for s in range(20)}
     assert len(others) == 20
-    # With fewer classes than there are, the seed draws them too.
+    # The seed also draws the classes if n_way is smaller than their number.
     assert len({draw_task(RARE, 2, 1, seed=s).classes for s in range(40)}) == 6
 
 
-def test_fewer_shots_are_among_more():
+def test_fewer_shots_are_a_subset_of_more():
     one, five = (draw_task(RARE, 4, k, seed=3).support_ids for k in (1, 5))
     assert all(ids[:1] == few for few, ids in zip(one, five))
 
@@ -66,10 +66,10 @@ def test_order_of_the_data_does_not_matter():
 @pytest.mark.parametrize(
     "n_way, k_shot, message",
     [
-        (5, 1, "--n_way 5 is not possible: toy has A 9, B 20, C 12, D 7; 2 to 4 would be"),
-        (1, 1, "--n_way 1 is not possible"),
-        (4, 7, "--k_shot 7 is not possible: .*; 1 to 6 would be"),
-        (4, 0, "--k_shot 0 is not possible"),
+        (5, 1, r"--n-way .*\[2, 4\], got 5: toy has A 9, B 20, C 12, D 7"),
+        (1, 1, "--n-way .*got 1"),
+        (4, 7, r"--k-shot .*\[1, 6\], got 7"),
+        (4, 0, "--k-shot .*got 0"),
     ],
 )
 def test_impossible_tasks(n_way, k_shot, message):
@@ -77,8 +77,8 @@ def test_impossible_tasks(n_way, k_shot, message):
         draw_task(RARE, n_way, k_shot, 0)
 
 
-def test_a_class_of_one_image_is_no_part_of_a_task():
-    with pytest.raises(InputError, match="toy has A 9, B 1; a class in a task needs two images"):
+def test_a_class_of_one_image_is_refused():
+    with pytest.raises(InputError, match="at least 2 images: toy has A 9, B 1"):
         draw_task(rare_set({"A": 9, "B": 1}), 2, 1, 0)
 
 
@@ -86,7 +86,7 @@ def test_a_class_without_query_images_is_refused():
     task = draw_task(RARE, 4, 6, 0)
     support = task.support(RARE).ids
     fewer = RARE.take([i for i in RARE.ids if i in support or not i.startswith("D")])
-    with pytest.raises(InputError, match="no images of D but the support set's"):
+    with pytest.raises(InputError, match="no query images of D"):
         task.query(fewer)
 
 
@@ -99,12 +99,12 @@ def test_saved_and_loaded(tmp_path):
 
 
 def test_unusable_files(tmp_path):
-    with pytest.raises(InputError, match="no task here"):
+    with pytest.raises(InputError, match="no task at .*task.json"):
         load_task(tmp_path)
     task = draw_task(RARE, 3, 2, 7).to_dict()
     for broken in ("", "[1]", "{}", json.dumps({**task, "k_shot": 3})):
         (tmp_path / "task.json").write_text(broken)
-        with pytest.raises(InputError, match="is not a task file"):
+        with pytest.raises(InputError, match=r"task\.json is invalid"):
             load_task(tmp_path)
 
 
@@ -122,12 +122,12 @@ def test_unusable_files(tmp_path):
         ("excluded_ids", [None]), ("excluded_ids", "A1"),
     ],
 )  # fmt: skip
-def test_values_of_the_wrong_kind(tmp_path, name, value):
+def test_values_of_the_wrong_type(tmp_path, name, value):
     task = {**draw_task(RARE, 3, 2, 7).to_dict(), name: value}
     if value is None and name == "k_shot":
         task["support_ids"][0] = []
     (tmp_path / "task.json").write_text(json.dumps(task))
-    with pytest.raises(InputError, match=r"task\.json is not a task file: "):
+    with pytest.raises(InputError, match=r"task\.json is invalid: "):
         load_task(tmp_path)
 
 
@@ -136,7 +136,7 @@ def test_a_newer_format(tmp_path):
     values = json.loads((tmp_path / "task.json").read_text())
     for version in (values["format"] + 1, "new"):
         (tmp_path / "task.json").write_text(json.dumps({**values, "format": version}))
-        with pytest.raises(InputError, match=f"has format {version}; this code reads 1 and older"):
+        with pytest.raises(InputError, match=f"format {version}"):
             load_task(tmp_path)
 
 
@@ -144,11 +144,11 @@ def test_a_set_without_a_support_image_is_refused():
     task = draw_task(RARE, 4, 2, 0)
     lost = task.support_ids[1][0]
     fewer = RARE.take([i for i in RARE.ids if i != lost])
-    with pytest.raises(InputError, match=f"not among the toy images given: {lost}"):
+    with pytest.raises(InputError, match=f"toy images: {lost}"):
         task.query(fewer)
 
 
-def test_a_support_image_of_another_class_now_is_refused():
+def test_a_support_image_of_another_class_is_refused():
     task = draw_task(RARE, 3, 2, 0)
     first = task.support_ids[0][0]
     for other in RARE.classes:
@@ -157,7 +157,7 @@ def test_a_support_image_of_another_class_now_is_refused():
         if other == task.classes[0]:
             assert task.support(moved) == task.support(RARE)
             continue
-        with pytest.raises(InputError, match=f"another class now than in the support set: {first}"):
+        with pytest.raises(InputError, match=f"another class .*: {first}"):
             task.query(moved)
 
 
@@ -173,12 +173,12 @@ def test_lesion_disjoint(seed):
     assert not support & {LESIONS[i] for i in query.ids}
     assert {*query.ids, *strict.excluded_ids} == set(plain.query(RARE).ids)
     assert all(LESIONS[i] in support for i in strict.excluded_ids)
-    assert f"{len(strict.excluded_ids)} images left out" in str(strict)
+    assert f"{len(strict.excluded_ids)} images excluded" in str(strict)
     assert Task.from_dict(strict.to_dict()) == strict
 
 
 def test_an_image_without_a_lesion():
-    with pytest.raises(InputError, match=f"no lesion is told for {RARE.ids[0]}"):
+    with pytest.raises(InputError, match=f"lesion ids of {RARE.ids[0]}"):
         draw_task(RARE, 3, 2, 0, {i: "x" for i in RARE.ids[1:]})
 
 
@@ -196,11 +196,11 @@ def test_rare_split_is_7_1_2_and_the_same_for_every_seed():
         assert support <= set(whole.support(RARE).ids) and not support & queries[0]
         assert {*support, *queries[0], *task.excluded_ids} == set(RARE.ids)
     assert "all-shot" in str(whole)
-    with pytest.raises(InputError, match="--k_shot 6 is not possible.*1 to 5 would be"):
+    with pytest.raises(InputError, match=r"--k-shot .*\[1, 5\], got 6"):
         draw_task(RARE, None, 6, 0, None, True)  # the smallest class has 7
 
 
-def test_task_files_from_before_anything_was_left_out():
+def test_task_files_without_excluded_ids():
     values = draw_task(RARE, 3, 2, 0).to_dict()
     del values["excluded_ids"]
     assert Task.from_dict(values).excluded_ids == ()

@@ -1,4 +1,4 @@
-"""The official ISIC layout, and what is wrong with folders that look like it."""
+"""The official ISIC layout, and folders that deviate from it."""
 
 import pytest
 from PIL import Image
@@ -68,14 +68,14 @@ def test_other_columns(folder):
 def test_a_row_that_is_not_one_hot(folder, values):
     root, write, rows = folder
     write(rows=[*rows[:3], ["ISIC_0000003", *values], *rows[4:]])
-    with pytest.raises(InputError, match="line 5: expected an image id, a single 1"):
+    with pytest.raises(InputError, match="line 5: .*one-hot"):
         open_dataset(root)
 
 
-def test_an_id_twice(folder):
+def test_a_duplicate_id(folder):
     root, write, rows = folder
     write(rows=[*rows, rows[0]])
-    with pytest.raises(InputError, match="more than once: ISIC_0000000"):
+    with pytest.raises(InputError, match="duplicates: ISIC_0000000"):
         open_dataset(root)
 
 
@@ -84,32 +84,32 @@ def test_ids_are_names_not_paths(folder, other):
     root, write, rows = folder
     (root / "ISIC_0000000.jpg").touch()
     write(rows=[[other, *rows[0][1:]], *rows[1:]])
-    with pytest.raises(InputError, match=f"1 of the 14 images .* missing in .*: {other}.jpg"):
+    with pytest.raises(InputError, match=f"1 of the 14 images .* missing .*: {other}.jpg"):
         open_dataset(root)
 
 
-def test_images_without_a_row_are_told(folder, capsys):
+def test_images_without_a_row_are_reported(folder, capsys):
     root, write, rows = folder
     write(rows=rows[2:])
     assert len(open_dataset(root).base) == 6
-    said = capsys.readouterr().out
-    assert "note: 2 images" in said and "ISIC_0000000.jpg, ISIC_0000001.jpg" in said
+    note = capsys.readouterr().out
+    assert "2 images" in note and "ISIC_0000000.jpg, ISIC_0000001.jpg" in note
 
 
-def test_lesions_of_an_image_twice(folder):
+def test_lesion_groupings(folder):
     root, _, _ = folder
     groupings = root / isic2018.GROUPINGS
     groupings.write_text("\ufeffimage,lesion_id\r\nISIC_0000000,x\r\nISIC_0000001,x\r\n")
     assert isic2018.lesions(root) == {"ISIC_0000000": "x", "ISIC_0000001": "x"}
     groupings.write_text("image,lesion_id\nISIC_0000000,x\nISIC_0000000,y\n")
-    with pytest.raises(InputError, match="more than once: ISIC_0000000"):
+    with pytest.raises(InputError, match="duplicates: ISIC_0000000"):
         isic2018.lesions(root)
     groupings.write_text("image,lesion_id\nISIC_0000000,\n")  # all would be of one lesion
-    with pytest.raises(InputError, match="line 2: expected 2 values.* none empty"):
+    with pytest.raises(InputError, match="line 2: .*lesion_id not empty"):
         isic2018.lesions(root)
 
 
-def test_missing_images_are_all_named(folder):
+def test_all_missing_images_are_listed(folder):
     root, _, _ = folder
     for number in (1, 8):
         (root / isic2018.IMAGES / f"ISIC_{number:07d}.jpg").unlink()
@@ -120,7 +120,7 @@ def test_missing_images_are_all_named(folder):
 def test_missing_parts(folder):
     root, _, _ = folder
     (root / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv").unlink()
-    with pytest.raises(InputError, match="the ground truth is missing: .*GroundTruth.csv"):
+    with pytest.raises(InputError, match="missing: .*GroundTruth.csv"):
         open_dataset(root)
     with pytest.raises(InputError, match="does not exist: .*nowhere"):
         open_dataset(root / "nowhere")

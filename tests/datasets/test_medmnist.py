@@ -20,7 +20,7 @@ def make(path, shape=(28, 28, 3), classes=7, **changes):
     return path
 
 
-def test_dermamnist_has_the_split_of_isic(tmp_path):
+def test_dermamnist_is_split_like_isic(tmp_path):
     path = make(tmp_path / "dermamnist_64.npz", (64, 64, 3))
     data = open_dataset(path)
     assert data.name == "dermamnist_64"
@@ -28,25 +28,25 @@ def test_dermamnist_has_the_split_of_isic(tmp_path):
     assert data.base.counts() == dict.fromkeys(isic2018.BASE_CLASSES, 5)
     with np.load(path) as file:
         for images in (data.base, data.rare):
-            for image_id, place, label in zip(images.ids, images.paths, images.labels):
+            for image_id, path, label in zip(images.ids, images.paths, images.labels):
                 part, row = image_id.split("/")
                 number = file[f"{part}_labels"][int(row), 0]
                 names = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")
                 assert names[number] == images.classes[label]
-                assert (np.asarray(read_image(place)) == file[f"{part}_images"][int(row)]).all()
+                assert (np.asarray(read_image(path)) == file[f"{part}_images"][int(row)]).all()
     check_readable(data.base, data.rare)
 
 
 def test_images_reach_worker_processes(tmp_path):
-    """And these are small: a row's address travels, not the array."""
+    """Workers get the location of a row, not the array."""
     base = open_dataset(make(tmp_path / "dermamnist.npz")).base
     found = [encode(build_encoder("conv4").eval(), base, 32, workers=n).shape for n in (0, 2)]
     assert found == [(20, 128)] * 2
 
 
-def test_others_by_number_and_in_grey(tmp_path):
+def test_numbered_classes_and_greyscale(tmp_path):
     path = make(tmp_path / "octmnist.npz", (28, 28), classes=4)
-    with pytest.raises(InputError, match="has the classes 0, 1, 2, 3; say with --base-classes"):
+    with pytest.raises(InputError, match="classes 0, 1, 2, 3; .*--base-classes"):
         open_dataset(path)
     data = open_dataset(path, ["3", "0"], ["1", "2"])
     assert data.base.classes == ("3", "0") and data.base.labels[0] == 0
@@ -56,9 +56,9 @@ def test_others_by_number_and_in_grey(tmp_path):
 @pytest.mark.parametrize(
     ("changes", "says"),
     [
-        ({"val_labels": None}, "lacks val_labels"),
-        ({"train_labels": np.full((21, 1), 9)}, "9 is no class"),
-        ({"train_labels": np.zeros((21, 14), int)}, "not a column"),
+        ({"val_labels": None}, "missing val_labels"),
+        ({"train_labels": np.full((21, 1), 9)}, r"\[0, 6\], got 9"),
+        ({"train_labels": np.zeros((21, 14), int)}, "must be integers"),
         ({"train_labels": np.array([[{}]] * 21)}, "cannot be read"),  # needs a pickle
         ({"test_images": np.zeros((6, 28, 28, 3), np.uint8)}, "test_images"),
         ({"test_images": np.zeros((7, 28, 28, 3))}, "test_images"),
@@ -71,20 +71,17 @@ def test_other_contents(tmp_path, changes, says):
 
 
 def test_checksums_are_verified(tmp_path):
-    """Of labels and of images, of which each would otherwise be read from the broken array."""
+    """Those of labels and of images."""
     path = make(tmp_path / "dermamnist.npz")
     with np.load(path) as file:
         arrays = dict(file)
-    np.savez(path, **arrays)  # not compressed, so that another bit breaks nothing else
+    np.savez(path, **arrays)  # uncompressed, so that a flipped bit breaks nothing else
     content = path.read_bytes()
     labels, pixels = arrays["train_labels"].tobytes(), arrays["val_images"].tobytes()
-    for array, says in (
-        (labels, "cannot be read as a MedMNIST file: Bad CRC"),
-        (pixels, "Bad CRC"),
-    ):
+    for array in (labels, pixels):
         at = content.index(array)
         path.write_bytes(content[:at] + bytes([content[at] ^ 1]) + content[at + 1 :])
-        with pytest.raises(InputError, match=says):
+        with pytest.raises(InputError, match="Bad CRC"):
             data = open_dataset(path)
             check_readable(data.base, data.rare)
 
@@ -94,7 +91,7 @@ def test_not_an_npz(tmp_path):
     with pytest.raises(InputError, match="cannot be read as a MedMNIST file"):
         open_dataset(tmp_path / "x.npz")
     (tmp_path / "y.npz").mkdir()
-    os.mkfifo(tmp_path / "z.npz")  # which is not waited for
+    os.mkfifo(tmp_path / "z.npz")  # must not block
     for name in ("y.npz", "z.npz"):
         with pytest.raises(InputError, match="no dataset recognised"):
             open_dataset(tmp_path / name)

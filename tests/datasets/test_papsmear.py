@@ -1,4 +1,4 @@
-"""The Herlev class folders."""
+"""The layout of the Herlev dataset."""
 
 import pytest
 from PIL import Image
@@ -27,7 +27,7 @@ def test_base_and_rare_without_segmentations(folder):
     assert data.rare.ids[:3] == tuple(f"normal_columnar/{n}.BMP" for n in range(3))
 
 
-def test_a_name_that_ends_in_d_alone_is_an_image(folder):
+def test_a_name_ending_in_d_without_its_image_is_an_image(folder):
     (folder / "normal_columnar" / "0.BMP").unlink()
     assert open_dataset(folder).rare.counts()["normal_columnar"] == 3
 
@@ -35,8 +35,8 @@ def test_a_name_that_ends_in_d_alone_is_an_image(folder):
 def test_missing_and_empty_folders(folder):
     for file in (folder / "normal_columnar").iterdir():
         file.unlink()
-    with pytest.raises(InputError, match="no images in the class folder .*normal_columnar"):
+    with pytest.raises(InputError, match="no images in .*normal_columnar"):
         open_dataset(folder)
     (folder / "normal_columnar").rmdir()
-    with pytest.raises(InputError, match="class folders missing: .*normal_columnar"):
+    with pytest.raises(InputError, match="missing .*normal_columnar"):
         open_dataset(folder)

@@ -1,4 +1,4 @@
-"""What holds for any table, task or image."""
+"""Property-based tests of tables, tasks and images."""
 
 import csv
 from pathlib import Path
@@ -29,7 +29,7 @@ VALUES = st.text(CHARACTERS, min_size=1, max_size=20).map(str.strip).filter(bool
     end=st.sampled_from(["\n", "\r\n"]),
     encoding=st.sampled_from(["utf-8", "utf-8-sig"]),
 )
-def test_a_table_is_read_as_it_was_written(rows, order, end, encoding):
+def test_tables_round_trip(rows, order, end, encoding):
     with TemporaryDirectory() as folder:
         table = Path(folder) / "t.csv"
         with open(table, "w", newline="", encoding=encoding) as file:
@@ -42,12 +42,12 @@ def test_a_table_is_read_as_it_was_written(rows, order, end, encoding):
 
 @settings(deadline=None, max_examples=200)
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode))
-def test_any_other_table_is_refused_in_a_line(content):
+def test_invalid_tables_are_refused_in_one_line(content):
     with TemporaryDirectory() as folder:
         table = Path(folder) / "t.csv"
         table.write_bytes(b"path,label\n" + content)
         with pytest.raises(InputError) as error:
-            own.rows(table)  # none of the images is there
+            own.rows(table)  # all images are missing
         assert len(str(error.value).splitlines()) == 1
 
 
@@ -60,7 +60,7 @@ def test_any_other_table_is_refused_in_a_line(content):
     rare_split=st.booleans(),
     images_a_lesion=st.none() | st.integers(1, 3),
 )
-def test_a_task_has_all_images_once_or_is_refused(
+def test_a_task_partitions_the_images_or_is_refused(
     counts, n_way, k_shot, seed, rare_split, images_a_lesion
 ):
     classes = tuple("ABCDE"[: len(counts)])
@@ -106,15 +106,15 @@ def test_an_image_is_rgb_or_refused(size, mode, end, orientation, target):
         try:
             Image.new(mode, size).save(path, exif=exif)
         except (OSError, ValueError):
-            return  # this format has no such images
+            return  # not supported by this format
         images = image_set("x", ("x",), [("x", path, "x")])
-        said = unreadable(images)
+        errors = unreadable(images)
         try:
             image = read_image(path)
         except InputError as error:
-            assert said == {path: str(error)} and len(str(error).splitlines()) == 1
+            assert errors == {path: str(error)} and len(str(error).splitlines()) == 1
             assert mode not in ("1", "L", "LA", "P", "RGB", "RGBA", "CMYK")
             return
-        assert not said and image.mode == "RGB" and sorted(image.size) == sorted(size)
+        assert not errors and image.mode == "RGB" and sorted(image.size) == sorted(size)
         stored = pixels(cached(images, target, Path(folder) / "cache"))
         assert stored.shape == (1, target, target, 3) and stored.dtype == np.uint8
