@@ -1,9 +1,8 @@
-"""Stages (b) and (c): a teacher from a few rare images, and what it says of every base image.
+"""Stages (b) and (c): fit a teacher to a few rare images and pseudo-label all base images.
 
 python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
 
-The encoder may have been trained on another base set than the one it labels (some images fewer, a
-larger collection): a note says so.
+The encoder may have been trained on a base set other than DATA's; a note is then printed.
 """
 
 import numpy as np
@@ -33,11 +32,11 @@ def main(argv: list[str] | None = None) -> None:
     data = open_data(settings.datadir, *classes, settings.skip_unreadable)
     base = data.base.fingerprint()
     if all(file.exists() for file in files) and not settings.overwrite:
-        before = load_pseudo_labels(settings.savedir)[1].about
-        if before["base"] == base and resume.is_same_work(settings, given, before, checkpoint):
-            print(f"done before: {files[0]}, {files[1]}")
+        previous = load_pseudo_labels(settings.savedir)[1].about
+        if previous["base"] == base and resume.is_same_work(settings, given, previous, checkpoint):
+            print(f"already done: {files[0]}, {files[1]}")
             return
-    refuse_to_overwrite(files[1:], settings.overwrite)  # the task alone is an unfinished run's
+    refuse_to_overwrite(files[1:], settings.overwrite)  # a task file alone: unfinished run
     task = draw(
         settings.datadir, data.rare, settings.n_way, settings.k_shot, settings.seed,
         settings.lesion_disjoint, settings.rare_split,
@@ -48,13 +47,11 @@ def main(argv: list[str] | None = None) -> None:
     if base != checkpoint["base"]:
         trained_on = describe(checkpoint["base"])
         print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}")
-    for name, left in query.counts().items():
-        if left < settings.k_query:
-            print(
-                f"note: {name} keeps {left} query images: its accuracy moves in steps of 1/{left}"
-            )
+    for name, count in query.counts().items():
+        if count < settings.k_query:
+            print(f"note: {name} has only {count} query images: accuracy in steps of 1/{count}")
     if unreadable(support):
-        check_readable(support, data.base)  # to name them all at once
+        check_readable(support, data.base)  # lists unreadable images of both sets
     base_images = decoded(data.base, checkpoint["args"]["image_size"], settings.cache_folder)
 
     embeddings, probabilities = teach(settings, checkpoint, device, support, base_images)
@@ -72,14 +69,14 @@ def main(argv: list[str] | None = None) -> None:
             "made_by": provenance(),
         },
     )
-    for file in files:  # a half-finished overwrite then has a file missing, not two that disagree
+    for file in files:  # so that an interrupted overwrite leaves no inconsistent pair
         file.unlink(missing_ok=True)
     save_task(settings.savedir, task, labels.about["made_by"])
     save_pseudo_labels(settings.savedir, labels)
     shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
-    said = ", ".join(f"{name} {share:.1%}" for name, share in zip(task.classes, shares))
+    distribution = ", ".join(f"{name} {share:.1%}" for name, share in zip(task.classes, shares))
     print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
-    print(f"pseudo labels of {len(data.base)} base images: {said}")
+    print(f"pseudo labels of {len(data.base)} base images: {distribution}")
     print(f"written: {files[0]}, {files[1]}")
 
 
@@ -90,7 +87,7 @@ def teach(
     support: ImageSet,
     base: ImageSet,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The embeddings f_q(x), M×D, and the probabilities p = F(x), M×N, of every base image."""
+    """Return embeddings f_q(x), M×D, and probabilities p = F(x), M×N, of all base images."""
     workers = readers(settings.workers)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
     f_q = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)

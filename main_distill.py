@@ -32,11 +32,11 @@ def main(argv: list[str] | None = None) -> None:
     plan = launch_plan(settings)
     if settings.dic_gamma * settings.dic_scale > 1:
         raise InputError(
-            f"--dic-gamma {settings.dic_gamma} times --dic-scale {settings.dic_scale} is more than "
-            "1: temperatures could fall below 0"
+            f"--dic-gamma {settings.dic_gamma} times --dic-scale {settings.dic_scale} must be at "
+            "most 1, or class temperatures could be negative"
         )
-    have = {"n_way": task.n_way, "k_shot": task.k_shot}
-    require_match({"n_way": settings.n_way, "k_shot": settings.k_shot}, have, savedir)
+    recorded = {"n_way": task.n_way, "k_shot": task.k_shot}
+    require_match({"n_way": settings.n_way, "k_shot": settings.k_shot}, recorded, savedir)
     classes = settings.base_classes, settings.rare_classes
     base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
     labels = labels.for_images(base)
@@ -64,8 +64,8 @@ def worker(
     about: dict,
     source: resume.Source | None,
 ) -> None:
-    """One process of the run. `labels`: the teacher's, in the order of `base`."""
-    # Other weights than those the teacher began with.
+    """Train on one rank. `labels`: the teacher's pseudo labels, in the order of `base`."""
+    # A seed stream other than stage (a)'s: a fresh initialisation.
     torch.manual_seed(stream_seed("student weights", settings.seed))
     classes = about["task"]["classes"]
     pair = settings.encoder_pair(settings.arch)
@@ -75,9 +75,9 @@ def worker(
     one_hot = F.one_hot(hard_labels, len(classes)).float()
     y = one_hot if "hard" in settings.pseudo_label else soft_labels
     step = distillation_step(settings, student, y.to(device), labels.embeddings)
-    correct = class_correction(settings, student, base, hard_labels, classes, device)
+    after_epoch = class_correction(settings, student, base, hard_labels, classes, device)
     run = resume.run_of(settings, about, source)
-    train(student, step, base, settings, run, device, after_epoch=correct)
+    train(student, step, base, settings, run, device, after_epoch=after_epoch)
 
 
 if __name__ == "__main__":

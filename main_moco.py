@@ -47,14 +47,14 @@ def worker(
     about: dict,
     source: resume.Source | None,
 ) -> None:
-    """One process of the run."""
+    """Train on one rank."""
     torch.manual_seed(stream_seed("weights", settings.seed))
     model = MoCo(**settings.encoder_pair(settings.arch), batchnorm_groups=groups)
     train(model, step, base, settings, resume.run_of(settings, about, source), device)
 
 
 def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
-    """Eq. (1), L_con, of a batch's two views."""
+    """Compute eq. (1), L_con, of two views of a batch."""
     logits, _ = model(*views)
     return {"loss": losses.contrastive_loss(logits), **contrast_accuracy(logits)}
 

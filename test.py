@@ -1,4 +1,4 @@
-"""Score an encoder, or a student, on every rare image that is not in the support set.
+"""Score an encoder or a student on all rare images except the support set.
 
 python test.py DATA --resume STUDENT --load_cla
 python test.py DATA --resume STAGE_A
@@ -34,12 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     checkpoint = load_checkpoint(given["resume"])
     settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
-    if settings.load_cla and (without := no_classifier(checkpoint)):
-        raise InputError(
-            f"--load_cla: {settings.resume} is of {without}, and has no trained classifier"
-        )
+    if settings.load_cla and (reason := no_classifier(checkpoint)):
+        raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
-        raise InputError("the data folder is needed; only --predict with --load_cla does without")
+        raise InputError("missing data folder; only --predict with --load-cla works without it")
     rare = None
     if settings.data:
         classes = settings.base_classes, settings.rare_classes
@@ -50,18 +48,18 @@ def main(argv: list[str] | None = None) -> None:
         images = without_unreadable(images) if settings.skip_unreadable else images
     else:
         images = task.query(rare)
-    how = "direct" if settings.load_cla else "lr"
-    files = result_files(settings, task, how, images)
+    classifier = "direct" if settings.load_cla else "lr"
+    files = result_files(settings, task, classifier, images)
     scored = {**images.fingerprint(), "files": files_key(images)}
     if files[0].exists() and not settings.overwrite:
-        if before := done_before(files[0], settings, given, checkpoint, scored):
+        if previous := previous_scores(files[0], settings, given, checkpoint, scored):
             if not settings.predict:
-                print(score_table(before))
-            print(f"done before: {files[0]}, {files[1]}")
+                print(score_table(previous))
+            print(f"already done: {files[0]}, {files[1]}")
             return
-    refuse_to_overwrite(files[:1], settings.overwrite)  # the table alone is an unfinished run's
-    if rare and (here := rare.fingerprint()) != task.rare:
-        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(here)}")
+    refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
+    if rare and (fingerprint := rare.fingerprint()) != task.rare:
+        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(fingerprint)}")
     if not settings.predict:
         rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
         images = task.query(rare)
@@ -69,17 +67,17 @@ def main(argv: list[str] | None = None) -> None:
     if settings.predict:
         check_readable(*([images, support] if support else [images]))
     probabilities = predict(settings, checkpoint, device, images, support, task.seed)
-    about = {"task": task.to_dict(), "classifier": how, "epoch": checkpoint["epoch"],
+    about = {"task": task.to_dict(), "classifier": classifier, "epoch": checkpoint["epoch"],
              "images": scored,
              "args": settings.record(), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
              "training": resume.training_of(checkpoint)}  # fmt: skip
     if settings.predict:
         scores = {}
-        print(f"{task}; classifier: {how}; {len(images)} images of {settings.predict}")
+        print(f"{task}; classifier: {classifier}; {len(images)} images of {settings.predict}")
     else:
         scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
-        print(f"{task}; classifier: {how}; {len(images)} query images, none of the support set")
+        print(f"{task}; classifier: {classifier}; {len(images)} query images")
         print(score_table(scores))
     table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
     scores = json.dumps({**scores, **about}, indent=1)
@@ -89,25 +87,27 @@ def main(argv: list[str] | None = None) -> None:
     print(f"written: {files[0]}, {files[1]}")
 
 
-def result_files(settings: Testing, task: Task, how: str, images: ImageSet) -> tuple[Path, Path]:
-    """Where the scores go, and each image's probabilities, which are written first."""
+def result_files(
+    settings: Testing, task: Task, classifier: str, images: ImageSet
+) -> tuple[Path, Path]:
+    """Return the JSON file of the scores and the CSV file of the predictions."""
     folder = settings.output or (
         settings.resume if settings.resume.is_dir() else settings.resume.parent
     )
-    name = f"{how}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
+    name = f"{classifier}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
     name = f"predict_{images.name}_{name}" if settings.predict else f"test_{name}"
     return folder / f"{name}.json", folder / f"{name}.csv"
 
 
-def done_before(
+def previous_scores(
     file: Path, settings: Testing, given: dict, checkpoint: dict, images: dict
 ) -> dict | None:
-    """What `file` says, if this very command has written it; None if another one has."""
-    with refusing(f"{file} is broken; --overwrite makes it anew"):
-        before = parse_json(file.read_bytes(), newest=0)
-    same_images = before.get("images") == images
-    same = same_images and resume.is_same_work(settings, given, before, checkpoint)
-    return before if same else None
+    """Return the contents of `file` if an equivalent command wrote it, else None."""
+    with refusing(f"{file} is invalid; replace it with --overwrite"):
+        previous = parse_json(file.read_bytes(), newest=0)
+    same_images = previous.get("images") == images
+    same = same_images and resume.is_same_work(settings, given, previous, checkpoint)
+    return previous if same else None
 
 
 def predict(
@@ -118,8 +118,10 @@ def predict(
     support: ImageSet | None,
     seed: int,
 ) -> np.ndarray:
-    """Each image's probability of each of the task's classes, by the student's own classifier or,
-    with a support set, by one fitted on that."""
+    """Return class probabilities, M×N, of M images.
+
+    By the student's classifier, or with a support set by a logistic regression fitted on it.
+    """
     encoder = FrozenEncoder(
         checkpoint, device, settings.amp, settings.batch_size, readers(settings.workers)
     )
@@ -130,9 +132,9 @@ def predict(
 
 
 def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Task:
-    """The student's own task; for stage (a)'s encoder that in --savedir, or one drawn by --seed.
+    """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.
 
-    Raises InputError where what was asked for is not what there is.
+    Raises InputError if it conflicts with the settings or the classifier.
     """
     if checkpoint["task"]:
         task, where = Task.from_dict(checkpoint["task"]), settings.resume
@@ -144,8 +146,8 @@ def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Tas
         task, where = load_task(settings.savedir), settings.savedir
     elif settings.load_cla:
         raise InputError(
-            f"{settings.resume} does not tell its task; --savedir names the folder of its "
-            f"{TASK_FILE}"
+            f"{settings.resume} does not contain its task; pass the folder of its {TASK_FILE} as "
+            "--savedir"
         )
     else:
         return draw(
@@ -154,17 +156,17 @@ def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Tas
         )  # fmt: skip
     if settings.lesion_disjoint or settings.rare_split:
         raise InputError(
-            f"--lesion-disjoint and --rare-split draw a task, but {where} has one; they are for "
-            "generate_pseudo.py then"
+            f"--lesion-disjoint and --rare-split apply to drawing a task, but {where} has one; "
+            "pass them to generate_pseudo.py"
         )
-    given = {"n_way": settings.n_way, "k_shot": settings.k_shot, "seed": settings.seed}
-    require_match(given, {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}, where)
-    if settings.load_cla and task.n_way != (
-        has := student_classifier(checkpoint).linear.out_features
-    ):
-        raise InputError(
-            f"{settings.resume} tells {has} classes apart, but {where} has {task.n_way}"
-        )
+    requested = {"n_way": settings.n_way, "k_shot": settings.k_shot, "seed": settings.seed}
+    require_match(requested, {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}, where)
+    if settings.load_cla:
+        n_way = student_classifier(checkpoint).linear.out_features
+        if n_way != task.n_way:
+            raise InputError(
+                f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
+            )
     return task
 
 

@@ -1,1 +1,1 @@
-"""The method: URL by momentum contrast, pseudo labels, hybrid self-distillation, evaluation."""
+"""The method: momentum contrast, pseudo labels, hybrid self-distillation, evaluation."""

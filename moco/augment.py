@@ -1,19 +1,19 @@
-"""The two views that MoCo contrasts, and the one that evaluation looks at."""
+"""Random views of an image for MoCo, and the evaluation view."""
 
 import torch
 from PIL import Image, ImageFilter
 from torch import nn
 from torchvision import transforms
 
-# Of MoCo's augmentation, a view of one image or, in batch_augment.py, of a batch.
+# MoCo's augmentation, shared with batch_augment.py.
 CROP_SCALE, CROP_RATIO = (0.2, 1.0), (3 / 4, 4 / 3)
 JITTER, HUE = 0.4, 0.1
-SIGMA = (0.1, 2.0)  # of the blur, in pixels
+SIGMA = (0.1, 2.0)  # of the Gaussian blur, in pixels
 JITTER_P, GREY_P, BLUR_P, FLIP_P = 0.8, 0.2, 0.5, 0.5
 
 
 class GaussianBlur(nn.Module):
-    """Blur a PIL image with σ uniform in `sigma`, in pixels."""
+    """Blur a PIL image with σ drawn uniformly from `sigma`, in pixels."""
 
     def __init__(self, sigma: tuple[float, float] = SIGMA):
         super().__init__()
@@ -25,10 +25,10 @@ class GaussianBlur(nn.Module):
 
 
 def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
-    """Stage (a)'s augmentation of a PIL image, to a 3×S×S tensor with values 0–1.
+    """Return MoCo's random augmentation: a transform of a PIL image to 3×S×S, values 0–1.
 
-    `aug_plus` is MoCo v2's, which adds hue and greyscale. Neither subtracts a mean, as in the
-    released code.
+    `aug_plus` adds hue and greyscale, as in MoCo v2. The mean is not subtracted, as in the released
+    code.
     """
     hue = HUE if aug_plus else 0.0
     steps = [
@@ -47,5 +47,5 @@ def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
 
 
 def plain_view(image_size: int) -> transforms.Compose:
-    """The evaluation view: resized to S×S, nothing else; a 3×S×S tensor with values 0–1."""
+    """Return the evaluation transform: a PIL image resized to 3×S×S, values 0–1."""
     return transforms.Compose([transforms.Resize((image_size, image_size)), transforms.ToTensor()])

@@ -1,4 +1,4 @@
-"""Momentum contrast (He et al. 2020): the encoder pair, the queue, and shuffled BatchNorm."""
+"""Momentum contrast (He et al. 2020): encoder pair, queue of keys, and shuffled BatchNorm."""
 
 from collections.abc import Callable
 
@@ -13,11 +13,11 @@ from .losses import contrastive_logits
 
 
 class GroupedBatchNorm2d(nn.BatchNorm2d):
-    """BatchNorm over `groups` equal parts of the batch, each by itself while training.
+    """BatchNorm that, in training, normalises `groups` equal parts of the batch separately.
 
-    One process then trains as `groups` GPUs with a part of the batch each would, which shuffled
-    BatchNorm needs: within a single group, a query and its key would share their statistics and
-    give each other away. The running statistics follow the mean over the groups.
+    One process then behaves like `groups` GPUs, each with a part of the batch. Shuffled BatchNorm
+    needs this: in a single group a query and its key share their statistics, which leak the
+    positive. The running statistics follow the mean over the groups.
     """
 
     def __init__(self, num_features: int, groups: int):
@@ -29,7 +29,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
             return super().forward(x)
         parts = []
         for number, part in enumerate(x.chunk(self.groups), start=1):
-            # One group after another, each with the momentum that leaves all with equal weights.
+            # Sequential updates; this momentum gives all groups equal weight.
             momentum = self.momentum / (self.groups - (self.groups - number) * self.momentum)
             parts.append(
                 F.batch_norm(
@@ -42,7 +42,7 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
 
 def group_batchnorm(module: nn.Module, groups: int) -> nn.Module:
-    """Replace each (fresh) BatchNorm2d in `module` by a GroupedBatchNorm2d."""
+    """Replace each BatchNorm2d in `module` by a freshly initialised GroupedBatchNorm2d."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
             setattr(module, name, GroupedBatchNorm2d(child.num_features, groups))
@@ -52,9 +52,9 @@ def group_batchnorm(module: nn.Module, groups: int) -> nn.Module:
 
 
 class MoCo(nn.Module):
-    """f_q, f_k and the queue of keys: stage (a).
+    """Query encoder f_q, key encoder f_k and the queue of keys: stage (a).
 
-    `make_encoder` builds an encoder from images to embeddings (N×`embedding_dim`); it is called
+    `make_encoder` returns an encoder from images to embeddings (N×`embedding_dim`) and is called
     twice. `batchnorm_groups` is per process.
     """
 
@@ -81,30 +81,33 @@ class MoCo(nn.Module):
         self.register_buffer("queue_position", torch.zeros((), dtype=torch.long))
 
     def forward(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor]:
-        """Two views of this process's B images (B×3×S×S) to the logits of eq. (1), B×(1+L), and
-        the query embeddings f_q(x_q), B×D, not normalised. Moves f_k and the queue on."""
+        """Return the logits of eq. (1), B×(1+L), and the query embeddings f_q(x_q), B×D.
+
+        `im_q`, `im_k`: two views of this rank's B images, B×3×S×S. The embeddings are not
+        normalised. Updates f_k and the queue.
+        """
         embeddings = self.query_encoder(im_q)  # B×D
         q = F.normalize(embeddings, dim=1)
         with torch.no_grad():
             self.update_key_encoder()
-            keys = self.encode_keys(im_k)  # of all processes
-        # A copy of the queue: the backward pass needs it as it was.
+            keys = self.encode_keys(im_k)  # of all ranks
+        # A copy of the queue: enqueue changes it before the backward pass.
         logits = contrastive_logits(q, my_share(keys), self.queue.clone(), self.temperature)
         self.enqueue(keys)
         return logits, embeddings
 
     @torch.no_grad()
     def update_key_encoder(self) -> None:
-        """θ_k ← m θ_k + (1−m) θ_q."""
+        """Momentum update of the key encoder: θ_k ← m θ_k + (1−m) θ_q."""
         theta_k, theta_q = (list(f.parameters()) for f in (self.key_encoder, self.query_encoder))
         torch._foreach_lerp_(theta_k, theta_q, 1 - self.encoder_momentum)
 
     @torch.no_grad()
     def encode_keys(self, im_k: Tensor) -> Tensor:
-        """Normalised keys of every process's images, in rank order, by shuffled BatchNorm.
+        """Return the normalised keys of all ranks' images, in rank order, by shuffled BatchNorm.
 
-        Each process encodes a random share of all images, so that a key's BatchNorm statistics
-        are not those of its query. im_k: B×3×S×S; returns (processes·B)×D.
+        Each rank encodes a random share of all images, so that a key and its query have different
+        BatchNorm statistics. im_k: B×3×S×S; returns (ranks·B)×D.
         """
         images = all_gather(im_k)
         order = broadcast(torch.randperm(len(images), device=images.device))
@@ -113,14 +116,14 @@ class MoCo(nn.Module):
 
     @torch.no_grad()
     def enqueue(self, keys: Tensor) -> None:
-        """The batch's keys replace the oldest in the queue, wrapping at its end."""
-        steps = torch.arange(len(keys), device=keys.device)
-        self.queue[(self.queue_position + steps) % len(self.queue)] = keys
+        """Replace the oldest keys in the queue by the batch's; wraps at the end."""
+        offsets = torch.arange(len(keys), device=keys.device)
+        self.queue[(self.queue_position + offsets) % len(self.queue)] = keys
         self.queue_position.copy_((self.queue_position + len(keys)) % len(self.queue))
 
 
 class Student(MoCo):
-    """f_q′, f_k′, a new queue, and the classifier f_c′: stage (d)."""
+    """Encoder pair f_q′, f_k′, a new queue, and the classifier f_c′: stage (d)."""
 
     class_temperatures: Tensor
 
@@ -129,17 +132,16 @@ class Student(MoCo):
     ):
         super().__init__(make_encoder, embedding_dim, **moco)
         self.classifier = LinearClassifier(embedding_dim, n_way)
-        self.register_buffer("class_temperatures", torch.ones(n_way))  # τ_n, in training alone
+        self.register_buffer("class_temperatures", torch.ones(n_way))  # τ_n, for the loss
 
     def forward(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """As MoCo's, and the logits of F′ = f_c′(f_q′) on the query view, B×N: one forward pass
-        serves all losses."""
+        """Also return the logits of F′ = f_c′(f_q′) on the query view, B×N, from the same pass."""
         contrastive, embeddings = super().forward(im_q, im_k)
         return contrastive, embeddings, self.classifier(embeddings)
 
 
 @torch.no_grad()
 def contrast_accuracy(logits: Tensor) -> dict[str, Tensor]:
-    """How often the positive (column 0) is first, and among the first five. logits: B×(1+L)."""
+    """Return top-1 and top-5 accuracy of the positive (column 0). logits: B×(1+L)."""
     ahead = (logits[:, 1:] >= logits[:, :1]).sum(dim=1)
     return {"acc1": (ahead < 1).float().mean(), "acc5": (ahead < 5).float().mean()}

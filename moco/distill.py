@@ -1,4 +1,4 @@
-"""A student's step, and the class temperatures that DIC measures while it learns: stage (d)."""
+"""Stage (d): the student's training step, and the correction of class imbalance."""
 
 from collections.abc import Callable, Sequence
 
@@ -20,9 +20,11 @@ from .evaluate import encode
 def distillation_step(
     settings: Distillation, student: Student, y: Tensor, teacher_embeddings: np.ndarray
 ) -> StepFn:
-    """What a batch costs the `student`, eq. (2). y: M×N pseudo labels, on the device of training;
-    `teacher_embeddings`: M×D."""
-    of_teacher = torch.from_numpy(teacher_embeddings).to(y.device)
+    """Return the training step of the `student`, which computes eq. (2).
+
+    y: M×N pseudo labels, on the training device; `teacher_embeddings`: M×D.
+    """
+    targets = torch.from_numpy(teacher_embeddings).to(y.device)
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         contrastive_logits, embeddings, class_logits = model(*views)
@@ -34,13 +36,13 @@ def distillation_step(
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),
             "cls": loss_cls,
-            "reg": losses.regression(of_teacher[rows], embeddings),
+            "reg": losses.regression(targets[rows], embeddings),
         }
-        agreed = class_logits.argmax(dim=1) == y[rows].argmax(dim=1)
+        agreement = class_logits.argmax(dim=1) == y[rows].argmax(dim=1)
         return {
             "loss": losses.distillation_loss(parts, settings.losses if settings.p_label else "con"),
             **{f"loss_{name}": part for name, part in parts.items()},
-            "agreement": agreed.float().mean(),
+            "agreement": agreement.float().mean(),
             **contrast_accuracy(contrastive_logits),
         }
 
@@ -55,10 +57,10 @@ def class_correction(
     classes: Sequence[str],
     device: torch.device,
 ) -> Callable[[int], Values]:
-    """Correct class imbalance by the temperatures τ_n of eqs. (6)–(9): DDL's from the counts of the
-    hard pseudo labels at once, DIC's from the student, by what this returns, after epochs.
+    """Return the hook after each epoch that sets the class temperatures τ_n of eqs. (6)–(9).
 
-    hard_labels: M class indices, in the order of `base`.
+    DDL sets them once, here, from the counts of the hard pseudo labels; DIC's hook measures the
+    student's dispersions. hard_labels: M class indices, in the order of `base`.
     """
     n_way = len(classes)
 
@@ -67,8 +69,7 @@ def class_correction(
         student.class_temperatures.copy_(tau)
 
     def after_epoch(epoch: int) -> Values:
-        """Measure the dispersions anew where that is due. Returns, for the log, the temperatures
-        that were in force in this epoch."""
+        """Update DIC's temperatures if due; return those used in this epoch, for the log."""
         values = student.class_temperatures.tolist()
         if settings.correction == "dic" and epoch % settings.dic_interval == 0:
             if is_main():

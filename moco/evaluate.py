@@ -1,4 +1,4 @@
-"""Encode images, and fit f_c on a support set."""
+"""Embeddings of images, the classifier f_c on a support set, and k-NN scores."""
 
 from collections.abc import Iterable, Sequence
 
@@ -18,7 +18,7 @@ from datasets.images import ImageSet, TransformedImages
 from trainer.performance import prepare
 
 from .augment import plain_view, random_view
-from .batch_augment import as_values
+from .batch_augment import to_float
 from .checkpoint import query_encoder
 from .loader import RandomViews
 from .scores import score
@@ -35,20 +35,19 @@ def encode(
     device: torch.device | str = "cpu",
     progress: str | None = None,
 ) -> np.ndarray:
-    """Embeddings of the evaluation view of `images` in evaluation mode, N×D, not normalised; one
-    pass, in order.
+    """Return the embeddings of the evaluation views of M images, M×D, not normalised, in order.
 
-    Images that are `cached` at this size come straight from there, others from `workers` processes.
-    `progress` names a progress bar. The encoder's mode is left as it was.
+    Runs in evaluation mode and restores the encoder's mode. Images `cached` at this size are read
+    from the cache, others by `workers` processes. `progress` is the title of a progress bar.
     """
     stored = pixels(images)
     if stored is not None and stored.shape[1] == image_size:
-        parts = range(0, len(images), batch_size)
-        batches = (torch.from_numpy(stored[i : i + batch_size]) for i in parts)
+        starts = range(0, len(images), batch_size)
+        batches = (torch.from_numpy(stored[i : i + batch_size]) for i in starts)
     else:
         views = TransformedImages(images, plain_view(image_size))
         batches = DataLoader(views, batch_size, num_workers=workers)
-    hidden = None if progress else True  # None: where it would go to a file
+    hidden = None if progress else True  # None: hidden unless on a terminal
     with tqdm(total=len(images), desc=progress, unit="img", disable=hidden) as bar:
         return encode_batches(encoder, batches, device, bar)
 
@@ -57,13 +56,13 @@ def encode(
 def encode_batches(
     encoder: nn.Module, batches: Iterable[Tensor], device: torch.device | str, bar: tqdm
 ) -> np.ndarray:
-    """`encode` of `batches`: of views, B×3×S×S with values 0–1, or of pixels, B×S×S×3, 8 bits."""
+    """Encode batches of views, B×3×S×S, values 0–1, or of uint8 pixels, B×S×S×3; see `encode`."""
     was_training = encoder.training
     encoder.eval()
     embeddings = []
     for images in batches:
         images = images.to(device)
-        images = as_values(images) if images.dtype == torch.uint8 else images
+        images = to_float(images) if images.dtype == torch.uint8 else images
         embeddings.append(encoder(images).cpu())
         bar.update(len(images))
     encoder.train(was_training)
@@ -71,11 +70,10 @@ def encode_batches(
 
 
 def fit_classifier(embeddings: np.ndarray, labels: np.ndarray, normalize: bool = False) -> Pipeline:
-    """Fit f_c: logistic regression with scikit-learn's default C, on embeddings as they are or, as
-    Tian et al. 2020 have it, L2-normalised (`normalize`).
+    """Fit f_c, a logistic regression with scikit-learn's default C, on M×D embeddings.
 
-    In 64 bits, until it has converged: of a fit that stops early, or computes in 32 bits, a
-    difference of 1e-6 in the embeddings moves probabilities by 4e-3.
+    `normalize` L2-normalises them first, as in Tian et al. 2020. Fitted in float64 to convergence:
+    with early stopping or float32, changes of 1e-6 in the embeddings change probabilities by 4e-3.
     """
     steps = [Normalizer()] if normalize else []
     f_c = make_pipeline(*steps, LogisticRegression(solver="newton-cg", tol=1e-8, max_iter=1000))
@@ -83,8 +81,7 @@ def fit_classifier(embeddings: np.ndarray, labels: np.ndarray, normalize: bool =
 
 
 class FrozenEncoder:
-    """f_q of a checkpoint, or f_q′: frozen, in evaluation mode, on a device, with the views that it
-    was trained on."""
+    """Frozen query encoder f_q or f_q′ of a checkpoint, with its image size and augmentation."""
 
     def __init__(
         self,
@@ -101,8 +98,7 @@ class FrozenEncoder:
         prepare(self.encoder, self.device, amp)
 
     def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
-        """Return the embeddings of the plain views of M images, M×D, not normalised; `progress`
-        names a progress bar."""
+        """Return the embeddings of the evaluation views of M images, M×D, not normalised."""
         return encode(
             self.encoder, images, self.image_size, self.batch_size, self.workers, self.device,
             progress,
@@ -111,8 +107,11 @@ class FrozenEncoder:
     def fit(
         self, support: ImageSet, augnum: int = 5, seed: int = 0, normalize: bool = False
     ) -> Pipeline:
-        """Stage (b): fit f_c on `augnum` augmented copies of each support image (0: on the images
-        as they are). Its `predict_proba` takes embeddings, M×D, to probabilities, M×N."""
+        """Fit f_c on `augnum` augmented copies of each support image: stage (b).
+
+        `augnum` 0 uses the images themselves. `predict_proba` of the result maps embeddings, M×D,
+        to probabilities, M×N.
+        """
         if augnum == 0:
             embeddings = self.embed(support)
         else:
@@ -124,7 +123,7 @@ class FrozenEncoder:
 
 
 class _Copies(Dataset):
-    """Row i: one augmented view of image i // `copies`; its random stream is the copy's number."""
+    """Row i is an augmented view of image i // `copies`, random by seed and copy number."""
 
     def __init__(self, images: ImageSet, image_size: int, aug_plus: bool, copies: int, seed: int):
         view = random_view(image_size, aug_plus)
@@ -139,15 +138,16 @@ class _Copies(Dataset):
 
 
 def knn_score(embeddings: np.ndarray, labels: Sequence[int]) -> dict[str, float]:
-    """How well an image's class is told by its 20 nearest neighbours (cosine), in 5-fold
-    cross-validation: `knn_accuracy`, and `knn_balanced`, the mean over classes. Empty where a
-    class has fewer than two images.
+    """Return the accuracy of k-NN classification (20 neighbours, cosine), 5-fold cross-validated.
+
+    `knn_accuracy`, and `knn_balanced`, the mean over classes; empty if a class has fewer than two
+    images.
     """
     _, truth, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    fewest = counts.min()
-    if fewest < 2:
+    smallest = counts.min()
+    if smallest < 2:
         return {}
-    folds = StratifiedKFold(min(5, fewest), shuffle=True, random_state=0)
+    folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=0)
     neighbours = min(NEIGHBOURS, len(truth) // 2)
     knn = KNeighborsClassifier(neighbours, metric="cosine", weights="distance")
     scores = score(truth, cross_val_predict(knn, embeddings, truth, cv=folds))

@@ -1,4 +1,4 @@
-"""Batches of random views, in an order that seed and epoch alone decide."""
+"""Batches of random views, in an order that depends only on seed and epoch."""
 
 import contextlib
 from collections.abc import Callable, Iterator
@@ -20,11 +20,10 @@ from .batch_augment import random_views
 
 
 class EpochBatches(Sampler):
-    """This process's share of each batch of a shuffled epoch, as keys (epoch, row), from batch
-    `first` on.
+    """This rank's share of each batch of a shuffled epoch, as keys (epoch, row).
 
-    `batch_size` counts all processes' images. The order depends on seed and epoch alone, not on
-    how many processes share it; the last images that fill no batch are left out.
+    Starts at batch `first`. `batch_size` is over all ranks. The order depends only on seed and
+    epoch, not on the number of ranks; the last, incomplete batch is dropped.
     """
 
     def __init__(self, images: int, batch_size: int, seed: int):
@@ -40,16 +39,15 @@ class EpochBatches(Sampler):
         generator = torch.Generator().manual_seed(stream_seed("order", self.seed, self.epoch))
         order = torch.randperm(self.images, generator=generator).tolist()
         share = self.batch_size // world_size()
-        begin = self.first * self.batch_size + rank() * share
-        for start in range(begin, len(self) * self.batch_size, self.batch_size):
+        offset = self.first * self.batch_size + rank() * share
+        for start in range(offset, len(self) * self.batch_size, self.batch_size):
             yield [(self.epoch, row) for row in order[start : start + share]]
 
 
 class RandomViews(Dataset):
-    """`views` random views of an image, and its row.
+    """`views` random views of an image, and its row, for a key (epoch, row).
 
-    The key (epoch, row) alone, with the run's seed and the views' purpose, decides the views,
-    whichever process or worker makes them.
+    The views depend only on the key, the seed and `purpose`, not on the process that makes them.
     """
 
     def __init__(
@@ -73,18 +71,16 @@ class RandomViews(Dataset):
         epoch, row = key
         image = read_image(self.paths[row])
         with torch.random.fork_rng(devices=[]):
-            # Of the CPU alone: torch.manual_seed also queues a call for each GPU not yet in use.
+            # CPU only: torch.manual_seed also queues a call for each unused GPU.
             seed = stream_seed(self.purpose, self.seed, epoch, row)
             torch.default_generator.manual_seed(seed)
             return [self.transform(image) for _ in range(self.views)], row
 
 
 class BatchViews:
-    """`views` random views of each of `batches` in turn, and its rows: what a DataLoader gives, but
-    made on `device` for a batch at once.
+    """Loader of (`views` random views, rows) for `batches`, augmented batchwise on `device`.
 
-    pixels: M×S×S×3, 8 bits. All of them are put on the device where they take up no more than half
-    of its free memory.
+    pixels: M×S×S×3, uint8. They are moved to a GPU if they fit into half of its free memory.
     """
 
     def __init__(
@@ -107,9 +103,10 @@ class BatchViews:
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
         epoch = self.batch_sampler.epoch
         order = torch.tensor([[row for _, row in keys] for keys in self.batch_sampler])
-        there = order.to(self.device)  # once an epoch: a copy in each step would wait for the GPU
-        for rows, own in zip(there, there if self.pixels.device == self.device else order):
-            images = self.pixels[own].to(self.device, non_blocking=True)
+        on_device = order.to(self.device)  # once per epoch: a copy per step would wait for the GPU
+        indices = on_device if self.pixels.device == self.device else order
+        for rows, index in zip(on_device, indices):
+            images = self.pixels[index].to(self.device, non_blocking=True)
             yield random_views(images, rows, self.views, self.seed, epoch, self.aug_plus), rows
 
 
@@ -124,10 +121,10 @@ def training_loader(
     workers: int,
     device: torch.device,
 ) -> DataLoader | BatchViews:
-    """`views` random views of the images of each of `batches` in turn, and their rows.
+    """Return a loader of (`views` random views, rows) for `batches` of `images`.
 
-    `views_by`: "pil", one view at a time in `workers` processes (0: in this one); "batch", all of a
-    batch at once on `device`, for images that are `cached`.
+    `views_by`: "pil", one view at a time in `workers` processes (0: in this one); "batch", a whole
+    batch at once on `device`, which requires `cached` images.
     """
     if views_by == "batch":
         return BatchViews(pixels(images), batches, views, seed, aug_plus, device)
@@ -137,19 +134,22 @@ def training_loader(
         num_workers=workers,
         persistent_workers=workers > 0,
         worker_init_fn=ignore_signals,
-        generator=torch.Generator(),  # not the steps' own, which a resumed run must find alike
+        generator=torch.Generator(),  # leaves the global random state to the training steps
         pin_memory=device.type == "cuda",
     )
 
 
 @contextlib.contextmanager
-def ending(make: Callable[[], DataLoader | BatchViews]) -> Iterator[DataLoader | BatchViews]:
-    """The loader that `make` makes. However the block ends, its processes do, too. They ignore the
-    signal on which they otherwise would, and an error that is on its way would wait for them for
-    ever."""
-    loader = make()
+def closing_loader(
+    make_loader: Callable[[], DataLoader | BatchViews],
+) -> Iterator[DataLoader | BatchViews]:
+    """Open a loader and shut down its workers on leaving the block.
+
+    The workers ignore signals, so an error would otherwise wait for them forever.
+    """
+    loader = make_loader()
     try:
         yield loader
     finally:
-        if readers := getattr(loader, "_iterator", None):
-            readers._shutdown_workers()
+        if iterator := getattr(loader, "_iterator", None):
+            iterator._shutdown_workers()

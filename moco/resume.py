@@ -1,4 +1,4 @@
-"""Is there a run already, does it fit, does it go on?"""
+"""Resuming: find an existing run, check that it matches the command, resolve the settings."""
 
 import json
 import os
@@ -28,7 +28,7 @@ T = TypeVar("T", bound=ImageTraining)
 
 
 class Source:
-    """The checkpoint that a run continues from, read once in each process."""
+    """The checkpoint that a run continues from, read once per process."""
 
     def __init__(self, path: Path):
         self.path = path
@@ -36,16 +36,17 @@ class Source:
 
     @property
     def checkpoint(self) -> dict:
-        """What the checkpoint holds. Raises InputError as `load_checkpoint` does."""
+        """The contents. Raises InputError as `load_checkpoint` does."""
         if self._checkpoint is None:
             self._checkpoint = load_checkpoint(self.path)
         return self._checkpoint
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "_checkpoint": None}  # other processes read it themselves
+        return {"path": self.path, "_checkpoint": None}  # other processes read the file
 
 
 def holds_run(folder: Path) -> bool:
+    """Return whether a folder has a checkpoint, the latest or the previous one."""
     return any((folder / name).exists() for name in (CHECKPOINT, PREVIOUS))
 
 
@@ -55,24 +56,25 @@ def resolve_training(
     inherited: Mapping[str, Any] | None = None,
     where: Path | str = "",
 ) -> tuple[T, Source | None]:
-    """Return the settings of a training, and what it continues from, if anything.
+    """Return the settings of a training and the checkpoint that it continues from, if any.
 
-    It goes on with a run that --model_path holds, also where --resume names what that was begun
-    from, if it is the same command; what nobody says is as that run has it, else as is fastest on
-    the device. Raises InputError if --resume is no checkpoint, or as `resolve` does.
+    A run in --model-path is resumed without --resume, or if the whole command is repeated. Settings
+    not given are those of the checkpoint, else the fastest on the device. Raises InputError if
+    --resume is not a checkpoint, or as `resolve` does.
     """
     given = dict(given)
-    folder, asked = given["model_path"], given.get("resume")
-    source = Source(asked) if asked else None
+    folder, requested = given["model_path"], given.get("resume")
+    source = Source(requested) if requested else None
     if holds_run(folder):
-        its = Source(folder)
+        existing = Source(folder)
         if given.get("overwrite") and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-            job = its.checkpoint["made_by"].get("job")  # this job's own, before its requeue?
+            # A requeued job must not overwrite its own run.
+            job = existing.checkpoint["made_by"].get("job")
             given["overwrite"] = job != os.environ.get("SLURM_JOB_ID")
         if not given.get("overwrite"):
-            repeated = asked and its.checkpoint["made_by"].get("command") == command()
-            if asked is None or repeated:
-                given["resume"], source = folder, its
+            repeated = requested and existing.checkpoint["made_by"].get("command") == command()
+            if requested is None or repeated:
+                given["resume"], source = folder, existing
     arch = given.get("arch") or (inherited or {}).get("arch") or cls.fields()["arch"].default
     gpu = given.get("gpu") if torch.cuda.is_available() else None
     device = pick_device(given.get("device", "auto"), gpu)
@@ -82,93 +84,94 @@ def resolve_training(
         "moco_dim": default_embedding_dim(arch),
     }
     if source:
-        before = source.checkpoint["args"]
-        auto |= {name: before[name] for name in auto if before.get(name) is not None}
+        recorded = source.checkpoint["args"]
+        auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
     return resolve(cls, given, auto, inherited, where), source
 
 
 def resolve_encoding(
     cls: type[S], given: Mapping[str, Any], checkpoint: dict, where: Path
 ) -> tuple[S, torch.device]:
-    """Return the settings of a command that encodes with the frozen network of a checkpoint, read
-    from `where`, and its device. Raises InputError as `resolve` does."""
+    """Return settings and device of a command that encodes with a checkpoint from `where`.
+
+    Raises InputError as `resolve` does.
+    """
     device = pick_device(given.get("device", "auto"), given.get("gpu"))
     return resolve(cls, given, {"amp": has_bfloat16(device)}, checkpoint["args"], where), device
 
 
 def batchnorm_groups(settings: ContrastiveTraining, base_images: int, processes: int) -> int:
-    """BatchNorm groups per process, after checking that the batch can be cut up as asked.
+    """Return the number of BatchNorm groups per process.
 
-    Raises InputError if the batch does not divide among processes and groups, the queue not
-    into batches, or the base set does not fill one batch.
+    Raises InputError if the batch cannot be split equally into processes and groups, the queue is
+    not a multiple of the batch, or the base set is smaller than one batch.
     """
     batch, groups = settings.batch_size, max(settings.bn_groups, processes)
     if batch % processes:
-        raise InputError(f"--batch-size {batch} does not divide among {processes} processes")
+        raise InputError(f"--batch-size {batch} must be divisible by {processes} processes")
     if groups % processes or batch % groups or batch // groups < 2:
         raise InputError(
-            f"--batch-size {batch} does not make {groups} BatchNorm groups of two images or more "
-            f"in {processes} process(es); change -b or --bn-groups"
+            f"--batch-size {batch} cannot be split into {groups} BatchNorm groups of at least 2 "
+            f"images over {processes} process(es); change -b or --bn-groups"
         )
     if settings.moco_k % batch:
         raise InputError(
-            f"--moco-k {settings.moco_k}, the queue, is not a multiple of --batch-size {batch}; "
-            f"{-(-settings.moco_k // batch) * batch} would be"
+            f"--moco-k {settings.moco_k}, the queue size, must be a multiple of --batch-size "
+            f"{batch}, e.g. {-(-settings.moco_k // batch) * batch}"
         )
     if base_images < batch:
-        raise InputError(f"--batch-size {batch} is more than the {base_images} base images")
+        raise InputError(f"--batch-size {batch} exceeds the {base_images} base images")
     return groups // processes
 
 
 def is_resuming(settings: Output) -> bool:
-    """Is --resume the very run that --model_path holds?"""
-    there = settings.model_path.resolve()
-    its = (there, there / CHECKPOINT, there / PREVIOUS)
-    return settings.resume is not None and settings.resume.resolve() in its
+    """Return whether --resume is the run in --model-path itself."""
+    folder = settings.model_path.resolve()
+    paths = (folder, folder / CHECKPOINT, folder / PREVIOUS)
+    return settings.resume is not None and settings.resume.resolve() in paths
 
 
 def check_run(settings: TrainingSettings, about: dict, source: Source | None) -> None:
-    """Is the run that `about` describes free to start at --model_path, or to go on from `source`?
+    """Raise InputError if the run `about` may not start in --model-path or continue from `source`.
 
-    Raises InputError if --model_path holds a run that would be overwritten, or if `source` is of
-    another stage, other settings, data, task or pseudo labels.
+    It may not if it would overwrite a run, or if `source` has another stage, task, data or pseudo
+    labels, or other fixed settings.
     """
     require_writable(settings.model_path)
     if holds_run(settings.model_path) and not is_resuming(settings) and not settings.overwrite:
         raise InputError(
-            f"{settings.model_path} already holds a run, which goes on without --resume; "
-            "--overwrite starts anew"
+            f"{settings.model_path} already holds a run; resume it by leaving out --resume, or "
+            "replace it with --overwrite"
         )
     if source is None:
         return
     checkpoint, path = source.checkpoint, source.path
     require_stage(checkpoint, (about["stage"],), path)
-    require_fixed(
-        type(settings), settings.record(), checkpoint["args"], path, checkpoint.get("tells")
-    )
+    known = checkpoint.get("known_settings")
+    require_fixed(type(settings), settings.record(), checkpoint["args"], path, known)
     if checkpoint["task"] != about["task"]:
-        asked = "the one asked for"
+        requested = "the requested one"
         if isinstance(settings, Distillation):
-            asked = f"that in {settings.savedir}"
-        raise InputError(f"{path} was trained for another task than {asked}")
-    if "tells" in checkpoint:
-        print(f"note: {path} does not tell which images it was trained on")
+            requested = f"that in {settings.savedir}"
+        raise InputError(f"{path} was trained for another task than {requested}")
+    if "known_settings" in checkpoint:
+        print(f"note: {path} does not record which images it was trained on")
     else:
         require_same(checkpoint["base"], about["base"], f"{path} was trained on")
-    moved = "the cosine schedule" if settings.cos else None
+    affected = "the cosine schedule" if settings.cos else None
     if isinstance(settings, Distillation):
         if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
             raise InputError(
                 f"{path} was trained on other pseudo labels than those in {settings.savedir}"
             )
-        moved = "α_t of eq. (5)"
+        affected = "α_t of eq. (5)"
     planned = checkpoint["args"]["epochs"]
-    if settings.epochs != planned and moved:
-        print(f"note: --epochs {settings.epochs} instead of {planned} moves {moved} from here on")
+    if settings.epochs != planned and affected:
+        print(f"note: --epochs {settings.epochs} instead of {planned} changes {affected}")
 
 
 def run_of(settings: Output, about: dict, source: Source | None) -> Run:
-    """Return the run that `about` describes, as the trainer takes it."""
+    """Return the trainer's description of the run `about`."""
     return Run(
         settings.model_path, about, save_checkpoint, source.checkpoint if source else None,
         source.path if source else None, is_resuming(settings), overwrite=settings.overwrite,
@@ -176,26 +179,28 @@ def run_of(settings: Output, about: dict, source: Source | None) -> Run:
 
 
 def training_of(checkpoint: dict) -> dict:
-    """What a checkpoint's training has in common with those of other seeds."""
+    """Return a checkpoint's stage and fixed settings, equal for all seeds of an experiment."""
     args = checkpoint["args"]
     fixed = STAGES[checkpoint["stage"]].settings.names(fixed=True)
-    kept = {name: args[name] for name in fixed if name not in ("seed", "teacher")}
-    return {"stage": checkpoint["stage"], **kept}
+    shared = {name: args[name] for name in fixed if name not in ("seed", "teacher")}
+    return {"stage": checkpoint["stage"], **shared}
 
 
 def is_same_work(
-    settings: Settings, given: Mapping[str, Any], before: dict, checkpoint: dict
+    settings: Settings, given: Mapping[str, Any], previous: dict, checkpoint: dict
 ) -> bool:
-    """Does what `before`, the file of an earlier run, says of itself hold for this one, too: the
-    same command, but for where and how fast it runs, and the same checkpoint?"""
-    if "amp" in given and given["amp"] != before.get("args", {}).get("amp"):  # not the machine's
+    """Return whether the earlier output `previous` has the same settings and checkpoint.
+
+    Runtime settings are ignored, except for an explicit --amp.
+    """
+    if "amp" in given and given["amp"] != previous.get("args", {}).get("amp"):
         return False
     try:
-        args = type(settings).complete(before.get("args", {}))
+        args = type(settings).complete(previous.get("args", {}))
     except ValueError:
         return False
-    now = json.loads(json.dumps(settings.record()))
-    lasting = type(settings).names(runtime=False)
-    same = all(args[name] == now[name] for name in lasting)
-    made_from = (before.get("epoch"), before.get("checkpoint_made_by"))
-    return same and made_from == (checkpoint["epoch"], checkpoint["made_by"])
+    current = json.loads(json.dumps(settings.record()))
+    names = type(settings).names(runtime=False)
+    same_settings = all(args[name] == current[name] for name in names)
+    source = (previous.get("epoch"), previous.get("checkpoint_made_by"))
+    return same_settings and source == (checkpoint["epoch"], checkpoint["made_by"])

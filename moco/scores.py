@@ -1,4 +1,4 @@
-"""Scores of predictions, for people and for files."""
+"""Scores of predictions, as a dictionary, a table for the screen, and a CSV file."""
 
 import csv
 import io
@@ -11,9 +11,10 @@ from datasets.images import ImageSet
 
 
 def score(truth: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...] | None = None) -> dict:
-    """Total accuracy, each class's (A_1…A_N), their mean, macro F1, and the confusion matrix.
+    """Return accuracy, per-class accuracies A_1…A_N, their mean, macro F1 and confusion matrix.
 
-    All fractions; `confusion[i][j]` counts images of class i predicted as class j.
+    `truth`, `predicted`: class indices. Scores are fractions; `confusion[i][j]` counts images of
+    class i predicted as class j.
     """
     classes = classes or tuple(str(label) for label in np.unique(truth))
     labels = list(range(len(classes)))
@@ -29,7 +30,7 @@ def score(truth: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...] | N
 
 
 def score_table(scores: dict) -> str:
-    """`score`'s result for the screen: a row a class, true class down, prediction across."""
+    """Format `score`'s result for the screen: a row per true class, a column per prediction."""
     names = list(scores["per_class"])
     width = max(len(name) for name in (*names, "mean of classes"))
     cell = max(len(name) for name in (*names, "accuracy")) + 2
@@ -52,12 +53,12 @@ def score_table(scores: dict) -> str:
 def predictions_csv(
     images: ImageSet, probabilities: np.ndarray, classes: Sequence[str], truth: bool = True
 ) -> str:
-    """A line an image: id, truth (unless unknown), prediction, each class's probability."""
+    """Return CSV text: per image its id, true class (if `truth`), prediction and probabilities."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
-    told = ["truth"] if truth else []
-    writer.writerow(["image", *told, "prediction", *(f"p_{name}" for name in classes)])
+    columns = ["truth"] if truth else []
+    writer.writerow(["image", *columns, "prediction", *(f"p_{name}" for name in classes)])
     for name, label, row in zip(images.ids, images.labels, probabilities):
-        told = [images.classes[label]] if truth else []
-        writer.writerow([name, *told, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+        true_class = [images.classes[label]] if truth else []
+        writer.writerow([name, *true_class, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
     return text.getvalue()

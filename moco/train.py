@@ -1,4 +1,4 @@
-"""A training of this method: the trainer's loop, on random views, with a k-NN score in the log."""
+"""Training on random views of images, with k-NN scores in the log."""
 
 import functools
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from trainer.trainer import Run, StepFn, Trainer, Values, nothing
 
 from .config import ImageTraining
 from .evaluate import encode, knn_score
-from .loader import EpochBatches, ending, training_loader
+from .loader import EpochBatches, closing_loader, training_loader
 
 
 def train(
@@ -25,22 +25,26 @@ def train(
     views: int = 2,
     after_epoch: Callable[[int], Values] = nothing,
 ) -> None:
-    """Train a model on `views` random views of `images`; `step_fn` and `after_epoch` as `Trainer`
-    has them. Every --knn-every epochs the log gets a k-NN score of `model.query_encoder` on the
-    classes of `images`. Raises InputError and Stopped as `Trainer.fit` does."""
+    """Train a model on `views` random views of `images`.
+
+    `step_fn`, `after_epoch`: see `Trainer`. Every --knn-every epochs, logs a k-NN score of
+    `model.query_encoder` on the classes of `images`. Raises InputError and Stopped as `Trainer.fit`
+    does.
+    """
     batches = EpochBatches(len(images), settings.batch_size, settings.seed)
-    workers, every = readers_of(settings), settings.knn_every
-    loader = functools.partial(
+    workers, interval = readers_of(settings), settings.knn_every
+    make_loader = functools.partial(
         training_loader, images, batches, views, settings.seed, settings.image_size,
         settings.aug_plus, settings.views_by, workers, device,
     )  # fmt: skip
 
     def score(epoch: int) -> Values:
-        if not every or (epoch % every and epoch != settings.epochs):
+        if not interval or (epoch % interval and epoch != settings.epochs):
             return {}
         encoder = model.get_submodule("query_encoder")
         embeddings = encode(encoder, images, settings.image_size, workers=workers, device=device)
         return knn_score(embeddings, images.labels)
 
-    trainer = Trainer(model, step_fn, images, batches, ending(loader), settings, run, device)
+    loader = closing_loader(make_loader)
+    trainer = Trainer(model, step_fn, images, batches, loader, settings, run, device)
     trainer.fit(after_epoch, score)

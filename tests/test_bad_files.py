@@ -1,4 +1,4 @@
-"""No file, however broken, gets anything but a line, or is read."""
+"""Each corrupted file is read as valid or refused in one line."""
 
 import re
 import subprocess
@@ -10,10 +10,10 @@ from conftest import REPOSITORY
 
 
 @pytest.mark.parametrize("number", [5, pytest.param(30, marks=pytest.mark.slow)])
-def test_some_of_each_kind(number):
+def test_fuzzing(number):
     command = [sys.executable, "tests/bad_files.py", "--number", str(number)]
     ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = re.findall(rf"^\| (\w.*) \| {number} \| (\d+) \| \d+ \| 0 \|$", ran.stdout, re.M)
     assert len(rows) == 13
-    assert all(int(refused) or kind == "cache" for kind, refused in rows)  # that is made anew
+    assert all(int(refused) or kind == "cache" for kind, refused in rows)  # it is recreated

@@ -1,4 +1,4 @@
-"""What the README and the other pages say to type can be typed, and what they name exists."""
+"""Commands in the README and other pages parse; flags, links and functions in them exist."""
 
 import functools
 import re
@@ -28,14 +28,14 @@ PARSERS = {
     "-m benchmarks.scaling": load_script("benchmarks.scaling").parser,
     "scripts/export.py": load_script("scripts/export").make_parser,
 }
-# At the start of a line of code, or between backticks, which may hold the end of the line.
+# At the start of a line of code, or between backticks.
 COMMAND = re.compile(r"(?:^    |`)python ((?:" + "|".join(PARSERS) + r") [^`\n]+)", re.M)
 COMMANDS = [(page, command) for page, text in TEXTS.items() for command in COMMAND.findall(text)]
-STANDS_FOR = {"DATA", "OUT", "NAME", "R"}  # what the reader fills in
-OTHERS = (  # flags of programs that are not ours, or of ours without a parser to ask
+PLACEHOLDERS = {"DATA", "OUT", "NAME", "R"}
+OTHERS = (  # flags of other programs, or of ours without an importable parser
     "--gres --partition --time --cpus-per-task --ntasks-per-node --ntasks --nodes --nnodes "
     "--nproc-per-node --rdzv-backend --rdzv-endpoint --signal --me --format --kills --number "
-    "--smoothing"  # the example of a new one
+    "--smoothing"  # the example of a new flag
 ).split()
 
 
@@ -44,7 +44,7 @@ def linked(page: str, target: str) -> Path:
 
 
 def anchors(text: str) -> set[str]:
-    """The headings' anchors, as GitHub names them."""
+    """Return the anchors that GitHub gives to the headings."""
     headings = re.findall(r"^#+ (.+)$", text, re.M)
     return {re.sub(r"[^\w -]", "", title.lower()).replace(" ", "-") for title in headings}
 
@@ -60,7 +60,7 @@ def test_command(page, command):
     words = shlex.split(command.removeprefix(script), comments=True)
     words = ["0" if word in ("K", "S") else word for word in words]
     PARSERS[script]().parse_args(words)
-    assert not {word for word in words if word.isupper()} - STANDS_FOR
+    assert not {word for word in words if word.isupper()} - PLACEHOLDERS
 
 
 @pytest.mark.parametrize("page", TEXTS)
@@ -84,7 +84,7 @@ def test_flags_are_spelled_with_hyphens():
     underscored = {
         (page, flag) for page, text in TEXTS.items() for flag in re.findall(r"--\w+_\w+", text)
     }
-    # Said once: that they work as well.
+    # The README mentions once that they work as well.
     assert {page for page, _ in underscored} == {"README.md"} and len(underscored) == 3
 
 
@@ -95,7 +95,7 @@ def test_scripts_exist(page):
 
 
 def test_functions_of_the_map_exist():
-    """Each name in the table's middle column is defined in one of the files beside it."""
+    """Each name in the middle column is defined in one of the files in the right column."""
     rows = re.findall(r"^\| .+? \| (`.+?) \| (\[.+?) \|$", TEXTS["README.md"], re.M)
     assert len(rows) >= 18
     for names, links in rows:

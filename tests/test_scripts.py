@@ -1,4 +1,4 @@
-"""The four scripts as a chain, and what they refuse."""
+"""The four scripts as a chain, and invalid commands."""
 
 import csv
 import itertools
@@ -22,24 +22,26 @@ def snapshot(folder):
 
 
 def test_as_a_user_types_them(chain, data, tmp_path):
-    """Four processes, one after the other, write and print what the chain in this one does."""
+    """Four processes in turn write and print the same as the chain in this process."""
     printed = {}
     for name, argv in chain_of(data, tmp_path).items():
         result = shell(name, *argv)
         assert result.returncode == 0, result.stderr
         printed[name] = result.stdout
-    mine = Chain(tmp_path, printed)
+    typed = Chain(tmp_path, printed)
     for part in ("a", "labels", "d"):
         found = {path.name for path in (tmp_path / part).iterdir()}
         assert {"log.jsonl"} <= found or part == "labels"
         assert found <= {path.name for path in (chain.root / part).iterdir()}
-    for folder, other in ((mine.pretrained, chain.pretrained), (mine.student, chain.student)):
+    for folder, other in ((typed.pretrained, chain.pretrained), (typed.student, chain.student)):
         found, expected = (load_checkpoint(path)["state_dict"] for path in (folder, other))
         assert states_equal(found, expected)
-    (task, labels), (same, expected) = map(load_pseudo_labels, (mine.labels, chain.labels))
-    assert task == same and (labels.probabilities == expected.probabilities).all()
-    totals = [[line for line in one.printed["test"].splitlines() if line.startswith("total")]
-              for one in (mine, chain)]  # fmt: skip
+    (task, labels), (expected_task, expected) = map(
+        load_pseudo_labels, (typed.labels, chain.labels)
+    )
+    assert task == expected_task and (labels.probabilities == expected.probabilities).all()
+    totals = [[line for line in run.printed["test"].splitlines() if line.startswith("total")]
+              for run in (typed, chain)]  # fmt: skip
     assert totals[0] == totals[1] and len(totals[0]) == 1
 
 
@@ -52,7 +54,7 @@ def test_each_stage_leaves_its_files(chain):
     assert not list(chain.root.rglob("*.tmp"))
 
 
-def test_pseudo_labels_are_of_every_base_image(chain, data):
+def test_every_base_image_has_pseudo_labels(chain, data):
     task, labels = load_pseudo_labels(chain.labels)
     base = open_dataset(data).base
     assert labels.ids == base.ids and labels.probabilities.shape == (len(base), 3)
@@ -60,8 +62,8 @@ def test_pseudo_labels_are_of_every_base_image(chain, data):
     assert load_checkpoint(chain.student)["task"] == task.to_dict()
 
 
-def test_student_was_born_again(chain, data, tmp_path):
-    """Its first weights are neither the teacher's last nor the teacher's first."""
+def test_student_is_freshly_initialised(chain, data, tmp_path):
+    """Its initial weights are neither the teacher's final nor its initial weights."""
     call("main_moco", data, "--model_path", tmp_path / "a", *TINY, "--epochs", 0)
     call(
         "main_distill", data, "--model_path", tmp_path / "d", "--savedir", chain.labels,
@@ -80,15 +82,15 @@ def test_student_was_born_again(chain, data, tmp_path):
     ("name", "value"),
     [("epochs", "x"), ("arch", None), ("image_size", -3), ("arch", "foo"), ("schedule", 7)],
 )
-def test_a_teacher_that_cannot_be(no, chain, data, tmp_path, name, value):
+def test_invalid_teacher_settings(no, chain, data, tmp_path, name, value):
     shutil.copytree(chain.labels, tmp_path / "labels")
     _, labels = load_pseudo_labels(chain.labels)
     labels.about["teacher"][name] = value
     save_pseudo_labels(tmp_path / "labels", labels)
-    said = no(*distill(data, tmp_path / "labels", tmp_path / "d"))
-    assert f"in {tmp_path / 'labels'} is invalid: " in said
+    error = no(*distill(data, tmp_path / "labels", tmp_path / "d"))
+    assert f"in {tmp_path / 'labels'} is invalid: " in error
     flag = name.replace("_", "-")
-    assert f"its --{flag}" in said or (value is None and f"missing setting {flag}" in said)
+    assert f"--{flag}" in error or (value is None and f"missing setting {flag}" in error)
 
 
 def test_without_pseudo_labels_the_classifier_learns_nothing(chain, data, tmp_path):
@@ -96,7 +98,7 @@ def test_without_pseudo_labels_the_classifier_learns_nothing(chain, data, tmp_pa
     for epochs in (0, 1):
         call(
             "main_distill", *argv, "--model_path", tmp_path / str(epochs), "--epochs", epochs,
-            "--no-p_label",
+            "--no-p-label",
         )  # fmt: skip
     before, after = (load_checkpoint(tmp_path / n)["state_dict"] for n in "01")
     name = "classifier.linear.weight"
@@ -117,7 +119,7 @@ VARIANTS = [
 
 
 def test_every_variant_trains_its_own_student(chain, data, tmp_path):
-    """Two epochs of each, from the same start on the same views: no two come out alike."""
+    """After two epochs from the same initialisation on the same views, all students differ."""
     argv = [data, "--savedir", chain.labels, "-j", 0, "--lr", 0.1, "--epochs", 2]
 
     def train(number, *variant):
@@ -127,13 +129,13 @@ def test_every_variant_trains_its_own_student(chain, data, tmp_path):
         return torch.cat([state[name].flatten() for name in names])
 
     found = {str(v): train(number, *v) for number, v in enumerate([[], *VARIANTS])}
-    for (one, a), (other, b) in itertools.combinations(found.items(), 2):
-        assert a.isfinite().all() and not torch.equal(a, b), (one, other)
-    # Adaptive labels that never adapt are plain ones.
+    for (variant, a), (other, b) in itertools.combinations(found.items(), 2):
+        assert a.isfinite().all() and not torch.equal(a, b), (variant, other)
+    # Adaptive labels with alpha 0 are plain hard labels.
     assert torch.equal(train("plain", "--alpha", 0), found[str(["--pseudo-label", "hard"])])
 
 
-def test_mixed_precision_goes_on_to_the_student(chain, data, tmp_path):
+def test_student_inherits_mixed_precision(chain, data, tmp_path):
     a, labels, d = tmp_path / "a", tmp_path / "labels", tmp_path / "d"
     call("main_moco", data, "--model_path", a, *TINY, "--epochs", 1, "--amp")
     call("generate_pseudo", "--datadir", data, "--resume", a, "--savedir", labels, "-j", 0)
@@ -147,11 +149,11 @@ def test_mixed_precision_goes_on_to_the_student(chain, data, tmp_path):
         lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
         return next(line["loss"] for line in lines if line.get("epoch") == 1)
 
-    apart = abs(first_loss(a) - first_loss(chain.pretrained))
-    assert 0 < apart < 0.1
+    difference = abs(first_loss(a) - first_loss(chain.pretrained))
+    assert 0 < difference < 0.1
 
 
-def test_dic_measures_when_due_and_logs_what_is_in_force(chain, data, tmp_path):
+def test_dic_measures_when_due_and_logs_the_temperatures_used(chain, data, tmp_path):
     call(
         "main_distill", data, "--savedir", chain.labels, "-j", 0, "--epochs", 5, "--model_path",
         tmp_path, "--correction", "dic", "--dic-interval", 2, "--dic-gamma", 0.4,
@@ -168,7 +170,7 @@ def test_dic_measures_when_due_and_logs_what_is_in_force(chain, data, tmp_path):
     assert saved.tolist() == taus[4]
 
 
-def test_ddl_goes_by_the_counts_of_hard_labels(chain, data, tmp_path):
+def test_ddl_uses_the_counts_of_hard_labels(chain, data, tmp_path):
     argv = [data, "--savedir", chain.labels, "--model_path", tmp_path, "-j", 0, "--epochs", 1]
     call("main_distill", *argv, "--correction", "ddl")
     _, labels = load_pseudo_labels(chain.labels)
@@ -179,18 +181,18 @@ def test_ddl_goes_by_the_counts_of_hard_labels(chain, data, tmp_path):
 
 
 def test_a_student_without_a_trained_classifier(no, chain, data, tmp_path):
-    for number, variant in enumerate((["--losses", "con+reg"], ["--no-p_label"])):
+    for number, variant in enumerate((["--losses", "con+reg"], ["--no-p-label"])):
         folder = tmp_path / str(number)
         call(
             "main_distill", data, "--savedir", chain.labels, "--model_path", folder, "--epochs", 0,
             *variant,
         )  # fmt: skip
-        said = no("test", data, "--resume", folder, "--load_cla")
-        assert " ".join(variant) in said and "no trained classifier" in said
+        error = no("test", data, "--resume", folder, "--load_cla")
+        assert " ".join(variant) in error and "no trained classifier" in error
         call("test", data, "--resume", folder, "-j", 0)
 
 
-def test_scores_are_of_the_whole_remaining_rare_set(chain, data):
+def test_query_set_is_all_remaining_rare_images(chain, data):
     scores = json.loads((chain.student / "test_direct_3way_2shot_seed0.json").read_text())
     with open(chain.student / "test_direct_3way_2shot_seed0.csv") as file:
         rows = list(csv.DictReader(file))
@@ -216,7 +218,7 @@ def test_stage_a_is_scored_on_the_task_of_savedir_or_a_drawn_one(chain, data, tm
     call("test", *common, "--seed", 4, "--k_shot", 1)
     found = {p.stem: json.loads(p.read_text()) for p in tmp_path.glob("*.json")}
     assert found.keys() == {"test_lr_3way_2shot_seed0", "test_lr_3way_1shot_seed4"}
-    call("test", *common)  # the defaults that its help tells
+    call("test", *common)  # the defaults in its help
     assert (tmp_path / "test_lr_3way_5shot_seed0.json").is_file()
     assert found["test_lr_3way_2shot_seed0"]["task"] == load_task(chain.labels).to_dict()
 
@@ -228,7 +230,7 @@ def test_the_student_by_logistic_regression(chain, data, tmp_path):
 
 
 def test_predicting_images_without_labels(no, chain, data, tmp_path):
-    """Copies of the query images under other names get the probabilities that scoring gave."""
+    """Copies of query images under other names get the same probabilities as in scoring."""
     with open(chain.student / "test_direct_3way_2shot_seed0.csv") as file:
         scored = list(csv.DictReader(file))[:5]
     rare = open_dataset(data).rare
@@ -245,27 +247,27 @@ def test_predicting_images_without_labels(no, chain, data, tmp_path):
         found = {row["image"]: row for row in csv.DictReader(file)}
     assert found.keys() == {"0.JPG", *(f"ward/{n}.JPG" for n in range(1, 5))}
     for number, row in enumerate(scored):
-        mine = found[f"ward/{number}.JPG" if number else "0.JPG"]
-        assert "truth" not in mine and mine["prediction"] == row["prediction"]
+        new_row = found[f"ward/{number}.JPG" if number else "0.JPG"]
+        assert "truth" not in new_row and new_row["prediction"] == row["prediction"]
         for name in rare.classes:
-            assert float(mine[f"p_{name}"]) == pytest.approx(float(row[f"p_{name}"]), abs=1e-5)
-    # By a classifier fitted on the support set, the data folder is needed, too.
-    assert "data folder is needed" in no("test", *student[:2], *student[3:])
-    assert "data folder is needed" in no("test", *student[:3])
+            assert float(new_row[f"p_{name}"]) == pytest.approx(float(row[f"p_{name}"]), abs=1e-5)
+    # Fitting a classifier on the support set needs the data folder.
+    assert "data folder" in no("test", *student[:2], *student[3:])
+    assert "data folder" in no("test", *student[:3])
     call("test", data, *student[:2], *student[3:], *out)
     assert (tmp_path / "out" / "predict_new patients_lr_3way_2shot_seed0.csv").is_file()
     (tmp_path / "empty").mkdir()
     assert "no images in" in no("test", *student[:-1], tmp_path / "empty")
-    call("test", *student, *out)  # the same again: done before
+    call("test", *student, *out)  # the same again: already done
     other = Image.new("RGB", (40, 40))
-    other.save(new / "0.JPG")  # another patient's, by the same name
+    other.save(new / "0.JPG")  # another image of the same name
     assert "would be overwritten" in no("test", *student, *out)
     call("test", *student, *out, "--overwrite")
     other.save(new / "new.png")
     assert "would be overwritten" in no("test", *student, *out)
 
 
-def test_labelling_again_gives_the_same(chain, data, tmp_path):
+def test_labelling_is_reproducible(chain, data, tmp_path):
     call(
         "generate_pseudo", "--resume", chain.pretrained / CHECKPOINT, "--datadir", data,
         "--savedir", tmp_path, "--k_shot", 2, "-j", 0, "-b", 5,
@@ -275,11 +277,12 @@ def test_labelling_again_gives_the_same(chain, data, tmp_path):
     assert abs(labels.probabilities - again.probabilities).max() < 1e-4
 
 
-# ---- what is refused, before any training, with one line and exit code 2 ----
+# ---- errors before any training: one line and exit code 2 ----
 
 
 @pytest.fixture
 def no(capsys, monkeypatch):
+    """Run a command that must fail; return its error line."""
     return lambda name, *argv: refused(capsys, monkeypatch, name, *argv)
 
 
@@ -308,8 +311,8 @@ def test_images_that_cannot_be_decoded(no, data, tmp_path):
     base = open_dataset(tmp_path / "data").base
     for path in base.paths[3:5]:
         path.write_bytes(path.read_bytes()[:300])
-    said = no(*moco(tmp_path / "data", tmp_path / "out"))
-    assert "2 of 35 images" in said and all(str(path) in said for path in base.paths[3:5])
+    error = no(*moco(tmp_path / "data", tmp_path / "out"))
+    assert "2 of 35 images" in error and all(str(path) in error for path in base.paths[3:5])
     assert not (tmp_path / "out").exists()
 
 
@@ -320,39 +323,39 @@ def test_images_of_every_set_are_named(no, chain, data, tmp_path):
     for path in bad:
         path.write_bytes(b"")
     there = [tmp_path / "data", "--resume", chain.pretrained, "--output", tmp_path]
-    said = no("test", *there, "--savedir", chain.labels)
-    assert "2 of 25 images" in said and str(bad[0]) in said and str(bad[1]) in said
+    error = no("test", *there, "--savedir", chain.labels)
+    assert "2 of 25 images" in error and str(bad[0]) in error and str(bad[1]) in error
     labelling = ["--resume", chain.pretrained, "--savedir", tmp_path / "labels", "--k_shot", 2]
-    said = no("generate_pseudo", "--datadir", tmp_path / "data", *labelling)
-    assert "2 of 41 images" in said and str(bad[0]) in said and str(bad[2]) in said
+    error = no("generate_pseudo", "--datadir", tmp_path / "data", *labelling)
+    assert "2 of 41 images" in error and str(bad[0]) in error and str(bad[2]) in error
     shutil.copy(task.support(open_dataset(data).rare).paths[0], bad[0])
-    said = no("generate_pseudo", "--datadir", tmp_path / "data", *labelling)
-    assert "1 of 35 images" in said and str(bad[2]) in said
+    error = no("generate_pseudo", "--datadir", tmp_path / "data", *labelling)
+    assert "1 of 35 images" in error and str(bad[2]) in error
 
 
 def test_batches_that_do_not_fit(no, data, tmp_path):
     assert "--moco-k 36" in no(*moco(data, tmp_path, "--moco-k", 36))
-    assert "40 would be" in no(*moco(data, tmp_path, "--moco-k", 36))
+    assert "e.g. 40" in no(*moco(data, tmp_path, "--moco-k", 36))
     assert "BatchNorm groups" in no(*moco(data, tmp_path, "--bn-groups", 8))
-    said = no(*moco(data, tmp_path, "--multiprocessing-distributed", "--nproc", 3))
-    assert "does not divide among 3 processes" in said
-    assert "more than the 35 base images" in no(*moco(data, tmp_path, "-b", 64, "--moco-k", 64))
+    error = no(*moco(data, tmp_path, "--multiprocessing-distributed", "--nproc", 3))
+    assert "divisible by 3 processes" in error
+    assert "the 35 base images" in no(*moco(data, tmp_path, "-b", 64, "--moco-k", 64))
 
 
 def test_other_backbones_and_stages(no, chain, data, tmp_path):
     a, d, labels = chain.pretrained, chain.student, chain.labels
-    named = "--arch resnet12 conflicts with"
-    assert named in no("test", data, "--resume", a, "--arch", "resnet12")
-    assert named in no(*distill(data, labels, tmp_path, "--arch", "resnet12"))
+    conflict = "--arch resnet12 conflicts with"
+    assert conflict in no("test", data, "--resume", a, "--arch", "resnet12")
+    assert conflict in no(*distill(data, labels, tmp_path, "--arch", "resnet12"))
     labelling = ["generate_pseudo", "--datadir", data, "--savedir", tmp_path / "l"]
-    assert named in no(*labelling, "--resume", a, "--arch", "resnet12")
+    assert conflict in no(*labelling, "--resume", a, "--arch", "resnet12")
     assert "is a checkpoint of stage (d)" in no(*labelling, "--resume", d)
     assert "is a checkpoint of stage (d)" in no(*moco(data, tmp_path, "--resume", d))
     assert "is a checkpoint of stage (a)" in no(*distill(data, labels, tmp_path, "--resume", a))
     assert "has no trained classifier" in no("test", data, "--resume", a, "--load_cla")
 
 
-def test_other_arguments_than_the_files(no, chain, data, tmp_path):
+def test_settings_that_conflict_with_the_files(no, chain, data, tmp_path):
     resume = ["--resume", chain.pretrained]
     assert "--moco-k 40 conflicts with" in no(*moco(data, tmp_path, *resume, "--moco-k", 40))
     assert "--k-shot 5" in no(*distill(data, chain.labels, tmp_path, "--k_shot", 5))
@@ -363,18 +366,18 @@ def test_other_arguments_than_the_files(no, chain, data, tmp_path):
 def test_impossible_tasks(no, chain, data, tmp_path):
     labelling = ["--resume", chain.pretrained, "--datadir", data, "--savedir", tmp_path]
     assert "[2, 3], got 4" in no("generate_pseudo", *labelling, "--n_way", 4)
-    said = no("generate_pseudo", *labelling, "--k_shot", 7)
-    assert "[1, 6], got 7" in said and "isic2018 has DF 7, AKIEC 10, VASC 8" in said
+    error = no("generate_pseudo", *labelling, "--k_shot", 7)
+    assert "[1, 6], got 7" in error and "isic2018 has DF 7, AKIEC 10, VASC 8" in error
 
 
 def test_pseudo_labels_of_another_data_folder(no, chain, data, tmp_path):
     shutil.copytree(data, tmp_path / "data")
     table = tmp_path / "data" / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
     lines = table.read_text().splitlines()
-    lost = next(i for i, line in enumerate(lines) if ",0.0,1.0,0.0,0.0,0.0,0.0,0.0" in line)
-    table.write_text("\n".join(lines[:lost] + lines[lost + 1 :]) + "\n")
-    said = no(*distill(tmp_path / "data", chain.labels, tmp_path / "out"))
-    assert "isic2018 (NV 16" in said and "isic2018 (NV 15" in said
+    row = next(i for i, line in enumerate(lines) if ",0.0,1.0,0.0,0.0,0.0,0.0,0.0" in line)
+    table.write_text("\n".join(lines[:row] + lines[row + 1 :]) + "\n")
+    error = no(*distill(tmp_path / "data", chain.labels, tmp_path / "out"))
+    assert "isic2018 (NV 16" in error and "isic2018 (NV 15" in error
     resumed = moco(tmp_path / "data", tmp_path / "out", "--resume", chain.pretrained)
     assert "was trained on isic2018 (NV 16" in no(*resumed)
 
@@ -393,9 +396,8 @@ def test_nothing_is_overwritten(no, chain, data):
     assert snapshot(chain.root) == before
 
 
-def test_what_is_done_is_not_done_again(chain, data, tmp_path, capsys, no):
-    """The same commands, as a cluster gives them once more; where they were killed in between the
-    files that they write, they finish."""
+def test_finished_commands_are_not_repeated(chain, data, tmp_path, capsys, no):
+    """A repeated command exits early, or finishes if it was killed between its two files."""
     labels, scores = tmp_path / "labels", tmp_path / "scores"
     labelling = ["generate_pseudo", "--resume", chain.pretrained, "--datadir", data,
                  "--savedir", labels, "--k_shot", 2]  # fmt: skip
@@ -403,19 +405,19 @@ def test_what_is_done_is_not_done_again(chain, data, tmp_path, capsys, no):
     for command, folder in ((labelling, labels), (testing, scores)):
         call(*command)
         printed = capsys.readouterr().out
-        done = snapshot(tmp_path)
-        call(*command, "-b", 7, "--no-cache")  # how fast it goes does not matter
+        before = snapshot(tmp_path)
+        call(*command, "-b", 7, "--no-cache")  # runtime settings do not matter
         again = capsys.readouterr().out
-        assert "done before: " in again and snapshot(tmp_path) == done
+        assert "already done: " in again and snapshot(tmp_path) == before
         assert [line for line in printed.splitlines() if line.startswith("total")] == [
             line for line in again.splitlines() if line.startswith("total")
         ]
         assert "would be overwritten" in no(*command, "--augnum", 3)
-        assert "would be overwritten" in no(*command, "--amp")  # 32 bits, as no GPU is there
+        assert "would be overwritten" in no(*command, "--amp")  # float32 without a GPU
         last = folder / PSEUDO_FILE if folder == labels else next(folder.glob("*.json"))
         last.unlink()
         call(*command)
-        assert last.exists() and "done before" not in capsys.readouterr().out
+        assert last.exists() and "already done" not in capsys.readouterr().out
     (labels / PSEUDO_FILE).unlink()
     assert "task.json would be overwritten" in no(*labelling, "--seed", 1)
 

@@ -93,5 +93,5 @@ def test_scaling_of_a_few_images(tmp_path):
 def test_a_failing_run_is_told(tmp_path):
     how = scaling.parser().parse_args(["-b", "5"])
     scaling.make_data(tmp_path / "data", 8)
-    with pytest.raises(InputError, match="--batch-size 5 does not make"):
+    with pytest.raises(InputError, match="--batch-size 5 "):
         scaling.measure(how, tmp_path / "data", 1, tmp_path)

@@ -1,4 +1,4 @@
-"""The views."""
+"""Random and evaluation views."""
 
 import numpy as np
 import pytest
@@ -29,8 +29,10 @@ def test_the_papers_settings():
     steps = {type(step).__name__: step for step in random_view(224).transforms}
     crop = steps["RandomResizedCrop"]
     assert crop.scale == (0.2, 1.0) and crop.size == (224, 224)
-    chances = [s.p for s in random_view(224).transforms if isinstance(s, transforms.RandomApply)]
-    assert chances == [0.8, 0.5]
+    probabilities = [
+        s.p for s in random_view(224).transforms if isinstance(s, transforms.RandomApply)
+    ]
+    assert probabilities == [0.8, 0.5]
     jitter = random_view(224).transforms[2].transforms[0]
     assert jitter.brightness == jitter.contrast == jitter.saturation == (0.6, 1.4)
     assert jitter.hue is None  # no hue
@@ -42,7 +44,7 @@ def test_blur_strength(picture):
     blur = random_view(48).transforms[3].transforms[0]
     torch.manual_seed(0)
     spread = [np.asarray(blur(picture), dtype=float).std() for _ in range(40)]
-    assert min(spread) < 40 < 60 < max(spread)  # white noise: from nearly gone to nearly kept
+    assert min(spread) < 40 < 60 < max(spread)  # of white noise: strong to weak blur
 
 
 def test_plain_view_only_resizes(picture):

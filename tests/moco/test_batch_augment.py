@@ -1,4 +1,4 @@
-"""Views of a batch at once: the same as PIL's, image by image, from the same distributions."""
+"""Batched views against PIL: the same images, and parameters of the same distributions."""
 
 import dataclasses
 import math
@@ -13,7 +13,14 @@ from torchvision.transforms import functional as pil
 from datasets.cache import cached, pixels
 from datasets.images import image_set
 from moco.augment import GaussianBlur, random_view
-from moco.batch_augment import Parameters, apply, draw_parameters, gaussian, random_views, uniforms
+from moco.batch_augment import (
+    Parameters,
+    apply,
+    draw_parameters,
+    gaussian_matrix,
+    random_views,
+    uniforms,
+)
 from moco.loader import BatchViews, EpochBatches
 
 SIZE = 48
@@ -21,7 +28,7 @@ SIZE = 48
 
 @pytest.fixture(scope="module")
 def pictures() -> list[Image.Image]:
-    """Smooth colourful ones: rounding after each step is then all that PIL does otherwise."""
+    """Smooth colourful images, for which PIL differs only by rounding after each step."""
     torch.manual_seed(0)
     small = torch.rand(6, 3, 6, 6)
     large = torch.nn.functional.interpolate(small, size=SIZE, mode="bicubic").clamp(0, 1)
@@ -33,15 +40,15 @@ def tensors(pictures) -> torch.Tensor:
 
 
 def one_by_one(picture: Image.Image, p: Parameters, i: int) -> torch.Tensor:
-    """What the transforms of `augment.random_view` do, with parameters `p` of image i."""
+    """Apply the transforms of `augment.random_view` with the parameters `p` of image i."""
     box = [int(getattr(p, name)[i]) for name in ("top", "left", "height", "width")]
     picture = pil.resized_crop(picture, *box, [SIZE, SIZE])
-    for what in p.order[i].tolist():
-        if what == 3:
+    for operation in p.order[i].tolist():
+        if operation == 3:
             if p.hue is not None:
                 picture = pil.adjust_hue(picture, p.hue[i].item())
         else:
-            name = ("brightness", "contrast", "saturation")[what]
+            name = ("brightness", "contrast", "saturation")[operation]
             picture = getattr(pil, f"adjust_{name}")(picture, getattr(p, name)[i].item())
     if p.grey is not None and p.grey[i]:
         picture = pil.to_grayscale(picture, 3)
@@ -53,17 +60,17 @@ def one_by_one(picture: Image.Image, p: Parameters, i: int) -> torch.Tensor:
 
 @pytest.mark.parametrize("aug_plus", [False, True])
 @pytest.mark.parametrize("seed", range(5))
-def test_each_view_is_pils(pictures, seed, aug_plus):
+def test_views_equal_pil(pictures, seed, aug_plus):
     p = draw_parameters(seed, torch.arange(6), SIZE, aug_plus)
     found = apply(tensors(pictures), p)
     assert found.shape == (6, 3, SIZE, SIZE)
     assert found.min() > -1e-5 and found.max() < 1 + 1e-5
     for i, picture in enumerate(pictures):
-        apart = (found[i] - one_by_one(picture, p, i)).abs()
-        assert apart.mean() < 2 / 255 and apart.max() < 0.06, (i, p)
+        difference = (found[i] - one_by_one(picture, p, i)).abs()
+        assert difference.mean() < 2 / 255 and difference.max() < 0.06, (i, p)
 
 
-def test_nothing_is_done_by_neutral_parameters(pictures):
+def test_neutral_parameters_change_nothing(pictures):
     p = draw_parameters(0, torch.arange(6), SIZE, aug_plus=True)
     zero, one, no = torch.zeros(6), torch.ones(6), torch.zeros(6, dtype=torch.bool)
     p = dataclasses.replace(
@@ -73,8 +80,8 @@ def test_nothing_is_done_by_neutral_parameters(pictures):
     assert torch.allclose(apply(tensors(pictures), p), tensors(pictures), atol=1e-5)
 
 
-def test_distributions_are_those_of_torchvision():
-    """Of 4,000 views: mean and spread of each parameter, and how often each thing happens."""
+def test_distributions_match_torchvision():
+    """Means, standard deviations and probabilities of the parameters of 4,000 views."""
     count = 4000
     p = draw_parameters(3, torch.arange(count), 84, aug_plus=True)
     torch.manual_seed(0)
@@ -95,11 +102,11 @@ def test_distributions_are_those_of_torchvision():
     assert p.top.min() >= 0 and p.left.min() >= 0
 
     jittered = p.brightness != 1
-    close = 4 * 0.5 / math.sqrt(count)
-    for happens, how_often in (
+    tolerance = 4 * 0.5 / math.sqrt(count)
+    for happens, probability in (
         (jittered, 0.8), (p.grey, 0.2), (p.sigma > 0, 0.5), (p.flip, 0.5),
     ):  # fmt: skip
-        assert happens.float().mean().item() == pytest.approx(how_often, abs=close)
+        assert happens.float().mean().item() == pytest.approx(probability, abs=tolerance)
     for factor in (p.brightness, p.contrast, p.saturation):
         uniform_between(factor[jittered], 0.6, 1.4)
     uniform_between(p.hue[jittered], -0.1, 0.1)
@@ -123,23 +130,23 @@ def test_without_aug_plus_no_hue_and_no_grey():
 
 
 def test_blur_keeps_the_mean_and_repeats_the_edge():
-    blur = gaussian(torch.tensor([0.0, 0.7, 2.0]), 20)
+    blur = gaussian_matrix(torch.tensor([0.0, 0.7, 2.0]), 20)
     assert torch.allclose(blur.sum(dim=2), torch.ones(3, 20))
     assert torch.allclose(blur[0], torch.eye(20))
-    assert blur[2, 0, 0] > blur[2, 10, 10]  # the edge stands for what is beyond
+    assert blur[2, 0, 0] > blur[2, 10, 10]  # replicated edge
 
 
 def test_uniforms():
     u = uniforms(5, torch.arange(3000), 10)
     assert 0 <= u.min() and u.max() < 1
     uniform_between(u.flatten(), 0, 1)
-    apart = torch.corrcoef(torch.cat([u, u.roll(1, 0), uniforms(6, torch.arange(3000), 10)], 1).T)
-    assert (apart - torch.eye(30)).abs().max() < 0.08
+    u_all = torch.cat([u, u.roll(1, 0), uniforms(6, torch.arange(3000), 10)], 1)
+    assert (torch.corrcoef(u_all.T) - torch.eye(30)).abs().max() < 0.08
     assert torch.equal(uniforms(5, torch.tensor([7, 2]), 10), u[[7, 2]])
 
 
-def test_views_depend_on_the_image_alone():
-    """Not on the others of the batch; and two views differ, as do epochs and seeds."""
+def test_views_depend_only_on_seed_epoch_and_row():
+    """Not on the rest of the batch; views, epochs and seeds differ."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 32, 32, 3), generator=generator, dtype=torch.uint8)
     rows = torch.tensor([5, 9, 1, 0])
@@ -156,7 +163,7 @@ def test_batches(tmp_path):
     for n in range(5):
         Image.fromarray(np.full((40, 40, 3), 50 * n, np.uint8)).save(tmp_path / f"{n}.png")
         rows.append((str(n), tmp_path / f"{n}.png", "x"))
-    images = image_set("made up", ("x",), rows)
+    images = image_set("synthetic", ("x",), rows)
     assert pixels(images) is None
     found = pixels(cached(images, 32, tmp_path / "cache"))
     assert found.shape == (5, 32, 32, 3) and found[3, 0, 0, 0] == 150
@@ -170,13 +177,13 @@ def test_batches(tmp_path):
         assert [view.shape for view in views] == [(2, 3, 32, 32)] * 2
 
 
-def test_the_two_ways_look_alike_on_average(pictures):
-    """Mean and spread of the pixels of 300 views of an image by either way."""
+def test_batched_and_pil_views_have_equal_statistics(pictures):
+    """Pixel means and standard deviations of 300 views of an image."""
     image = torch.from_numpy(np.array(pictures[0]))[None]
     rows = torch.arange(300)
     (ours,) = random_views(image.expand(300, -1, -1, -1), rows, 1, 0, 0)
     torch.manual_seed(0)
     theirs = torch.stack([random_view(SIZE)(pictures[0]) for _ in range(300)])
-    for of in (torch.mean, torch.std):
-        a, b = (of(views, dim=(2, 3)).mean(dim=0) for views in (ours, theirs))
+    for statistic in (torch.mean, torch.std):
+        a, b = (statistic(views, dim=(2, 3)).mean(dim=0) for views in (ours, theirs))
         assert torch.allclose(a, b, atol=0.02), (a, b)

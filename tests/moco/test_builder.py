@@ -15,10 +15,10 @@ from models import build_encoder
 from trainer.launch import launch
 
 
-def make(kind=MoCo, **how):
+def make(kind=MoCo, **options):
     torch.manual_seed(0)
     encoder = functools.partial(build_encoder, "conv4", 16)
-    return kind(encoder, embedding_dim=16, queue_size=12, **how)
+    return kind(encoder, embedding_dim=16, queue_size=12, **options)
 
 
 @pytest.fixture
@@ -41,7 +41,7 @@ def test_queue_replaces_the_oldest_and_wraps():
         model.enqueue(torch.full((4, 16), float(number)))
     assert model.queue_position.item() == 5 * 4 % 12
     assert model.queue[:, 0].tolist() == [3] * 4 + [4] * 4 + [2] * 4
-    # Keys that run over the end go on at the beginning.
+    # Keys beyond the end wrap around.
     model = make()
     model.queue_position.fill_(10)
     model.enqueue(torch.arange(4.0)[:, None].expand(4, 16))
@@ -85,14 +85,13 @@ def test_no_gradient_to_keys(views):
 
 
 def test_keys_are_shuffled_between_groups(views):
-    """A key's BatchNorm companions are not its query's: over many shuffles, the keys of the
-    same images differ, which they would not if groups were fixed."""
+    """Keys of the same images differ between shuffles, which they would not in fixed groups."""
     model = make(batchnorm_groups=2)
     torch.manual_seed(3)
-    seen = {tuple(model.encode_keys(views[1])[0].tolist()) for _ in range(10)}
-    assert len(seen) > 1
-    alone = make(batchnorm_groups=1)
-    keys = torch.stack([alone.encode_keys(views[1]) for _ in range(3)])
+    distinct = {tuple(model.encode_keys(views[1])[0].tolist()) for _ in range(10)}
+    assert len(distinct) > 1
+    ungrouped = make(batchnorm_groups=1)
+    keys = torch.stack([ungrouped.encode_keys(views[1]) for _ in range(3)])
     torch.testing.assert_close(keys[0], keys[1])  # one group: the order does not matter
 
 
@@ -127,7 +126,7 @@ def test_group_batchnorm_keeps_the_state_dict():
     assert not any(type(m) is nn.BatchNorm2d for m in grouped.modules())
 
 
-def test_student_classifies_the_same_forward(views):
+def test_student_needs_one_forward_pass(views):
     model = make(Student, n_way=3)
     calls = []
     model.query_encoder.register_forward_hook(lambda *_: calls.append(1))
@@ -146,11 +145,11 @@ def test_contrast_accuracy():
 
 
 def test_contrast_accuracy_of_a_collapsed_encoder():
-    """Equal logits are no success: ties count against the positive."""
+    """Ties count against the positive."""
     assert contrast_accuracy(torch.zeros(4, 9)) == {"acc1": 0, "acc5": 0}
 
 
-def test_two_processes_are_one_with_the_same_batchnorm_groups(tmp_path):
+def test_two_processes_equal_one_with_the_same_batchnorm_groups(tmp_path):
     launch(plan(None), gloo_workers.contrast, tmp_path, 2, 4)
     launch(plan(2), gloo_workers.contrast, tmp_path, 1, 4)
     one, first, second = (
@@ -169,12 +168,12 @@ def test_two_processes_are_one_with_the_same_batchnorm_groups(tmp_path):
             torch.testing.assert_close(
                 first["state"][name], one["state"][name], rtol=1e-3, atol=1e-5
             )
-    # A queue of 24 has been written over once and more: nothing of the start is left.
+    # The queue of 24 keys has been overwritten completely.
     assert one["state"]["queue_position"].item() == 4 * 8 % 24
 
 
 def test_the_batchnorm_groups_matter(tmp_path):
-    """The test above can fail: one group is not two."""
+    """The test above can fail: with one group the losses differ."""
     launch(plan(None), gloo_workers.contrast, tmp_path, 2, 1)
     two = torch.load(tmp_path / "1_0.pt", weights_only=True)["losses"]
     launch(plan(None), gloo_workers.contrast, tmp_path, 1, 1)

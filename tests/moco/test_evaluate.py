@@ -1,4 +1,4 @@
-"""Encoding and fitting."""
+"""Embeddings, the classifier on the support set, k-NN scores."""
 
 import numpy as np
 import pytest
@@ -29,14 +29,14 @@ def test_encode_is_in_order_in_evaluation_mode(data):
 
 
 def test_cached_images_have_the_same_embeddings(data, tmp_path):
-    """All of them, some of them in another order, and of another size than is asked for."""
+    """A whole set, a reordered subset, and a cache of another size."""
     rare, encoder = open_dataset(data).rare, build_encoder("conv4", 8)
     expected = encode(encoder, rare, 32)
-    there = cached(rare, 32, tmp_path)
-    assert pixels(there).shape == (len(rare), 32, 32, 3)
-    np.testing.assert_allclose(encode(encoder, there, 32), expected, atol=1e-6)
-    some = there.take(rare.ids[9:2:-1])
-    np.testing.assert_allclose(encode(encoder, some, 32), expected[9:2:-1], atol=1e-6)
+    images = cached(rare, 32, tmp_path)
+    assert pixels(images).shape == (len(rare), 32, 32, 3)
+    np.testing.assert_allclose(encode(encoder, images, 32), expected, atol=1e-6)
+    subset = images.take(rare.ids[9:2:-1])
+    np.testing.assert_allclose(encode(encoder, subset, 32), expected[9:2:-1], atol=1e-6)
     other_size = encode(encoder, cached(rare, 48, tmp_path), 32)
     assert np.abs(other_size - expected).max() > 1e-4  # resized twice
 
@@ -76,7 +76,7 @@ def test_fit_on_support(data, augnum):
 
 @pytest.mark.parametrize("normalize", [False, True])
 def test_the_classifier_has_converged(normalize):
-    """Rounding in the embeddings moves probabilities no more than itself, whatever the scale."""
+    """Small changes of the embeddings cause small changes of the probabilities, at any scale."""
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 25)
     support = generator.normal(0, 3, (75, 64)) + np.eye(3, 64)[labels]
@@ -89,7 +89,7 @@ def test_the_classifier_has_converged(normalize):
     np.testing.assert_allclose(nearby, found, atol=1e-5)
 
 
-def test_normalized_embeddings_are_what_the_classifier_sees():
+def test_normalize():
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], 5)
     support, query = generator.normal(0, 3, (15, 8)), generator.normal(0, 3, (9, 8))
@@ -103,7 +103,7 @@ def test_normalized_embeddings_are_what_the_classifier_sees():
     assert not np.allclose(found, fit_classifier(support, labels).predict_proba(7 * query))
 
 
-def test_knn_score_tells_good_embeddings_from_bad():
+def test_knn_score_of_good_and_bad_embeddings():
     generator = np.random.default_rng(0)
     labels = np.repeat([0, 1, 2], [60, 30, 10])
     good = np.eye(3)[labels] + generator.normal(0, 0.1, (100, 3))

@@ -1,4 +1,4 @@
-"""The order of images, and that a view depends on nothing but what it is named by."""
+"""The order of images; views depend only on seed, epoch and row."""
 
 import torch
 from torch.utils.data import DataLoader
@@ -31,7 +31,7 @@ def test_processes_share_each_batch(monkeypatch):
     assert [sum(parts, []) for parts in zip(*shares)] == alone
 
 
-def test_views_depend_on_seed_epoch_and_image_alone(data):
+def test_views_depend_only_on_seed_epoch_and_image(data):
     base = open_dataset(data).base
 
     def all_views(workers, seed, epoch):
@@ -42,16 +42,17 @@ def test_views_depend_on_seed_epoch_and_image_alone(data):
         )
         return {int(r): v for views, rows in loader for r, *v in zip(rows, *views)}
 
-    here, there = all_views(0, 5, 0), all_views(2, 5, 0)
-    assert here.keys() == there.keys() and len(here) == 32
-    for row, (im_q, im_k) in here.items():
-        assert torch.equal(im_q, there[row][0]) and torch.equal(im_k, there[row][1])
+    main_process, workers = all_views(0, 5, 0), all_views(2, 5, 0)
+    assert main_process.keys() == workers.keys() and len(workers) == 32
+    for row, (im_q, im_k) in main_process.items():
+        assert torch.equal(im_q, workers[row][0]) and torch.equal(im_k, workers[row][1])
         assert not torch.equal(im_q, im_k)
     for other in (all_views(0, 6, 0), all_views(0, 5, 1)):
-        assert not any(torch.equal(other[r][0], here[r][0]) for r in here.keys() & other.keys())
+        common = workers.keys() & other.keys()
+        assert not any(torch.equal(other[row][0], workers[row][0]) for row in common)
 
 
-def test_views_leave_the_callers_randomness_alone(data):
+def test_views_do_not_touch_the_global_random_state(data):
     views = RandomViews(open_dataset(data).base, random_view(32), 1, seed=0)
     torch.manual_seed(3)
     expected = torch.rand(2)

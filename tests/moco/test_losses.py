@@ -1,4 +1,4 @@
-"""The equations against loops written from METHOD.md, one number at a time."""
+"""The equations against naive loops over scalars."""
 
 import math
 
@@ -55,7 +55,7 @@ def test_distillation_loss_is_eq_2(kinds, expected):
     parts = {name: torch.tensor(value, requires_grad=True) for name, value in values.items()}
     loss = losses.distillation_loss(parts, kinds)
     assert loss.item() == expected
-    loss.backward()  # every part takes part
+    loss.backward()  # reaches every part
     assert {name: part.grad.item() for name, part in parts.items()} == {
         name: float(name in kinds.split("+")) for name in parts
     }
@@ -115,7 +115,7 @@ def test_class_temperatures_are_of_eqs_6_to_9(v, gamma):
     assert found.argmax() == max(range(3), key=lambda n: v[n])
 
 
-def test_nothing_dispersed_is_nothing_corrected():
+def test_zero_dispersions_give_no_correction():
     assert losses.class_temperatures(torch.zeros(3), 0.1).tolist() == [1, 1, 1]
 
 
@@ -132,7 +132,7 @@ def variance(values):
 
 
 def test_class_temperatures_with_the_factor_of_the_released_code():
-    """Their constants of 1 shot; they divide by the largest, a difference of second order."""
+    """Their 1-shot constants; dividing by the maximum is a second-order difference."""
     v = torch.tensor([0.3320513, 0.35115695, 0.31679174], dtype=torch.float64)
     theirs = 3 * v * 0.1 + 0.9
     tau = losses.class_temperatures(v, 0.1, scale=3)
@@ -192,7 +192,7 @@ def test_classification_loss(batch, kind, tau):
     if "hard" in kind:
         y = F.one_hot(y.argmax(dim=1), 3).double()
     target = y
-    if "adaptive" in kind:  # by p′ as it is, not as corrected
+    if "adaptive" in kind:  # mixed with the uncorrected p′
         target = 0.65 * y + 0.35 * logits.softmax(dim=1)
     p = [softmax(row) for row in (logits / tau).tolist()]
     expected = 0.0
@@ -200,19 +200,19 @@ def test_classification_loss(batch, kind, tau):
         for t, q in zip(t_row, p_row):
             if t > 0:
                 expected -= t * (math.log(q) - (math.log(t) if "soft" in kind else 0)) / 5
-    how = (100, 200, 0.7, kind)
+    args = (100, 200, 0.7, kind)
     for corrected in (False, True):
-        found = losses.classification_loss(y, logits, tau, *how, "paper", corrected)
+        found = losses.classification_loss(y, logits, tau, *args, "paper", corrected)
         assert found.item() == pytest.approx(expected)
-    released = losses.classification_loss(y, logits, tau, *how, "released", False)
+    released = losses.classification_loss(y, logits, tau, *args, "released", False)
     assert released.item() == pytest.approx(released_by_hand(target.tolist(), logits.tolist()))
-    released = losses.classification_loss(y, logits, tau, *how, "released", True)
+    released = losses.classification_loss(y, logits, tau, *args, "released", True)
     by_hand = released_dic_by_hand(target.tolist(), logits.tolist(), tau.tolist())
     assert released.item() == pytest.approx(by_hand)
 
 
 def released_dic_by_hand(y, logits, tau):
-    """The second softmax of both, each probability over its class's temperature."""
+    """A second softmax of both, of probabilities divided by the class temperatures."""
     total = 0.0
     for target, row in zip(y, logits):
         target = softmax([value / t for value, t in zip(target, tau)])
@@ -226,16 +226,16 @@ def test_no_gradient_flows_through_the_labels_in_the_released_loss_of_dic(batch)
     target = (0.65 * batch[3] + 0.35 * logits.softmax(dim=1)).detach()
     losses.released_dic_loss(target, logits, TAU).backward()
     again = batch[4].clone().requires_grad_()
-    how = (100, 200, 0.7, "adaptive-soft", "released", True)
-    losses.classification_loss(batch[3], again, TAU, *how).backward()
+    args = (100, 200, 0.7, "adaptive-soft", "released", True)
+    losses.classification_loss(batch[3], again, TAU, *args).backward()
     torch.testing.assert_close(again.grad, logits.grad)
 
 
 def test_gradient_flows_through_the_labels_in_the_released_loss_alone(batch):
     def gradient(cls_loss, kind):
         logits = batch[4].clone().requires_grad_()
-        how = (PLAIN, 100, 200, 0.7, kind, cls_loss, False)
-        losses.classification_loss(batch[3], logits, *how).backward()
+        args = (PLAIN, 100, 200, 0.7, kind, cls_loss, False)
+        losses.classification_loss(batch[3], logits, *args).backward()
         return logits.grad
 
     # The gradient of cross entropy with a constant target is (p′ − y_adpt) / B.

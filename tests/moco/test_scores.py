@@ -1,4 +1,4 @@
-"""Scores against counting, and how they are shown."""
+"""Scores against counting; table and CSV."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Nothing in a step waits for the GPU: seen without one, on tensors that pretend to be there."""
+"""No training step waits for the GPU, checked with fake tensors, without a GPU."""
 
 import functools
 import types
@@ -18,14 +18,14 @@ from moco.builder import MoCo, Student
 from models import build_encoder
 
 GPU = torch.device("cuda")
-HOW = types.SimpleNamespace(
+SETTINGS = types.SimpleNamespace(
     epochs=10, alpha=0.7, pseudo_label="adaptive-hard", cls_loss="paper", losses="con+cls",
     p_label=True, correction="none",
 )  # fmt: skip
 
 
 class Copies(TorchDispatchMode):
-    """Notes each operation that brings values from one device to another."""
+    """Record each operation that copies values from one device to another."""
 
     def __init__(self):
         super().__init__()
@@ -33,11 +33,11 @@ class Copies(TorchDispatchMode):
 
     def __torch_dispatch__(self, operation, types, args=(), kwargs=None):
         result = operation(*args, **(kwargs or {}))
-        given, made = (
+        sources, targets = (
             {x.device.type for x in tree_leaves(part) if isinstance(x, torch.Tensor) and x.ndim}
             for part in ((args, kwargs), result)
         )
-        if given and made and given != made:
+        if sources and targets and sources != targets:
             self.found.append(str(operation))
         return result
 
@@ -46,8 +46,8 @@ def to_gpu(model):
     for module in model.modules():
         for name, theta in module._parameters.items():
             if theta is not None:
-                there = theta.detach().to(GPU)
-                module._parameters[name] = torch.nn.Parameter(there, theta.requires_grad)
+                on_gpu = theta.detach().to(GPU)
+                module._parameters[name] = torch.nn.Parameter(on_gpu, theta.requires_grad)
         for name, buffer in module._buffers.items():
             module._buffers[name] = buffer.to(GPU)
     return model.train()
@@ -63,7 +63,9 @@ def copies_in_a_step(kind, make_encoder, arch):
         rows, step = torch.arange(8, device=GPU), main_moco.step
         if kind is Student:
             y = torch.zeros(20, 3, device=GPU)
-            step = main_distill.distillation_step(HOW, model, y, np.zeros((20, 16), np.float32))
+            step = main_distill.distillation_step(
+                SETTINGS, model, y, np.zeros((20, 16), np.float32)
+            )
         with Copies() as copies:
             views = random_views(pixels[rows], rows, 2, seed=0, epoch=1, aug_plus=True)
             loss = step(model, views, rows, 3)["loss"]
@@ -77,9 +79,9 @@ def test_views_and_losses_stay_on_the_gpu(kind, arch):
     assert copies_in_a_step(kind, build_encoder, arch) == []
 
 
-def test_this_would_be_seen():
+def test_copies_and_waits_are_detected():
     with FakeTensorMode(), Copies() as copies:
         torch.zeros(3).to(GPU)
     assert copies.found
-    with pytest.raises(DataDependentOutputException):  # its DropBlock reads a number
+    with pytest.raises(DataDependentOutputException):  # its DropBlock reads a value
         copies_in_a_step(PlainMoCo, plain_encoder, "resnet12")

@@ -83,7 +83,7 @@ def test_a_resumed_student_is_as_never_stopped(chain, data, tmp_path, capsys):
     assert states_equal(resumed["state_dict"], whole["state_dict"])
     assert "α_t" not in capsys.readouterr().out
     distill(data, chain.labels, tmp_path / "half", 3, "--resume", tmp_path / "half")
-    assert "note: --epochs 3 instead of 2 moves α_t" in capsys.readouterr().out
+    assert "--epochs 3 instead of 2 changes α_t" in capsys.readouterr().out
 
 
 def test_a_corrected_student_resumes_exactly(chain, data, tmp_path):
