@@ -1,10 +1,10 @@
-"""What the papers compare with, a file a method: each trains, test.py scores."""
+"""The baselines of the papers, one file per method: each trains a model, test.py scores it."""
 
 import importlib
 import pkgutil
 
 
 def register_all() -> None:
-    """Make the stages of all baselines known, so that their checkpoints can be read."""
+    """Register the stages of all baselines, so that their checkpoints can be loaded."""
     for module in pkgutil.iter_modules(__path__):
         importlib.import_module(f"{__name__}.{module.name}")

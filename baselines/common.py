@@ -1,4 +1,4 @@
-"""What the baselines share: a supervised model, and a run that the other scripts understand."""
+"""Code shared by the baselines: settings, a supervised model and the training run."""
 
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,21 +21,21 @@ from trainer.trainer import StepFn
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(ImageTraining):
-    """Settings that all baselines have; a baseline adds its own."""
+    """Settings of all baselines."""
 
     data: Path = setting(help="data folder", positional=True, metavar="DATA")
 
 
 class Supervised(nn.Module):
-    """A backbone and a linear classifier on its features, without an embedding between."""
+    """A backbone and a linear classifier on its features, without an embedding head."""
 
-    def __init__(self, arch: str, classes: int):
+    def __init__(self, arch: str, num_classes: int):
         super().__init__()
-        self.query_encoder = build_encoder(arch, None)  # by this name test.py finds it
-        self.classifier = LinearClassifier(self.query_encoder.out_features, classes)
+        self.query_encoder = build_encoder(arch, None)  # test.py expects this name
+        self.classifier = LinearClassifier(self.query_encoder.out_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
-        """Images B×3×S×S to logits B×`classes`."""
+        """Map images, B×3×S×S, to logits, B×num_classes."""
         return self.classifier(self.query_encoder(images))
 
 
@@ -50,10 +50,10 @@ def train_baseline(
     views: int,
     task: Task | None = None,
 ) -> None:
-    """Train `model` on `views` random views of `images`, as stage (a) is trained but for the step,
-    in one process. The checkpoint is of `stage`, and of `task` if the images are its support set.
+    """Train `model` on `views` random views per image with `step`, in a single process.
 
-    Raises InputError as `resume.check_run` does, or if the images fill no batch.
+    The checkpoint records `stage` and, if `images` are the support set of a task, `task`. Raises
+    InputError if there are fewer images than a batch, or like `resume.check_run`.
     """
     if len(images) < settings.batch_size:
         raise InputError(

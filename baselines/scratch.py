@@ -1,8 +1,8 @@
-"""Training from scratch: backbone and classifier on the support set alone; and, with --oracle,
-Table 11's upper bound, on 70 % of all rare images.
+"""Training from scratch: backbone and classifier on the support set only or, with --oracle (the
+upper bound of Table 11), on 70 % of all rare images.
 
-python -m baselines.scratch DATA --model_path OUT --k_shot 5 --seed 0
-python test.py DATA --resume OUT --load_cla
+python -m baselines.scratch DATA --model-path OUT --k-shot 5 --seed 0
+python test.py DATA --resume OUT --load-cla
 """
 
 import dataclasses
@@ -28,17 +28,19 @@ class Scratch(Drawing, Baseline):
 
     description = "Training from scratch on a task's support set."
 
-    n_way: int | None = setting(None, "rare classes of the task (default: all)", low=1, metavar="N")
-    k_shot: int = setting(5, "support images a class", low=1, metavar="K")
-    oracle: bool = setting(False, "instead: all that --rare-split, implied, has for training")
+    n_way: int | None = setting(None, "rare classes in the task (default: all)", low=1, metavar="N")
+    k_shot: int = setting(5, "support images per class", low=1, metavar="K")
+    oracle: bool = setting(
+        False, "train on all training images of --rare-split (implied) instead of a support set"
+    )
 
 
 register(Stage("scratch", "training from scratch, baselines/scratch.py", Scratch, classifies=True))
 
 
 def main(argv: list[str] | None = None) -> None:
-    given = parse(Scratch, argv)
-    settings, source = resume.resolve_training(Scratch, given)
+    flags = parse(Scratch, argv)
+    settings, source = resume.resolve_training(Scratch, flags)
     classes = settings.base_classes, settings.rare_classes
     rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
     task = draw(
@@ -49,14 +51,14 @@ def main(argv: list[str] | None = None) -> None:
     batch_size = min(settings.batch_size, len(support))
     settings = dataclasses.replace(settings, batch_size=batch_size)
     device = pick_device(settings.device, settings.gpu)
-    truth = torch.tensor(support.labels, device=device)
+    labels = torch.tensor(support.labels, device=device)
     torch.manual_seed(stream_seed("scratch weights", settings.seed))
     model = Supervised(settings.arch, task.n_way)
 
     def step(model, views, rows, epoch):
         logits = model(views[0])
-        right = logits.argmax(dim=1) == truth[rows]
-        return {"loss": F.cross_entropy(logits, truth[rows]), "accuracy": right.float().mean()}
+        correct = logits.argmax(dim=1) == labels[rows]
+        return {"loss": F.cross_entropy(logits, labels[rows]), "accuracy": correct.float().mean()}
 
     train_baseline("scratch", settings, source, support, model, step, device, views=1, task=task)
 

@@ -1,10 +1,10 @@
 """SimCLR (Chen et al. 2020, arXiv 2002.05709) on the base images, without labels.
 
-python -m baselines.simclr DATA --model_path OUT
-python test.py DATA --resume OUT --k_shot 5 --seed 0
+python -m baselines.simclr DATA --model-path OUT
+python test.py DATA --resume OUT --k-shot 5 --seed 0
 
-Its augmentation is the one that MoCo v2 took over (without: --no-aug-plus). What is kept is the
-backbone; the projection head serves the loss alone.
+The augmentation is that of MoCo v2 (--no-aug-plus turns it off). Scores use the backbone; the
+projection head is only for the loss.
 """
 
 from dataclasses import dataclass
@@ -39,35 +39,35 @@ register(Stage("simclr", "SimCLR, baselines/simclr.py", SimCLRSettings))
 
 
 def nt_xent_logits(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
-    """The similarities in eq. (1), each view's to all others, and where its other half is.
+    """Return the logits and targets of NT-Xent, eq. (1).
 
-    z: 2B×D, normalised, the B first views before the B second. Returns logits 2B×2B, −∞ on the
-    diagonal, and 2B column indices; the loss is the log loss of picking these, NT-Xent.
+    z: 2B×D, normalised, the B first views before the B second. Returns logits, 2B×2B with −∞ on the
+    diagonal, and the column of each row's positive, 2B; their cross-entropy is the loss.
     """
-    itself = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    logits = (z @ z.T / temperature).masked_fill(itself, -torch.inf)
+    diagonal = torch.eye(len(z), dtype=torch.bool, device=z.device)
+    logits = (z @ z.T / temperature).masked_fill(diagonal, -torch.inf)
     return logits, torch.arange(len(z), device=z.device).roll(len(z) // 2)
 
 
 class SimCLR(nn.Module):
-    """f, a backbone, and g, the projection head of one hidden layer."""
+    """Backbone f and projection head g with one hidden layer."""
 
     def __init__(self, arch: str, projection_dim: int = 128):
         super().__init__()
         self.query_encoder = build_encoder(arch, None)
-        width = self.query_encoder.out_features
+        features = self.query_encoder.out_features
         self.projection = nn.Sequential(
-            nn.Linear(width, width), nn.ReLU(), nn.Linear(width, projection_dim)
+            nn.Linear(features, features), nn.ReLU(), nn.Linear(features, projection_dim)
         )
 
     def forward(self, views: list[Tensor]) -> Tensor:
-        """Two views of B images to normalised projections, 2B×D, in one batch."""
+        """Map two views of B images to normalised projections, 2B×D, in one batch."""
         return F.normalize(self.projection(self.query_encoder(torch.cat(views))), dim=1)
 
 
 def main(argv: list[str] | None = None) -> None:
-    given = parse(SimCLRSettings, argv)
-    settings, source = resume.resolve_training(SimCLRSettings, given)
+    flags = parse(SimCLRSettings, argv)
+    settings, source = resume.resolve_training(SimCLRSettings, flags)
     classes = settings.base_classes, settings.rare_classes
     base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
     device = pick_device(settings.device, settings.gpu)
@@ -75,9 +75,9 @@ def main(argv: list[str] | None = None) -> None:
     model = SimCLR(settings.arch)
 
     def step(model, views, rows, epoch):
-        logits, other_half = nt_xent_logits(model(views), settings.simclr_t)
-        right = logits.argmax(dim=1) == other_half
-        return {"loss": F.cross_entropy(logits, other_half), "acc1": right.float().mean()}
+        logits, positives = nt_xent_logits(model(views), settings.simclr_t)
+        correct = logits.argmax(dim=1) == positives
+        return {"loss": F.cross_entropy(logits, positives), "acc1": correct.float().mean()}
 
     train_baseline("simclr", settings, source, base, model, step, device, views=2)
 

@@ -1,12 +1,12 @@
 """Supervised representation learning (Tian et al. 2020, arXiv 2003.11539): SRL-simple classifies
-the base images by their labels; SRL-distill, born again, also matches SRL-simple's predictions.
+the base images; SRL-distill is a born-again network that also matches SRL-simple's predictions.
 
-python -m baselines.srl DATA --model_path SIMPLE
-python -m baselines.srl DATA --model_path OUT --teacher SIMPLE
-python test.py DATA --resume OUT --k_shot 5 --seed 0
+python -m baselines.srl DATA --model-path SIMPLE
+python -m baselines.srl DATA --model-path OUT --teacher SIMPLE
+python test.py DATA --resume OUT --k-shot 5 --seed 0
 
-What is kept is the backbone. Tian et al. normalise its features before the logistic regression;
-here all methods are scored alike, on features as they are.
+Scores use the backbone. Tian et al. normalise its features before the logistic regression; here,
+as for all methods, they are not normalised.
 """
 
 from dataclasses import dataclass
@@ -37,14 +37,12 @@ class SRL(Baseline):
     description = "Supervised representation learning on the base images' labels."
 
     teacher: Path | None = setting(
-        None, "checkpoint of a run without this flag: distil it into a fresh model (SRL-distill)",
+        None, "SRL-simple checkpoint to distil into a new model (SRL-distill)",
         metavar="PATH", fixed=True,
     )  # fmt: skip
-    distill_t: float = setting(
-        4.0, "temperature of the distillation", low=1e-6, metavar="T", fixed=True
-    )
+    distill_t: float = setting(4.0, "distillation temperature", low=1e-6, metavar="T", fixed=True)
     distill_weight: float = setting(
-        0.5, "weight of the distillation; the labels have the rest", low=0, high=1, metavar="W",
+        0.5, "weight of the distillation loss; cross-entropy has 1 - W", low=0, high=1, metavar="W",
         fixed=True,
     )  # fmt: skip
 
@@ -56,18 +54,18 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    given = parse(SRL, argv)
-    settings, source = resume.resolve_training(SRL, given)
+    flags = parse(SRL, argv)
+    settings, source = resume.resolve_training(SRL, flags)
     classes = settings.base_classes, settings.rare_classes
     base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
     device = pick_device(settings.device, settings.gpu)
-    truth = torch.tensor(base.labels, device=device)
+    labels = torch.tensor(base.labels, device=device)
     stage = "srl_distill" if settings.teacher else "srl_simple"
     teacher = None
     if settings.teacher:
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
-        shape = {"arch": settings.arch, "image_size": settings.image_size}
-        require_match(shape, checkpoint["args"], settings.teacher)
+        expected = {"arch": settings.arch, "image_size": settings.image_size}
+        require_match(expected, checkpoint["args"], settings.teacher)
         require_same(checkpoint["base"], base.fingerprint(), f"{settings.teacher} was trained on")
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts).to(device)
@@ -76,12 +74,12 @@ def main(argv: list[str] | None = None) -> None:
 
     def step(model, views, rows, epoch):
         logits = model(views[0])
-        loss = F.cross_entropy(logits, truth[rows])
+        loss = F.cross_entropy(logits, labels[rows])
         if teacher:
             kl = tempered_kl(teacher(views[0]), logits, settings.distill_t)
             loss = (1 - settings.distill_weight) * loss + settings.distill_weight * kl
-        right = logits.argmax(dim=1) == truth[rows]
-        return {"loss": loss, "accuracy": right.float().mean()}
+        correct = logits.argmax(dim=1) == labels[rows]
+        return {"loss": loss, "accuracy": correct.float().mean()}
 
     train_baseline(stage, settings, source, base, model, step, device, views=1)
 

@@ -1,12 +1,12 @@
-"""Do the fast ways train as well as the plain one? Short runs of stage (a) on real images.
+"""Compare the accuracy of fast and plain training in short runs of stage (a) on real images.
 
     python -m benchmarks.accuracy DATA --out runs.jsonl         plain and fast, three seeds
     python -m benchmarks.accuracy --draw benchmarks/results/accuracy.png --out runs.jsonl
 
-A run is a mode and a seed: the loss of each epoch, and the accuracy of a logistic regression on ten
-5-shot tasks (seeds 0 to 9), which say how good the encoder is and choose nothing. Each run adds a
-line to the file; those that it has are not made again. Plain is benchmarks/plain.py; the rest is
-main_moco.py with the flags of the mode, see MODES.
+A run has a mode and a seed; its results are the loss of each epoch and the accuracy of a logistic
+regression on ten 5-shot tasks (seeds 0 to 9), used for reporting only. Each run adds a line to the
+file; runs in the file are skipped. The mode "plain" is benchmarks/plain.py; the others are
+main_moco.py with the flags in MODES.
 """
 
 import argparse
@@ -40,7 +40,7 @@ from trainer.trainer import learning_rate, take_step
 
 from .plain import PlainMoCo, plain_encoder, plain_sgd, torch_defaults
 
-MODES = {  # what each asks of main_moco.py
+MODES = {  # flags of main_moco.py
     "plain": None,
     "default": "",
     "amp": "--amp",
@@ -51,22 +51,22 @@ MODES = {  # what each asks of main_moco.py
 TASKS = range(10)
 
 
-def train_plain(how: argparse.Namespace, data: Collection, seed: int) -> tuple[dict, list]:
-    """What `FrozenEncoder` needs of a plain run, and the loss of each epoch."""
-    device = pick_device(how.device)
+def train_plain(args: argparse.Namespace, data: Collection, seed: int) -> tuple[dict, list]:
+    """Train plainly; return a checkpoint for `FrozenEncoder` and the loss of each epoch."""
+    device = pick_device(args.device)
     torch_defaults()
     torch.manual_seed(stream_seed("weights", seed))
-    model = PlainMoCo(functools.partial(plain_encoder, how.arch), batchnorm_groups=4).to(device)
+    model = PlainMoCo(functools.partial(plain_encoder, args.arch), batchnorm_groups=4).to(device)
     optimizer = plain_sgd(model, 0.03, 0.9, 1e-4)
     batches = EpochBatches(len(data.base), 16, seed)
     loader = training_loader(
-        data.base, batches, 2, seed, how.image_size, False, "pil", readers(how.workers), device
+        data.base, batches, 2, seed, args.image_size, False, "pil", readers(args.workers), device
     )
     losses = []
-    for epoch in range(how.epochs):
+    for epoch in range(args.epochs):
         batches.epoch = epoch
         for group in optimizer.param_groups:
-            group["lr"] = learning_rate(0.03, epoch, how.epochs, how.schedule, cos=False)
+            group["lr"] = learning_rate(0.03, epoch, args.epochs, args.schedule, cos=False)
         torch.manual_seed(stream_seed("steps", seed, epoch, 0))
         model.train()
         steps = [
@@ -74,60 +74,60 @@ def train_plain(how: argparse.Namespace, data: Collection, seed: int) -> tuple[d
             for views, rows in loader
         ]
         losses.append((sum(steps) / len(steps)).item())
-    made_with = {"arch": how.arch, "moco_dim": 128, "mlp": False, "aug_plus": False}
-    made_with["image_size"] = how.image_size
-    return {"args": made_with, "state_dict": model.state_dict()}, losses
+    settings = {"arch": args.arch, "moco_dim": 128, "mlp": False, "aug_plus": False}
+    settings["image_size"] = args.image_size
+    return {"args": settings, "state_dict": model.state_dict()}, losses
 
 
-def train_fast(how: argparse.Namespace, mode: str, seed: int) -> tuple[dict, list]:
-    """As `train_plain`, by main_moco.py with the flags of `mode`."""
+def train_fast(args: argparse.Namespace, mode: str, seed: int) -> tuple[dict, list]:
+    """Train with main_moco.py and the flags of `mode`; returns the same as `train_plain`."""
     with tempfile.TemporaryDirectory() as folder:
-        flags = [how.data, "--model_path", folder, "--arch", how.arch, "--seed", seed,
-                 "--image-size", how.image_size, "--epochs", how.epochs,
-                 "--schedule", *how.schedule, "-j", how.workers,
-                 "--device", how.device, *MODES[mode].split()]  # fmt: skip
+        flags = [args.data, "--model-path", folder, "--arch", args.arch, "--seed", seed,
+                 "--image-size", args.image_size, "--epochs", args.epochs,
+                 "--schedule", *args.schedule, "-j", args.workers,
+                 "--device", args.device, *MODES[mode].split()]  # fmt: skip
         main_moco.main([str(flag) for flag in flags])
         _, epochs = read_log(Path(folder) / LOG)
         losses = [values["loss"] for values in epochs.values() if "loss" in values]
         return load_checkpoint(folder), losses
 
 
-def accuracies(how: argparse.Namespace, checkpoint: dict, data: Collection) -> list[float]:
-    """Total accuracy in each of the tasks, all encoded alike: in 32 bits."""
-    device = pick_device(how.device)
+def accuracies(args: argparse.Namespace, checkpoint: dict, data: Collection) -> list[float]:
+    """Return the total accuracy on each task, with images encoded in float32."""
+    device = pick_device(args.device)
     torch_defaults()
     encoder = FrozenEncoder(checkpoint, device)
     embeddings = encoder.embed(data.rare)
     row_of = {name: row for row, name in enumerate(data.rare.ids)}
-    found = []
+    values = []
     for seed in TASKS:
         task = draw_task(data.rare, None, 5, seed)
         query = task.query(data.rare)
         f_c = encoder.fit(task.support(data.rare), augnum=5, seed=seed)
         predicted = f_c.predict(embeddings[[row_of[name] for name in query.ids]])
-        found.append(score(np.array(query.labels), predicted, task.classes)["accuracy"])
-    return found
+        values.append(score(np.array(query.labels), predicted, task.classes)["accuracy"])
+    return values
 
 
-def lines_of(path: Path) -> list[dict]:
-    """The runs in the file, if there is one. Raises InputError if it holds other things."""
+def read_runs(path: Path) -> list[dict]:
+    """Return the runs in a file, none if it is missing. Raises InputError if it is invalid."""
     try:
         return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
     except ValueError as error:
-        raise InputError(f"{path} is not a file of this benchmark's runs: {error}") from error
+        raise InputError(f"{path} is not a file of benchmark runs: {error}") from error
 
 
 def draw(runs: list[dict], out: Path) -> None:
-    """Loss over epochs: a colour a mode, a dash pattern a seed."""
+    """Draw the losses by epoch, a colour per mode and a dash pattern per seed."""
     plt = pyplot()
     with plt.rc_context(STYLE):
         figure, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
         modes = [mode for mode in MODES if any(run["mode"] == mode for run in runs)]
         for run in sorted(runs, key=lambda run: modes.index(run["mode"])):
-            number = modes.index(run["mode"])
+            index = modes.index(run["mode"])
             label = run["mode"] if run["seed"] == 0 else None
             epochs = range(1, len(run["loss"]) + 1)
-            style = {"color": RUN_COLORS[number], "linestyle": DASHES[run["seed"] % len(DASHES)]}
+            style = {"color": RUN_COLORS[index], "linestyle": DASHES[run["seed"] % len(DASHES)]}
             axes.plot(epochs, run["loss"], label=label, linewidth=0.8, **style)
         axes.set(xlabel="Epoch", ylabel="Contrastive loss")
         axes.legend()
@@ -135,75 +135,74 @@ def draw(runs: list[dict], out: Path) -> None:
 
 
 def summary(runs: list[dict]) -> str:
-    """A Markdown row a mode: last loss and accuracy, mean (standard deviation) over the seeds."""
+    """Return a Markdown table, a row per mode: mean (standard deviation) over the seeds."""
     lines = [
         "| mode | seeds | loss of the last epoch | 5-shot accuracy, ten tasks |",
         "|---|---|---|---|",
     ]
     for mode in MODES:
-        of_mode = [run for run in runs if run["mode"] == mode]
-        if of_mode:
-            loss = [run["loss"][-1] for run in of_mode]
-            percent = [100 * np.mean(run["accuracy"]) for run in of_mode]
+        selected = [run for run in runs if run["mode"] == mode]
+        if selected:
+            loss = [run["loss"][-1] for run in selected]
+            percent = [100 * np.mean(run["accuracy"]) for run in selected]
             (mean, std), (percent, spread) = mean_std(loss), mean_std(percent)
             numbers = f"{mean:.3f} ({std or 0:.3f}) | {percent:.1f} ({spread or 0:.1f})"
-            lines.append(f"| {mode} | {len(of_mode)} | {numbers} |")
+            lines.append(f"| {mode} | {len(selected)} | {numbers} |")
     return "\n".join(lines)
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.RawDescriptionHelpFormatter
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=described)
-    found.add_argument("data", nargs="?", type=Path, help="data folder")
-    found.add_argument("--out", type=Path, required=True, metavar="FILE")
-    found.add_argument(
-        "--draw", type=Path, metavar="FILE", help="draw the loss curves; run nothing"
-    )
-    found.add_argument("--modes", nargs="+", default=list(MODES), choices=MODES)
-    found.add_argument("--seeds", nargs="+", type=int, default=[0, 1, 2])
-    found.add_argument("--arch", default="conv4")
-    found.add_argument("--image-size", type=int, default=84)
-    found.add_argument("--epochs", type=int, default=20)
-    found.add_argument("--schedule", nargs="*", type=int, default=[12, 16])
-    found.add_argument("-j", "--workers", type=int, default=4)
-    found.add_argument("--device", default="auto")
-    return found
+    formatter = argparse.RawDescriptionHelpFormatter
+    arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    add = arg_parser.add_argument
+    add("data", nargs="?", type=Path, help="data folder")
+    add("--out", type=Path, required=True, metavar="FILE")
+    add("--draw", type=Path, metavar="FILE", help="only draw the loss curves")
+    add("--modes", nargs="+", default=list(MODES), choices=MODES)
+    add("--seeds", nargs="+", type=int, default=[0, 1, 2])
+    add("--arch", default="conv4")
+    add("--image-size", type=int, default=84)
+    add("--epochs", type=int, default=20)
+    add("--schedule", nargs="*", type=int, default=[12, 16])
+    add("-j", "--workers", type=int, default=4)
+    add("--device", default="auto")
+    return arg_parser
 
 
 def main(argv: list[str] | None = None) -> None:
-    how = parser().parse_args(argv)
-    require_writable(how.out.parent)
-    if how.draw:
-        draw(lines_of(how.out), how.draw)
-        print(f"written: {how.draw}")
-    elif how.data is None:
-        raise InputError("the data folder is needed")
+    args = parser().parse_args(argv)
+    require_writable(args.out.parent)
+    if args.draw:
+        draw(read_runs(args.out), args.draw)
+        print(f"written: {args.draw}")
+    elif args.data is None:
+        raise InputError("DATA is required unless --draw is given")
     else:
         names = ("arch", "image_size", "epochs", "schedule")
-        settings = {name: getattr(how, name) for name in names}
-        data = open_dataset(how.data)
-        if others := [run for run in lines_of(how.out) if run["settings"] != settings]:
-            raise InputError(f"{how.out} has runs of other settings: {others[0]['settings']}")
-        for seed in how.seeds:
-            for mode in how.modes:
-                about = {"mode": mode, "seed": seed, "settings": settings}
-                if any(about.items() <= run.items() for run in lines_of(how.out)):
+        settings = {name: getattr(args, name) for name in names}
+        data = open_dataset(args.data)
+        if others := [run for run in read_runs(args.out) if run["settings"] != settings]:
+            raise InputError(f"{args.out} has runs with other settings: {others[0]['settings']}")
+        for seed in args.seeds:
+            for mode in args.modes:
+                key = {"mode": mode, "seed": seed, "settings": settings}
+                if any(key.items() <= run.items() for run in read_runs(args.out)):
                     continue
-                started = time.time()
+                start = time.time()
                 if mode == "plain":
-                    checkpoint, losses = train_plain(how, data, seed)
+                    checkpoint, losses = train_plain(args, data, seed)
                 else:
-                    checkpoint, losses = train_fast(how, mode, seed)
+                    checkpoint, losses = train_fast(args, mode, seed)
                 line = {
-                    **about,
+                    **key,
                     "loss": [round(loss, 5) for loss in losses],
-                    "accuracy": [round(value, 5) for value in accuracies(how, checkpoint, data)],
-                    "seconds": round(time.time() - started),
+                    "accuracy": [round(value, 5) for value in accuracies(args, checkpoint, data)],
+                    "seconds": round(time.time() - start),
                     "made_by": provenance(),
                 }
-                with open(how.out, "a") as file:
+                with open(args.out, "a") as file:
                     file.write(json.dumps(line) + "\n")
-    print(summary(lines_of(how.out)))
+    print(summary(read_runs(args.out)))
 
 
 if __name__ == "__main__":

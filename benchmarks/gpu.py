@@ -1,5 +1,5 @@
-"""What scripts/gpu_session.sh needs besides the scripts: a machine's ceilings, a trace of one step,
-made-up Pap smears, an encoder in few bytes.
+"""Helpers of scripts/gpu_session.sh: peak rates of the machine, a trace of one step, synthetic Pap
+smears and half-precision encoders.
 
     python -m benchmarks.gpu versions FILE.json [--device DEVICE] [--tiny]
     python -m benchmarks.gpu trace FOLDER [--device DEVICE] [--tiny]
@@ -26,7 +26,7 @@ from datasets import papsmear, synthetic
 
 from . import throughput
 
-LARGEST = 8_000_000  # bytes of a trace that is kept
+MAX_TRACE_BYTES = 8_000_000
 QUERIED = (
     "name", "driver_version", "memory.total", "memory.used", "power.limit", "power.draw",
     "temperature.gpu", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
@@ -34,10 +34,10 @@ QUERIED = (
 )  # fmt: skip
 
 
-def versions(how: argparse.Namespace) -> None:
-    """Write what the machine is, and the most that it reaches."""
-    device = torch.device(how.device)
-    found = {
+def versions(args: argparse.Namespace) -> None:
+    """Write versions, hardware and peak rates of the machine."""
+    device = torch.device(args.device)
+    report = {
         "python": platform.python_version(),
         "torch": torch.__version__,
         "torchvision": torchvision.__version__,
@@ -46,35 +46,35 @@ def versions(how: argparse.Namespace) -> None:
         "processor": processor(),
         "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "idle": nvidia_smi(),
-        "ceilings": ceilings(device, how.tiny),
-        "busy": nvidia_smi(),  # the clocks have not fallen yet
+        "ceilings": ceilings(device, args.tiny),
+        "busy": nvidia_smi(),  # before the clocks drop again
     }
-    how.out.write_text(json.dumps(found, indent=1) + "\n")
-    print(json.dumps(found["ceilings"]))
+    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    print(json.dumps(report["ceilings"]))
 
 
 def processor() -> str:
-    described = Path("/proc/cpuinfo")
-    lines = described.read_text().splitlines() if described.exists() else []
+    cpuinfo = Path("/proc/cpuinfo")
+    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
     return next((x.split(": ")[1] for x in lines if x.startswith("model name")), platform.machine())
 
 
 def nvidia_smi() -> dict[str, str] | None:
-    """What it says of the first GPU; None where there is none."""
+    """Return the state of the first GPU, None without one."""
     try:
-        said = subprocess.run(
+        output = subprocess.run(
             ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader"],
             capture_output=True, text=True, timeout=20, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
-    return dict(zip(QUERIED, map(str.strip, said.partition("\n")[0].split(","))))
+    return dict(zip(QUERIED, map(str.strip, output.partition("\n")[0].split(","))))
 
 
 def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
-    """TFLOP/s of matrix products of random numbers; GB/s of a copy, read and written."""
+    """Measure TFLOP/s of random matrix products and GB/s of a copy (bytes read plus written)."""
     size = 512 if tiny else 8192
-    found = {}
+    rates = {}
     for name, dtype, precision in (
         ("bf16", torch.bfloat16, "high"), ("tf32", torch.float32, "high"),
         ("fp32", torch.float32, "highest"),
@@ -82,24 +82,24 @@ def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
         torch.set_float32_matmul_precision(precision)
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
         seconds = best_time(lambda a=a, b=b: torch.mm(a, b), device)
-        found[f"{name}_tflops"] = round(2 * size**3 / seconds / 1e12, 3)
+        rates[f"{name}_tflops"] = round(2 * size**3 / seconds / 1e12, 3)
     a = torch.empty(2**24 if tiny else 2**31, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
-    found["copy_gb_per_s"] = round(2 * len(a) / best_time(lambda: b.copy_(a), device) / 1e9, 1)
-    return found
+    rates["copy_gb_per_s"] = round(2 * len(a) / best_time(lambda: b.copy_(a), device) / 1e9, 1)
+    return rates
 
 
-def best_time(work: Callable[[], object], device: torch.device) -> float:
-    """Seconds of one of ten calls in a row: the best of three such rows, after a first one."""
-    took = []
+def best_time(function: Callable[[], object], device: torch.device) -> float:
+    """Return the seconds per call: the best of three rounds of ten calls, after a warm-up round."""
+    times = []
     for _ in range(4):
         wait(device)
-        started = time.perf_counter()
+        start = time.perf_counter()
         for _ in range(10):
-            work()
+            function()
         wait(device)
-        took.append((time.perf_counter() - started) / 10)
-    return min(took[1:])
+        times.append((time.perf_counter() - start) / 10)
+    return min(times[1:])
 
 
 def wait(device: torch.device) -> None:
@@ -107,87 +107,89 @@ def wait(device: torch.device) -> None:
         torch.cuda.synchronize(device)
 
 
-def trace(how: argparse.Namespace) -> None:
-    """Write a trace of one step of stage (a) with its views, for chrome://tracing or Perfetto, and
+def trace(args: argparse.Namespace) -> None:
+    """Write a trace of one step of stage (a), views included, for chrome://tracing or Perfetto, and
     a table of its operations."""
-    device = torch.device(how.device)
-    words = ["--arch", "conv4", "--image-size", "32", "-b", "8"] if how.tiny else []
-    settings = throughput.parser().parse_args([*words, "-j", "0"])
+    device = torch.device(args.device)
+    flags = ["--arch", "conv4", "--image-size", "32", "-b", "8"] if args.tiny else []
+    settings = throughput.parser().parse_args([*flags, "-j", "0"])
     settings.image_size = settings.image_size or 224
     settings.steps = 1
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    how.out.mkdir(parents=True, exist_ok=True)
+    args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         images = throughput.make_images(Path(folder), settings.batch_size)
         model, turn = throughput.make_turn(settings, "default", "a+data", images, device)
         for _ in range(5):
             turn()
         wait(device)
-        with torch.profiler.profile(activities=activities) as found:
-            started = time.perf_counter()
+        with torch.profiler.profile(activities=activities) as profiler:
+            start = time.perf_counter()
             turn()
             wait(device)
-            seconds = time.perf_counter() - started
+            seconds = time.perf_counter() - start
         raw = Path(folder) / "trace.json"
-        found.export_chrome_trace(str(raw))
-        packed = how.out / "trace.json.gz"
+        profiler.export_chrome_trace(str(raw))
+        packed = args.out / "trace.json.gz"
         with open(raw, "rb") as source, gzip.open(packed, "wb") as target:
             shutil.copyfileobj(source, target)
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
-    averages = found.key_averages()
-    # An operation's kernels are listed by themselves, too: what runs on the GPU, once.
-    kernels = [e for e in found.events() if e.device_type == torch.autograd.DeviceType.CUDA]
-    busy = sum(e.self_device_time_total for e in kernels) / 1e6
-    lines = [f"one step with its views, under the profiler: {1e3 * seconds:.1f} ms"]
+    averages = profiler.key_averages()
+    # Count kernels only: an operation's time includes that of its kernels.
+    kernels = [e for e in profiler.events() if e.device_type == torch.autograd.DeviceType.CUDA]
+    gpu_seconds = sum(e.self_device_time_total for e in kernels) / 1e6
+    lines = [f"one step, views included, under the profiler: {1e3 * seconds:.1f} ms"]
     if kernels:
-        lines.append(f"{len(kernels)} kernels and copies, {1e3 * busy:.1f} ms of the GPU's time")
+        lines.append(f"{len(kernels)} kernels and copies, {1e3 * gpu_seconds:.1f} ms of GPU time")
     table = averages.table(sort_by=key, row_limit=40, max_name_column_width=60)
-    (how.out / "trace.txt").write_text("\n".join([*lines, table]) + "\n")
+    (args.out / "trace.txt").write_text("\n".join([*lines, table]) + "\n")
     print("\n".join(lines))
-    if packed.stat().st_size > LARGEST:
-        print(f"the trace of {packed.stat().st_size / 1e6:.0f} MB is too large to keep")
+    if packed.stat().st_size > MAX_TRACE_BYTES:
+        print(f"removed the trace: {packed.stat().st_size / 1e6:.0f} MB is too large")
         packed.unlink()
 
 
-def smears(how: argparse.Namespace) -> None:
-    """Draw lesions into the folders of Pap-smear's classes, about as many as it has."""
-    base, rare, size = (8, 8, 40) if how.tiny else (169, 80, 160)
+def smears(args: argparse.Namespace) -> None:
+    """Write synthetic images in the layout of Pap-smear, about as many as it has."""
+    base, rare, size = (8, 8, 40) if args.tiny else (169, 80, 160)
     generator = np.random.default_rng(0)
     for name, look in zip(papsmear.CLASSES, synthetic.LOOKS.values()):
-        folder = how.out / name
+        folder = args.out / name
         folder.mkdir(parents=True, exist_ok=True)
         for number in range(base if name in papsmear.BASE_CLASSES else rare):
             synthetic.draw_lesion(look, generator, size).save(folder / f"{number:03}.png")
-    print(f"written: {how.out}")
+    print(f"written: {args.out}")
 
 
-def halve(how: argparse.Namespace) -> None:
-    """Write the weights of scripts/export.py with matrices in 16 bits; what BatchNorm has, and all
-    else of one dimension, keeps its 32. `load_state_dict` takes both."""
-    state = torch.load(how.encoder, map_location="cpu", weights_only=True)
+def halve(args: argparse.Namespace) -> None:
+    """Write exported weights in float16, except one-dimensional ones (BatchNorm, biases).
+
+    `load_state_dict` accepts the result.
+    """
+    state = torch.load(args.encoder, map_location="cpu", weights_only=True)
     small = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in state.items()}
-    torch.save(small, how.out)
-    before, after = (path.stat().st_size / 1e6 for path in (how.encoder, how.out))
-    print(f"{how.out}: {after:.1f} MB, of {before:.1f}")
+    torch.save(small, args.out)
+    before, after = (path.stat().st_size / 1e6 for path in (args.encoder, args.out))
+    print(f"{args.out}: {after:.1f} MB (before: {before:.1f} MB)")
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.RawDescriptionHelpFormatter
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=described)
-    commands = found.add_subparsers(required=True)
-    for do in (versions, trace, smears, halve):
-        command = commands.add_parser(do.__name__, help=do.__doc__.partition(".")[0])
-        command.set_defaults(do=do)
-        if do is halve:
+    formatter = argparse.RawDescriptionHelpFormatter
+    arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    commands = arg_parser.add_subparsers(required=True)
+    for function in (versions, trace, smears, halve):
+        command = commands.add_parser(function.__name__, help=function.__doc__.partition(".")[0])
+        command.set_defaults(function=function)
+        if function is halve:
             command.add_argument("encoder", type=Path)
         command.add_argument("out", type=Path)
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-        command.add_argument("--tiny", action="store_true", help="small sizes, to try it")
-    return found
+        command.add_argument("--tiny", action="store_true", help="small sizes, for testing")
+    return arg_parser
 
 
 if __name__ == "__main__":
-    arguments = parser().parse_args()
-    arguments.do(arguments)
+    args = parser().parse_args()
+    args.function(args)

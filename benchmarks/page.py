@@ -1,9 +1,7 @@
-"""Put what was measured into the page of results: the tables between its markers.
+"""Update the page of results: rewrite the tables of benchmarks/results/README.md from the JSON
+files beside it. Missing results are "not measured".
 
     python -m benchmarks.page
-
-reads the JSON files in benchmarks/results/, and rewrites the tables of its README.md; what has no
-file is "not measured".
 """
 
 import json
@@ -11,7 +9,7 @@ import re
 import statistics
 from pathlib import Path
 
-from .accuracy import lines_of, summary
+from .accuracy import read_runs, summary
 from .throughput import TASKS, peak, ratio
 
 RESULTS = Path(__file__).parent / "results"
@@ -33,22 +31,22 @@ def row(*cells: object) -> str:
     return "| " + " | ".join(map(str, cells)) + " |"
 
 
-def head(*cells: str) -> list[str]:
+def header(*cells: str) -> list[str]:
     return [row(*cells), "|" + "---|" * len(cells)]
 
 
 def throughput() -> str:
-    """A line a task and a mode: how many times as fast as plain, median (lowest–highest)."""
+    """Return a table of the speedup over plain, median (lowest–highest), by task and mode."""
     results = [read(name) for name in COLUMNS]
-    found = [mode for r in results if r for modes in r["tasks"].values() for mode in modes]
-    modes = list(dict.fromkeys(["plain", *found, "default"]))
-    lines = head("times as fast as plain", "mode", *COLUMNS.values())
+    measured = [mode for r in results if r for modes in r["tasks"].values() for mode in modes]
+    modes = list(dict.fromkeys(["plain", *measured, "default"]))
+    lines = header("speedup over plain", "mode", *COLUMNS.values())
     for task, name in TASKS.items():
         for mode in modes[1:]:
             lines.append(row(name, mode, *(_ratio(result, task, mode) for result in results)))
     for mode in modes[1:]:
         cells = (_share_of_step(result, mode) for result in results)
-        lines.append(row("with data, of the step alone", mode, *cells))
+        lines.append(row("with data, relative to step only", mode, *cells))
     for task, name in TASKS.items():
         cells = (_memory(result, task, modes) for result in results)
         lines.append(row(f"peak memory: {name}", ", ".join(modes), *cells))
@@ -58,19 +56,19 @@ def throughput() -> str:
     return "\n".join(lines)
 
 
-def _found(result: dict | None, task: str, mode: str) -> dict | None:
+def _measured(result: dict | None, task: str, mode: str) -> dict | None:
     return result and result["tasks"].get(task, {}).get(mode)
 
 
 def _ratio(result: dict | None, task: str, mode: str) -> str:
-    plain, fast = _found(result, task, "plain"), _found(result, task, mode)
+    plain, fast = _measured(result, task, "plain"), _measured(result, task, mode)
     if not plain or not fast:
         return NOT_MEASURED
     return ratio(plain["ms_per_image"], fast["ms_per_image"])
 
 
 def _share_of_step(result: dict | None, mode: str) -> str:
-    alone, with_data = _found(result, "a", mode), _found(result, "a+data", mode)
+    alone, with_data = _measured(result, "a", mode), _measured(result, "a+data", mode)
     if not alone or not with_data:
         return NOT_MEASURED
     alone, with_data = (statistics.median(x["ms_per_image"]) for x in (alone, with_data))
@@ -78,43 +76,43 @@ def _share_of_step(result: dict | None, mode: str) -> str:
 
 
 def _memory(result: dict | None, task: str, modes: list[str]) -> str:
-    found = [_found(result, task, mode) for mode in modes]
-    if not any(found):
+    values = [_measured(result, task, mode) for mode in modes]
+    if not any(values):
         return NOT_MEASURED
-    return ", ".join(f"{x['memory_gb']:.2f}" if x else "–" for x in found) + " GB"
+    return ", ".join(f"{x['memory_gb']:.2f}" if x else "–" for x in values) + " GB"
 
 
 def _rate(result: dict | None, task: str, mode: str) -> str:
-    found = _found(result, task, mode)
-    if not found:
+    measured = _measured(result, task, mode)
+    if not measured:
         return NOT_MEASURED
-    rate = 4 * result["flop_per_image"] / statistics.median(found["ms_per_image"]) / 1e9
+    rate = 4 * result["flop_per_image"] / statistics.median(measured["ms_per_image"]) / 1e9
     best = peak(result)
     return f"{rate:.3g}" + (f" ({rate / best:.0%} of {best})" if best else "")
 
 
 def profile() -> str:
-    """Where the time of a stage (a) step goes, before (plain) and after."""
+    """Return the time spent in each part of a step of stage (a), by mode."""
     tables = []
     for name, title in COLUMNS.items():
-        found = (read(name) or {}).get("tasks", {}).get("a", {})
-        shares = {mode: x["profile"] for mode, x in found.items() if "profile" in x}
+        results = (read(name) or {}).get("tasks", {}).get("a", {})
+        shares = {mode: x["profile"] for mode, x in results.items() if "profile" in x}
         if not shares:
             tables.append(f"{title}: {NOT_MEASURED}.")
             continue
-        lines = [f"{title}, in milliseconds an image:", "", *head("part of the step", *shares)]
-        for part in dict.fromkeys(part for of in shares.values() for part in of):
-            took = (
-                of.get(part, 0) * statistics.median(found[mode]["ms_per_image"])
-                for mode, of in shares.items()
+        lines = [f"{title}, in milliseconds per image:", "", *header("part of the step", *shares)]
+        for part in dict.fromkeys(part for parts in shares.values() for part in parts):
+            times = (
+                parts.get(part, 0) * statistics.median(results[mode]["ms_per_image"])
+                for mode, parts in shares.items()
             )
-            lines.append(row(part, *(f"{ms:.3g}" if ms else "–" for ms in took)))
+            lines.append(row(part, *(f"{ms:.3g}" if ms else "–" for ms in times)))
         tables.append("\n".join(lines))
     return "\n\n".join(tables)
 
 
 def processes() -> str:
-    lines = head("processes", "images a second", "seconds to the first step", "memory, GB")
+    lines = header("processes", "images per second", "seconds to the first step", "memory, GB")
     for count, runs in (read("scaling-processes.json") or {"processes": {}})["processes"].items():
         columns = ("images_per_second", "seconds_to_first_step", "memory_gb")
         values = ([run[name] or 0 for run in runs] for name in columns)
@@ -124,28 +122,29 @@ def processes() -> str:
 
 
 def images() -> str:
-    names = ["images listed", "cache", "seconds to the first step", "images a second", "memory, GB"]
-    lines = head(*names)
+    lines = header(
+        "images", "cache", "seconds to the first step", "images per second", "memory, GB"
+    )
     for count, runs in (read("scaling-images.json") or {"images": {}})["images"].items():
-        for how, run in runs.items():
+        for cache, run in runs.items():
             cells = run["seconds_to_first_step"], run["images_per_second"], run["memory_gb"]
-            lines.append(row(f"{int(count):,}", how, *cells))
+            lines.append(row(f"{int(count):,}", cache, *cells))
     return "\n".join(lines)
 
 
 def accuracy() -> str:
-    return summary(lines_of(RESULTS / "accuracy.jsonl"))
+    return summary(read_runs(RESULTS / "accuracy.jsonl"))
 
 
 def made_by() -> str:
-    """The commit and the machine behind each file."""
+    """Return a list of the commit, date and machine of each file."""
     lines = []
     for path in sorted(RESULTS.glob("*.json*")):
-        runs = lines_of(path) if path.suffix == ".jsonl" else [json.loads(path.read_text())]
-        about = runs[0]["made_by"]
+        runs = read_runs(path) if path.suffix == ".jsonl" else [json.loads(path.read_text())]
+        origin = runs[0]["made_by"]
         lines.append(
-            f"- `{path.name}`: commit {about['commit']}, {about['date'][:10]}, {about['machine']}, "
-            f"torch {about['torch']}"
+            f"- `{path.name}`: commit {origin['commit']}, {origin['date'][:10]}, "
+            f"{origin['machine']}, torch {origin['torch']}"
         )
     return "\n".join(lines)
 
@@ -154,7 +153,7 @@ TABLES = [throughput, profile, processes, images, accuracy, made_by]
 
 
 def rewritten(text: str) -> str:
-    """The page, with each table between `<!-- name -->` and `<!-- /name -->` made anew."""
+    """Return the page with new tables between `<!-- name -->` and `<!-- /name -->`."""
     for table in TABLES:
         name = table.__name__
         pattern = re.compile(f"<!-- {name} -->.*?<!-- /{name} -->", re.DOTALL)

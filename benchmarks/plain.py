@@ -1,11 +1,10 @@
-"""The method as published code computes it: what the fast path is compared with.
+"""The method as in published code, the reference for the fast path.
 
-As in MoCo's code: 32-bit numbers (as torch has them by itself), channels first; the key encoder
-follows one tensor at a time, and so does SGD. As in few-shot learning's ResNet-12: DropBlock
-indexes each block; ReLU before pooling. As in the authors' own: stage (d) encodes the query view
-once for each loss; evaluation takes one image at a time. Views by PIL in worker processes, from
-files that are decoded in every epoch, are the scripts' `--views pil --no-cache`. It computes the
-same losses: tests/benchmarks/test_plain.py.
+As in MoCo's code: float32, channels first, and one tensor at a time in the momentum update and in
+SGD. As in few-shot learning's ResNet-12: DropBlock by indexing each block, ReLU before pooling. As
+in the authors' code: stage (d) encodes the query view once per loss, evaluation encodes one image
+at a time. For views by PIL in worker processes from JPEG files, use `--views pil --no-cache`. The
+losses are the same (tests/benchmarks/test_plain.py).
 """
 
 import torch
@@ -22,13 +21,13 @@ from models.resnet12 import ANNEALING_STEPS, BLOCK_SIZE, DROP_RATE, DropBlock, R
 
 
 def torch_defaults() -> None:
-    """As torch is when it starts, and as published code sets it: convolutions looked for once."""
+    """Set the defaults of torch, and cudnn.benchmark as in published code."""
     torch.set_float32_matmul_precision("highest")
     torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
 
 
 class IndexedDropBlock(DropBlock):
-    """DropBlock that zeroes the mask at every place of every block, by its index."""
+    """DropBlock that zeroes each position of each block by its index."""
 
     def forward(self, x: Tensor) -> Tensor:
         if not self.training:
@@ -43,14 +42,14 @@ class IndexedDropBlock(DropBlock):
         corners = seeds.nonzero()  # M×4: image, channel, row, column
         offsets = torch.cartesian_prod(torch.arange(block[0]), torch.arange(block[1]))
         offsets = F.pad(offsets, (2, 0)).to(x.device)  # b²×4
-        places = (corners[:, None] + offsets).flatten(0, 1)
+        positions = (corners[:, None] + offsets).flatten(0, 1)
         mask = torch.ones_like(x)
-        mask[tuple(places.T)] = 0
+        mask[tuple(positions.T)] = 0
         return x * mask * (mask.numel() / mask.sum())
 
 
 class PlainResidualBlock(ResidualBlock):
-    """In its paper's order: ReLU on the whole map, then pooling."""
+    """Residual block in the order of its paper: ReLU on the whole map, then pooling."""
 
     def forward(self, x: Tensor) -> Tensor:
         out = self.relu(self.bn1(self.conv1(x)))
@@ -60,7 +59,7 @@ class PlainResidualBlock(ResidualBlock):
 
 
 def plain_encoder(arch: str, embedding_dim: int = 128) -> Encoder:
-    """`build_encoder`'s, with the same weights from the same random numbers, computed plainly."""
+    """Return the encoder of `build_encoder`, with the same initial weights, in plain modules."""
     encoder = build_encoder(arch, embedding_dim)
     for module in list(encoder.modules()):
         if isinstance(module, ResidualBlock):
@@ -68,13 +67,13 @@ def plain_encoder(arch: str, embedding_dim: int = 128) -> Encoder:
         elif isinstance(module, DropBlock):
             module.__class__ = IndexedDropBlock
         elif isinstance(module, Conv4):
-            for number, (conv, norm, pool, relu) in enumerate(module.blocks):
-                module.blocks[number] = nn.Sequential(conv, norm, relu, pool)
+            for i, (conv, norm, pool, relu) in enumerate(module.blocks):
+                module.blocks[i] = nn.Sequential(conv, norm, relu, pool)
     return encoder
 
 
 class PlainMoCo(MoCo):
-    """Stage (a)."""
+    """MoCo of stage (a), updated one tensor at a time."""
 
     @torch.no_grad()
     def update_key_encoder(self) -> None:
@@ -84,7 +83,7 @@ class PlainMoCo(MoCo):
 
 
 class PlainStudent(PlainMoCo, Student):
-    """Stage (d)."""
+    """Student of stage (d), encoding the query view twice."""
 
     def forward(self, im_q: Tensor, im_k: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         contrastive, _ = MoCo.forward(self, im_q, im_k)
@@ -93,16 +92,16 @@ class PlainStudent(PlainMoCo, Student):
 
 
 def plain_sgd(model: nn.Module, lr: float, momentum: float, wd: float) -> torch.optim.SGD:
-    """SGD of one tensor after another."""
-    trained = [theta for theta in model.parameters() if theta.requires_grad]
-    return torch.optim.SGD(trained, lr, momentum, weight_decay=wd, foreach=False, fused=False)
+    """Return SGD that updates one tensor at a time."""
+    trainable = [theta for theta in model.parameters() if theta.requires_grad]
+    return torch.optim.SGD(trainable, lr, momentum, weight_decay=wd, foreach=False, fused=False)
 
 
 @torch.no_grad()
 def plain_encode(
     encoder: nn.Module, images: ImageSet, image_size: int, workers: int, device: torch.device
 ) -> Tensor:
-    """The embeddings of `images`, N×D, one at a time from their files."""
+    """Return the embeddings of `images`, N×D, read and encoded one at a time."""
     encoder.eval()
     loader = DataLoader(TransformedImages(images, plain_view(image_size)), num_workers=workers)
     return torch.cat([encoder(image.to(device)).cpu() for image in loader])

@@ -1,4 +1,4 @@
-"""Where the time of a turn goes."""
+"""Profile a turn of the benchmark by parts of the network."""
 
 import functools
 from collections import defaultdict
@@ -11,10 +11,10 @@ from torch.profiler import record_function
 from moco.builder import MoCo
 from models.resnet12 import DropBlock
 
-PARTS = (  # the first that an operation's name contains
+PARTS = (  # substring of an operation's name, part; the first match counts
     ("conv", "convolution"),
     ("batch_norm", "BatchNorm"),
-    ("cat", "BatchNorm"),  # of its groups
+    ("cat", "BatchNorm"),  # of the groups
     ("relu", "ReLU"),
     ("max_pool", "pooling"),
     ("dropout", "dropout"),
@@ -24,49 +24,51 @@ PARTS = (  # the first that an operation's name contains
 
 
 def profile(model: nn.Module, turn: Callable[[], int], device: torch.device) -> dict[str, float]:
-    """The share of each part in the time of a turn, of those that take 0.5 % or more. Not for what
-    is compiled: its kernels are of no one part."""
+    """Return each part's share in the time of a turn, if at least 0.5 %.
+
+    Not for compiled models, whose kernels span several parts.
+    """
     regions = [(m, "forward", "DropBlock") for m in model.modules() if isinstance(m, DropBlock)]
     if isinstance(model, MoCo):
         regions.append((model, "update_key_encoder", "momentum update"))
     for owner, name, part in regions:
-        setattr(owner, name, _named(getattr(owner, name), part))
+        setattr(owner, name, _in_region(getattr(owner, name), part))
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as found:
+    with torch.profiler.profile(activities=activities) as profiler:
         turn()
     for owner, name, _ in regions:
         delattr(owner, name)
     seconds: dict[str, float] = defaultdict(float)
-    for event in found.events():
+    for event in profiler.events():
         if event.device_type != torch.autograd.DeviceType.CPU:
-            continue  # a kernel: its time is also that of the operation that started it
-        own = event.self_cpu_time_total
+            continue  # a kernel: its time is included in that of its operation
+        self_time = event.self_cpu_time_total
         if device.type == "cuda":
-            own = event.self_device_time_total
-        seconds[part_of(event)] += own
+            self_time = event.self_device_time_total
+        seconds[part_of(event)] += self_time
     total = sum(seconds.values())
-    shares = {part: round(took / total, 3) for part, took in seconds.items()}
+    shares = {part: round(time / total, 3) for part, time in seconds.items()}
     return dict(sorted(((p, s) for p, s in shares.items() if s >= 0.005), key=lambda x: -x[1]))
 
 
-def _named(function: Callable, part: str) -> Callable:
+def _in_region(function: Callable, part: str) -> Callable:
     @functools.wraps(function)
-    def named(*args):
+    def wrapped(*args):
         with record_function(f"part: {part}"):
             return function(*args)
 
-    return named
+    return wrapped
 
 
 def part_of(event) -> str:
-    """The part of the step to which a profiled event belongs."""
-    inside = event
-    while inside is not None:
-        if inside.name.startswith("part: "):
-            return inside.name.removeprefix("part: ")
-        if inside.name.startswith("Optimizer.step"):
+    """Return the part of the step to which a profiled event belongs."""
+    ancestor = event
+    while ancestor is not None:
+        if ancestor.name.startswith("part: "):
+            return ancestor.name.removeprefix("part: ")
+        if ancestor.name.startswith("Optimizer.step"):
             return "SGD"
-        inside = inside.cpu_parent
-    return next((part for word, part in PARTS if word in event.name), "other")
+        ancestor = ancestor.cpu_parent
+    return next((part for text, part in PARTS if text in event.name), "other")

@@ -1,11 +1,11 @@
-"""Stage (a) with more processes and with more images: nothing but the epoch may grow with the data.
+"""Measure how stage (a) scales with processes and images.
 
     python -m benchmarks.scaling                             1 and 2 processes; 1k to 1M images
     python -m benchmarks.scaling --counts 1000 10000 --out results.json
 
-Each measurement is a run of main_moco.py by itself that is stopped after some steps. Images are
-small PNG files, most of them further names of a few: listed, checked and decoded one by one all the
-same. The first run on a data folder makes the cache of decoded images, the second has it.
+Each measurement is a separate run of main_moco.py that stops after some steps. Images are small PNG
+files, most of them hard links, but listed, checked and decoded one by one. The first run on a data
+folder creates the cache of decoded images, the second uses it.
 """
 
 import argparse
@@ -38,17 +38,17 @@ from trainer.provenance import provenance
 
 from .throughput import options_of
 
-LINKS = 1000  # names of a file: file systems allow some tens of thousands
+LINKS = 1000  # hard links per file; file systems allow some tens of thousands
 
 
 def make_data(folder: Path, count: int, size: int = 16) -> None:
-    """`count` base images, and five of each of two rare classes, in class folders."""
+    """Create class folders with `count` base images and five images of each of two rare classes."""
     generator = np.random.default_rng(0)
     for name, images in (("common", count), ("rare1", 5), ("rare2", 5)):
-        there = folder / name
-        there.mkdir(parents=True)
+        class_folder = folder / name
+        class_folder.mkdir(parents=True)
         for number in range(images):
-            path = there / f"{number:07}.png"
+            path = class_folder / f"{number:07}.png"
             if number % LINKS == 0:
                 file = path
                 picture = generator.integers(0, 256, (size, size, 3), dtype=np.uint8)
@@ -57,30 +57,28 @@ def make_data(folder: Path, count: int, size: int = 16) -> None:
                 os.link(file, path)
 
 
-# One measurement: main_moco.py, watched
+# One measurement: main_moco.py with timed steps
 
 
-class Enough(Exception):
-    """As many steps as were asked for."""
+class StepLimit(Exception):
+    """The requested number of steps is done."""
 
 
-def watched(
-    started: float, steps: int, out: Path,
+def timed_worker(
+    start: float, steps: int, out: Path,
     device: torch.device, settings: Pretraining, base: ImageSet, groups: int, about: dict,
     source: None,
 ) -> None:  # fmt: skip
-    """`main_moco.worker`, which notes the time of each step and stops after `steps`."""
+    """Run as `main_moco.worker`, but time each step and stop after `steps`."""
     torch.manual_seed(stream_seed("weights", settings.seed))
     model = MoCo(**settings.encoder_pair(settings.arch), batchnorm_groups=groups)
-    times = []
-
-    memory = None
+    times, memory = [], None
 
     def step(*batch):
         nonlocal memory
         if len(times) == steps:
-            memory = memory_of_all(int(os.environ["SCALING_PARENT"]))  # while all are at work
-            raise Enough
+            memory = memory_of_tree(int(os.environ["SCALING_PARENT"]))  # while all are running
+            raise StepLimit
         values = main_moco.step(*batch)
         if device.type == "cuda":
             torch.cuda.synchronize(device)
@@ -89,37 +87,37 @@ def watched(
 
     try:
         train(model, step, base, settings, resume.run_of(settings, about, source), device)
-    except Enough:
-        barrier()  # the loader's processes are still there, and the other ranks
+    except StepLimit:
+        barrier()  # wait for the other ranks, which measure memory, too
     if is_main():
-        middle = times[len(times) // 2 :]  # the first steps wait for workers to start
+        second_half = times[len(times) // 2 :]  # the first steps wait for workers to start
+        seconds = second_half[-1] - second_half[0]
+        rate = settings.batch_size * (len(second_half) - 1) / seconds
         out.write_text(
             json.dumps(
                 {
-                    "seconds_to_first_step": round(times[0] - started, 2),
-                    "images_per_second": round(
-                        settings.batch_size * (len(middle) - 1) / (middle[-1] - middle[0]), 1
-                    ),
+                    "seconds_to_first_step": round(times[0] - start, 2),
+                    "images_per_second": round(rate, 1),
                     "memory_gb": memory,
                 }
             )
         )
 
 
-def memory_of_all(parent: int) -> float | None:
-    """What a process and all that descend from it take of the memory, in GB, pages that several
-    have shared out among them. None where the system does not say."""
+def memory_of_tree(root: int) -> float | None:
+    """Return the memory of a process and its descendants in GB (PSS: shared pages count once), None
+    if the system does not report it."""
     try:
         parents = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
                 status = (entry / "stat").read_text().rpartition(")")[2].split()
                 parents[int(entry.name)] = int(status[1])
-        family = {parent}
-        while more := {pid for pid, of in parents.items() if of in family} - family:
-            family |= more
+        tree = {root}
+        while children := {pid for pid, parent in parents.items() if parent in tree} - tree:
+            tree |= children
         kilobytes = 0
-        for pid in family:
+        for pid in tree:
             for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
                 kilobytes += int(line.split()[1]) if line.startswith("Pss:") else 0
         return round(kilobytes * 1024 / 1e9, 3)
@@ -127,86 +125,85 @@ def memory_of_all(parent: int) -> float | None:
         return None
 
 
-def measure(how: argparse.Namespace, data: Path, processes: int, folder: Path) -> dict:
-    """Run main_moco.py on `data`, in a process of its own, until it has taken some steps."""
+def measure(args: argparse.Namespace, data: Path, processes: int, folder: Path) -> dict:
+    """Run some steps of main_moco.py on `data` in a separate process; return its measurements."""
     out, run = folder / "measured.json", folder / "run"
     flags = [
         str(data), "--base-classes", "common", "--rare-classes", "rare1", "rare2",
-        "--model_path", str(run), "--overwrite", "--cache", str(folder / "cache"),
-        "--epochs", "100000", "--arch", how.arch, "--image-size", str(how.image_size),
-        "-b", str(how.batch_size), "-j", str(how.workers), "--print-freq", "1000000",
-        "--device", how.device,
+        "--model-path", str(run), "--overwrite", "--cache", str(folder / "cache"),
+        "--epochs", "100000", "--arch", args.arch, "--image-size", str(args.image_size),
+        "-b", str(args.batch_size), "-j", str(args.workers), "--print-freq", "1000000",
+        "--device", args.device,
     ]  # fmt: skip
     if processes > 1:
         flags += ["--multiprocessing-distributed", "--nproc", str(processes)]
-    command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(how.steps), str(out)]
-    started = ["--started", repr(time.time())]
-    ended = subprocess.run([*command, *started, "--", *flags], capture_output=True, text=True)
-    if ended.returncode or not out.exists():
-        raise InputError(f"a run failed: {ended.stderr.strip()[-500:]}")
-    found = json.loads(out.read_text())
+    command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(args.steps), str(out)]
+    command += ["--started", repr(time.time()), "--", *flags]
+    result = subprocess.run(command, capture_output=True, text=True)
+    if result.returncode or not out.exists():
+        raise InputError(f"a run failed: {result.stderr.strip()[-500:]}")
+    measured = json.loads(out.read_text())
     out.unlink()
-    return found
+    return measured
 
 
-def run_watched(argv: list[str]) -> None:
-    """The child of `measure`: `main_moco.main`, with `watched` in its worker's place."""
+def run_timed(argv: list[str]) -> None:
+    """Run `main_moco.main` with `timed_worker` as its worker, in the child process of `measure`."""
     parser = argparse.ArgumentParser()
     parser.add_argument("--measure", nargs=2, metavar=("STEPS", "FILE"))
     parser.add_argument("--started", type=float)
     parser.add_argument("flags", nargs="*")
-    given = parser.parse_args(argv)
-    steps, out = given.measure
+    args = parser.parse_args(argv)
+    steps, out = args.measure
     os.environ["SCALING_PARENT"] = str(os.getpid())
-    main_moco.worker = functools.partial(watched, given.started, int(steps), Path(out))
-    main_moco.main(given.flags)
+    main_moco.worker = functools.partial(timed_worker, args.started, int(steps), Path(out))
+    main_moco.main(args.flags)
 
 
 def parser() -> argparse.ArgumentParser:
-    described = argparse.RawDescriptionHelpFormatter
-    found = argparse.ArgumentParser(description=__doc__, formatter_class=described)
-    found.add_argument("--device", default="auto")
-    found.add_argument(
-        "--counts", type=cli.positive, nargs="*", default=[1000, 10_000, 100_000, 1_000_000]
-    )
-    found.add_argument("--processes", type=cli.positive, nargs="*", default=[1, 2])
-    found.add_argument("--turns", type=cli.positive, default=3, help="of each number of processes")
-    found.add_argument("--arch", default="conv4")
-    found.add_argument("--image-size", type=int, default=32)
-    found.add_argument("-b", "--batch-size", type=int, default=16)
-    found.add_argument("-j", "--workers", type=int, default=4)
-    found.add_argument("--steps", type=cli.number(int, 4), default=60)
-    found.add_argument("--out", type=Path, metavar="FILE", help="JSON file for all numbers")
-    return found
+    formatter = argparse.RawDescriptionHelpFormatter
+    arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    add = arg_parser.add_argument
+    add("--device", default="auto")
+    add("--counts", type=cli.positive, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
+    add("--processes", type=cli.positive, nargs="*", default=[1, 2])
+    add("--turns", type=cli.positive, default=3, help="runs per number of processes")
+    add("--arch", default="conv4")
+    add("--image-size", type=int, default=32)
+    add("-b", "--batch-size", type=int, default=16)
+    add("-j", "--workers", type=int, default=4)
+    add("--steps", type=cli.number(int, 4), default=60)
+    add("--out", type=Path, metavar="FILE", help="JSON file for the results")
+    return arg_parser
 
 
 def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
-        return run_watched(sys.argv[1:])
-    how = parser().parse_args()
-    if how.out:
-        require_writable(how.out.parent)  # before minutes are spent
+        return run_timed(sys.argv[1:])
+    args = parser().parse_args()
+    if args.out:
+        require_writable(args.out.parent)  # fail early
     result = {
         "made_by": provenance(),
-        "settings": options_of(how),
-        "processes": {str(n): [] for n in how.processes},
+        "settings": options_of(args),
+        "processes": {str(n): [] for n in args.processes},
         "images": {},
     }
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
-        # One epoch, so that its end is not among the steps that are timed.
-        make_data(folder / "few", how.batch_size * (how.steps + 2))
-        measure(how, folder / "few", 1, folder)  # not counted: it makes the cache
-        for _ in tqdm(range(how.turns), desc="processes", unit="turn"):
-            for n in how.processes:
-                result["processes"][str(n)].append(measure(how, folder / "few", n, folder))
-        for count in tqdm(how.counts, desc="images"):
+        # Enough images that the timed steps do not include the end of an epoch.
+        make_data(folder / "few", args.batch_size * (args.steps + 2))
+        measure(args, folder / "few", 1, folder)  # warm-up: creates the cache
+        for _ in tqdm(range(args.turns), desc="processes", unit="turn"):
+            for n in args.processes:
+                result["processes"][str(n)].append(measure(args, folder / "few", n, folder))
+        for count in tqdm(args.counts, desc="images"):
             make_data(folder / str(count), count)
-            first, again = (measure(how, folder / str(count), 1, folder) for _ in range(2))
+            first, again = (measure(args, folder / str(count), 1, folder) for _ in range(2))
             result["images"][str(count)] = {"without cache": first, "with cache": again}
     print(json.dumps(result, indent=1))
-    if how.out:
-        with atomic_write(how.out) as file:
+    if args.out:
+        with atomic_write(args.out) as file:
             file.write(json.dumps(result, indent=1).encode())
 
 

@@ -1,1 +1,1 @@
-"""The papers' figures: what the runs left behind (read), and pictures of it (draw)."""
+"""The papers' figures: read runs and scores (read), draw them (draw)."""

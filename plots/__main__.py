@@ -1,4 +1,4 @@
-"""Figures of what the scripts left behind, as one would put them in a paper.
+"""Draw publication-ready figures of training runs, pseudo labels and scores.
 
 python -m plots RUN_DIR… --out FIGURES --data DATA
 """
@@ -21,14 +21,14 @@ from moco.checkpoint import load_checkpoint
 from moco.config import Classes, SkipUnreadable
 from moco.evaluate import FrozenEncoder
 from plots import draw
-from plots.read import Found, find, short_names
+from plots.read import Outputs, read_folders, short_names
 from trainer import cli
 from trainer.config import Device
 from trainer.distributed import pick_device, readers
 from trainer.settings import parse, resolve, setting
 
 FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tsne", "lookalikes")
-MOST = 9  # panels in a figure of runs, and figures of look-alikes
+MAX_PANELS = 9  # also the most figures of look-alikes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,32 +39,30 @@ class Drawing(Classes, Device, SkipUnreadable):
     inherits = "the runs"
 
     folders: list[Path] = setting(
-        help="folders that the scripts wrote, or that hold such folders", positional=True,
+        help="output folders of the scripts, or folders that contain them", positional=True,
         metavar="RUN_DIR",
     )  # fmt: skip
-    data: Path | None = setting(
-        None, "data folder, for the figures that show images or encode them", metavar="DATA"
-    )
+    data: Path | None = setting(None, "data folder, for t-SNE and look-alikes", metavar="DATA")
     out: Path = setting(Path("figures"), "folder for the figures", metavar="DIR")
     only: list[str] = setting(
         list(FIGURES), ", ".join(FIGURES) + " (default: all)", choices=FIGURES, metavar="NAME"
     )
-    format: Literal["png", "pdf", "svg"] = setting("png", "of the files")
-    overwrite: bool = setting(False, "write over what is there")
+    format: Literal["png", "pdf", "svg"] = setting("png", "file format")
+    overwrite: bool = setting(False, "overwrite existing figures")
 
 
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     args = resolve(Drawing, parse(Drawing, argv))
-    found = find(args.folders)
+    outputs = read_folders(args.folders)
     pyplot = draw.pyplot()
-    drawn = 0
+    count = 0
     with pyplot.rc_context(draw.STYLE):
-        for name, drawing in figures(args, found):
+        for name, draw_figure in figures(args, outputs):
             file = args.out / f"{name}.{args.format}"
             refuse_to_overwrite([file], args.overwrite)
             try:
-                figure = drawing()
+                figure = draw_figure()
             except InputError as error:
                 print(f"note: no {name}: {error}")
                 continue
@@ -72,34 +70,33 @@ def main(argv: list[str] | None = None) -> None:
                 figure.savefig(out, format=args.format, dpi=300)
             pyplot.close(figure)
             print(f"written: {file}")
-            drawn += 1
-    if not drawn:
-        raise InputError(f"there is nothing for {', '.join(args.only)} in these folders")
+            count += 1
+    if not count:
+        raise InputError(f"nothing to draw for {', '.join(args.only)} in these folders")
 
 
-def figures(args: Drawing, found: Found) -> Iterator[tuple[str, Callable]]:
-    """Each figure that was asked for and that there is something for: its name, and what draws
-    it."""
+def figures(args: Drawing, outputs: Outputs) -> Iterator[tuple[str, Callable]]:
+    """Yield the name and the drawing function of each requested figure for which there is data."""
     encoding = {"tsne", "lookalikes"} & set(args.only)
     if encoding and args.data:
-        images, embed = open_images(args, found)
-    if "curves" in args.only and (runs := [run for run in found.runs if draw.has_curves(run)]):
+        images, embed = open_images(args, outputs)
+    if "curves" in args.only and (runs := [run for run in outputs.runs if draw.has_curves(run)]):
         yield "curves", partial(draw.draw_curves, runs)
-    corrected = [run for run in found.runs if run.temperatures()]
+    corrected = [run for run in outputs.runs if run.temperatures()]
     if "temperatures" in args.only and corrected:
         yield "temperatures", partial(draw.draw_temperatures, first(corrected, "corrected runs"))
-    if "pseudo-labels" in args.only and found.labels:
-        yield "pseudo-labels", partial(draw.draw_pseudo_labels, found.labels)
-    if "confusion" in args.only and found.results:
-        yield "confusion", partial(draw.draw_confusion, found.results)
+    if "pseudo-labels" in args.only and outputs.labels:
+        yield "pseudo-labels", partial(draw.draw_pseudo_labels, outputs.labels)
+    if "confusion" in args.only and outputs.results:
+        yield "confusion", partial(draw.draw_confusion, outputs.results)
     if encoding and args.data is None:
-        print("note: t-SNE and look-alikes need --data DATA")
+        print("note: tsne and lookalikes need --data DATA")
         return
-    results = found.every_result()
-    # A student's own task; for an encoder that of the first score of it.
+    results = outputs.every_result()
+    # A student's task; for an encoder, the task of its first score.
     task_of = {result.checkpoint.resolve(): result.task for result in reversed(results)}
-    task_of |= {run.folder.resolve(): run.task for run in found.runs if run.task}
-    runs = [run.folder for run in found.runs if run.folder.resolve() in task_of]
+    task_of |= {run.folder.resolve(): run.task for run in outputs.runs if run.task}
+    runs = [run.folder for run in outputs.runs if run.folder.resolve() in task_of]
     if "tsne" in args.only and runs:
         runs = first(runs, "runs")
         tasks = [task_of[run.resolve()] for run in runs]
@@ -112,26 +109,30 @@ def figures(args: Drawing, found: Found) -> Iterator[tuple[str, Callable]]:
             yield name, partial(draw.draw_lookalikes, result, images, embed)
 
 
-def first(things: Sequence, what: str) -> Sequence:
-    """As many as can be drawn, and a note if these are not all."""
-    if len(things) > MOST:
-        print(f"note: {len(things)} {what}; drawn are the first {MOST}; name fewer folders")
-    return things[:MOST]
+def first(items: Sequence, what: str) -> Sequence:
+    """Return the first MAX_PANELS items, with a note if there are more."""
+    if len(items) > MAX_PANELS:
+        print(f"note: {len(items)} {what}; drawing the first {MAX_PANELS}; name fewer folders")
+    return items[:MAX_PANELS]
 
 
-def open_images(args: Drawing, found: Found) -> tuple[Collection, Callable]:
-    """The images, of the classes that the runs know, and what encodes them: `embed(checkpoint,
-    *sets)` gives the embeddings of each of `sets` by a checkpoint's query encoder."""
-    made = [(run.about.get("args"), run.folder) for run in found.runs]
-    made += [(result.scores["args"], result.path) for result in found.every_result()]
-    theirs, where = next((m for m in made if m[0] and m[0].get("base_classes")), ({}, ""))
-    given = {name: value for name, value in vars(args).items() if value is not None}
-    args = resolve(Drawing, given, inherited=theirs, where=where)
+def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
+    """Return the images, with the runs' base and rare classes, and `embed(checkpoint, *sets)`.
+
+    `embed` returns the embeddings of each set by the query encoder of `checkpoint`.
+    """
+    recorded = [(run.about.get("args"), run.folder) for run in outputs.runs]
+    recorded += [(result.scores["args"], result.path) for result in outputs.every_result()]
+    inherited, where = next(
+        (entry for entry in recorded if entry[0] and entry[0].get("base_classes")), ({}, "")
+    )
+    flags = {name: value for name, value in vars(args).items() if value is not None}
+    args = resolve(Drawing, flags, inherited=inherited, where=where)
     data = open_data(args.data, args.base_classes, args.rare_classes, args.skip_unreadable)
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
-    def embed(checkpoint_at: Path, *sets: ImageSet) -> list[np.ndarray]:
-        encoder = FrozenEncoder(load_checkpoint(checkpoint_at), device, workers=workers)
+    def embed(checkpoint: Path, *sets: ImageSet) -> list[np.ndarray]:
+        encoder = FrozenEncoder(load_checkpoint(checkpoint), device, workers=workers)
         return [encoder.embed(images) for images in sets]
 
     return data, embed

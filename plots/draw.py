@@ -1,6 +1,6 @@
-"""The figures, a function each, as one would put them in a paper.
+"""Draw the figures, one function each.
 
-They have their size in print, with 8-point text: one column (3.4 inches) wide, or two (7).
+Figures have their size in print, with 8-point text: one column (3.4 inches) wide, or two (7).
 """
 
 import math
@@ -18,7 +18,7 @@ from datasets.pseudo import PseudoLabels
 
 from .read import Result, Run, most_similar, short_names, worst_mistakes
 
-CURVES = {  # key in the log: what the axis says, and what to multiply with
+CURVES = {  # key in the log: axis label, scale factor
     "loss": ("Loss", 1),
     "loss_con": ("Contrastive loss", 1),
     "loss_cls": ("Classification loss", 1),
@@ -27,13 +27,13 @@ CURVES = {  # key in the log: what the axis says, and what to multiply with
     "agreement": ("Agreement with\npseudo labels (%)", 100),
     "knn_balanced": ("k-NN balanced\naccuracy (%)", 100),
 }
-# Colours that nearly everybody can tell apart (Okabe and Ito); runs and classes begin elsewhere.
+# Colour-blind safe (Okabe and Ito); runs and classes start at different colours.
 RUN_COLORS = ["#0072B2", "#D55E00", "#009E73", "#000000", "#E69F00", "#56B4E9", "#CC79A7"]
 CLASS_COLORS = [
     "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00", "#0072B2", "#999999", "#F0E442",
     "#000000",
 ]  # fmt: skip
-HOW = {"lr": "LR"}  # how test.py classified, as the papers say it
+CLASSIFIER_NAMES = {"lr": "LR"}  # as in the papers
 DASHES = ["-", "--", ":", "-."]
 STYLE = {
     "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8, "xtick.labelsize": 7,
@@ -42,14 +42,14 @@ STYLE = {
     "axes.spines.right": False, "legend.frameon": False, "legend.handlelength": 1.6,
     "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figures",
 }  # fmt: skip
-Embed = Callable[..., list[np.ndarray]]  # (checkpoint, *sets): the embeddings of each set
-LETTER = 0.065  # inches: the width of a letter of 8 points
-LINE = 0.17  # and the height of a line
+Embed = Callable[..., list[np.ndarray]]  # (checkpoint, *sets) -> the embeddings of each set
+LETTER = 0.065  # width of a letter of 8 points, in inches
+LINE = 0.17  # height of a line, in inches
 LOOKALIKES = 5  # misclassified images in a figure
 
 
 def pyplot():
-    """matplotlib, without a screen. Raises InputError where it is not installed."""
+    """Return pyplot without a display. Raises InputError if matplotlib is not installed."""
     try:
         import matplotlib
     except ImportError:
@@ -60,8 +60,8 @@ def pyplot():
     return matplotlib.pyplot
 
 
-def grid(count: int, width: float, height: float, across: int = 3, **how):
-    """A figure with `count` axes of that size in inches, at most `across` in a row."""
+def grid(count: int, width: float, height: float, across: int = 3, **options):
+    """Create a figure with `count` axes, `width`×`height` inches each, up to `across` per row."""
     columns = 2 if (count, across) == (4, 3) else min(count, across)
     rows = math.ceil(count / columns)
     figure, axes = pyplot().subplots(
@@ -70,25 +70,25 @@ def grid(count: int, width: float, height: float, across: int = 3, **how):
         figsize=(width * columns, height * rows),
         squeeze=False,
         layout="constrained",
-        **how,
+        **options,
     )
     for spare in axes.flat[count:]:
         spare.remove()
     return figure, list(axes.flat[:count])
 
 
-def words(name: str, width: int = 13) -> str:
-    """A class's name for people, in lines of about `width` letters."""
+def class_label(name: str, width: int = 13) -> str:
+    """Return a class name with spaces, wrapped at about `width` letters."""
     return textwrap.fill(name.replace("_", " "), width, break_long_words=False)
 
 
 def color_of(name: str, rare: dict) -> str:
-    """A class's colour, the same in all figures; `rare`: the fingerprint of the rare set."""
+    """Return a class's colour, the same in all figures. `rare`: fingerprint of the rare set."""
     return CLASS_COLORS[list(rare["counts"]).index(name) % len(CLASS_COLORS)]
 
 
-def below(figure, handles: Sequence, columns: int = 4) -> None:
-    """A legend under the whole figure, which grows by it, in as many columns as there is room."""
+def legend_below(figure, handles: Sequence, columns: int = 4) -> None:
+    """Add a legend below the figure, in up to `columns` columns as fit; the figure grows by it."""
     longest = max(len(handle.get_label()) for handle in handles)
     room = int(figure.get_figwidth() / (0.45 + LETTER * longest))
     columns = max(1, min(columns, room, len(handles)))
@@ -102,7 +102,7 @@ def has_curves(run: Run) -> bool:
 
 
 def draw_curves(runs: Sequence[Run]):
-    """Losses, k-NN score and agreement over the epochs, a line a run (the papers' Figs. 3, 4)."""
+    """Draw losses, k-NN score and agreement by epoch, a line per run (the papers' Figs. 3, 4)."""
     names = short_names([run.folder for run in runs])
     drawn = {key: [run.line(key) for run in runs] for key in CURVES}
     drawn = {key: lines for key, lines in drawn.items() if any(lines)}
@@ -112,79 +112,82 @@ def draw_curves(runs: Sequence[Run]):
         text, factor = CURVES[key]
         ax.set(xlabel="Epoch", ylabel=text)
         ax.locator_params(axis="x", integer=True, nbins=5)
-        for number, (name, line) in enumerate(zip(names, lines)):
-            how = {
-                "color": RUN_COLORS[number % len(RUN_COLORS)],
-                "linestyle": DASHES[number // len(RUN_COLORS) % len(DASHES)],
+        for i, (name, line) in enumerate(zip(names, lines)):
+            style = {
+                "color": RUN_COLORS[i % len(RUN_COLORS)],
+                "linestyle": DASHES[i // len(RUN_COLORS) % len(DASHES)],
                 "marker": "o" if len(line) <= 25 else None,
                 "markersize": 2.5,
             }
             values = [value * factor for value in line.values()]
-            (handles[name],) = ax.plot(list(line), values, label=name, **how)
+            (handles[name],) = ax.plot(list(line), values, label=name, **style)
     if len(handles) > 1:
-        below(figure, list(handles.values()), columns=3)
+        legend_below(figure, list(handles.values()), columns=3)
     return figure
 
 
 def draw_temperatures(runs: Sequence[Run]):
-    """The classes' temperatures over the epochs, eqs. (6)-(9), a panel a run."""
+    """Draw the class temperatures by epoch, eqs. (6)-(9), a panel per run."""
     alone = len(runs) == 1
     figure, axes = grid(len(runs), *((3.4, 2.3) if alone else (2.33, 1.75)), sharey=True)
     handles: dict[str, object] = {}
     for ax, run, name in zip(axes, runs, short_names([run.folder for run in runs])):
         for label, line in run.temperatures().items():
-            how = {"color": color_of(label, run.task.rare), "label": words(label, 40)}
-            (handles[label],) = ax.step(list(line), list(line.values()), linewidth=1.3, **how)
+            style = {"color": color_of(label, run.task.rare), "label": class_label(label, 40)}
+            (handles[label],) = ax.step(list(line), list(line.values()), linewidth=1.3, **style)
         ax.set(xlabel="Epoch", ylabel="Class temperature", title="" if alone else name)
         ax.locator_params(axis="x", integer=True, nbins=5)
         ax.label_outer()
-    below(figure, list(handles.values()), columns=3)
+    legend_below(figure, list(handles.values()), columns=3)
     return figure
 
 
 def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
-    """How the hard pseudo labels are spread over the classes (Fig. 5): a bar a task, by shots and
-    seeds."""
+    """Draw the class distribution of hard pseudo labels (Fig. 5), a bar per task.
+
+    Raises InputError if the tasks differ in their classes.
+    """
     bars = []
-    for (_, one), name in zip(labels.items(), short_names(list(labels))):
-        bars.append((Task.from_dict(one.about["task"]), name, one))
+    for pseudo_labels, name in zip(labels.values(), short_names(list(labels))):
+        bars.append((Task.from_dict(pseudo_labels.about["task"]), name, pseudo_labels))
     bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed, bar[1]))
     tasks = [task for task, _, _ in bars]
     if len({task.classes for task in tasks}) > 1:
-        raise InputError("these pseudo labels are of different classes; name one set's folders")
+        raise InputError("these pseudo labels have different classes; name folders of one data set")
     shots = list(dict.fromkeys(task.k_shot for task in tasks))
     figure, (ax,) = grid(1, min(7, max(3.4, 1.6 + 0.42 * len(bars))), 2.3)
-    places = np.arange(len(bars)) + 0.6 * np.array([shots.index(task.k_shot) for task in tasks])
-    counts = np.array([np.bincount(one.hard(), minlength=tasks[0].n_way) for _, _, one in bars])
+    positions = np.arange(len(bars)) + 0.6 * np.array([shots.index(task.k_shot) for task in tasks])
+    counts = np.array([np.bincount(bar[2].hard(), minlength=tasks[0].n_way) for bar in bars])
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     bottoms = shares.cumsum(axis=1) - shares
     for label, name in enumerate(tasks[0].classes):
-        how = {"color": color_of(name, tasks[0].rare), "label": words(name), "ec": "white"}
-        drawn = ax.bar(places, shares[:, label], 0.85, bottoms[:, label], **how)
+        style = {"color": color_of(name, tasks[0].rare), "label": class_label(name), "ec": "white"}
+        drawn = ax.bar(positions, shares[:, label], 0.85, bottoms[:, label], **style)
         text = [f"{share:.0f}" if share >= 4.5 else "" for share in shares[:, label]]
         ax.bar_label(drawn, text, label_type="center", size=7)
-    twice = len({(task.k_shot, task.seed) for task in tasks}) < len(tasks)
-    ax.set_xticks(places, [words(name, 9) if twice else f"{t.seed}" for t, name, _ in bars])
+    repeated = len({(task.k_shot, task.seed) for task in tasks}) < len(tasks)
+    ticks = [class_label(name, 9) if repeated else f"{task.seed}" for task, name, _ in bars]
+    ax.set_xticks(positions, ticks)
     ax.tick_params(axis="x", length=0)
     for shot in shots:
-        middle = np.mean([place for place, task in zip(places, tasks) if task.k_shot == shot])
+        middle = np.mean([x for x, task in zip(positions, tasks) if task.k_shot == shot])
         ax.text(middle, 103, f"{shot or 'all'}-shot", ha="center", va="bottom")
-    ax.set(ylabel="Hard pseudo labels (%)", ylim=(0, 100), xlim=(-0.7, places[-1] + 0.7))
-    ax.set_xlabel("" if twice else "Seed of the task")
+    ax.set(ylabel="Hard pseudo labels (%)", ylim=(0, 100), xlim=(-0.7, positions[-1] + 0.7))
+    ax.set_xlabel("" if repeated else "Seed of the task")
     side = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handlelength": 1}
     ax.legend(reverse=True, labelspacing=0.9, **side)
     return figure
 
 
 def draw_confusion(results: dict[tuple, list[Result]]):
-    """Which classes are taken for which: share of the true class, and images; a panel a group of
-    results, which are added up."""
+    """Draw confusion matrices as shares of the true class and image counts, a panel per group of
+    results, summed over the group."""
     n_way = max(len(classes) for *_, classes in results)
     alone = len(results) == 1
     size = max(2.33, 0.55 * n_way + 0.7) if not alone else max(2.9, 0.55 * n_way + 1)
     figure, axes = grid(len(results), size, size + 0.25, max(1, min(3, int(7.1 / size))))
     names = short_names([folder for folder, *_ in results])
-    for ax, name, ((_, how, shots, classes), group) in zip(axes, names, results.items()):
+    for ax, name, ((_, classifier, shots, classes), group) in zip(axes, names, results.items()):
         counts = np.sum([result.confusion for result in group], axis=0)
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -192,24 +195,24 @@ def draw_confusion(results: dict[tuple, list[Result]]):
             color = "white" if share > 70 else "black"
             text = f"{share:.0f} %\n{counts[i, j]}"
             ax.text(j, i, text, color=color, ha="center", va="center", size=7.5)
-        short = [words(label, 9) for label in classes]
+        short = [class_label(label, 9) for label in classes]
         longest = max(len(word) for text in short for word in text.split())
-        turned = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
+        rotated = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
         fits = LETTER * longest < 0.9 * (size - 0.8) / len(classes)
-        ax.set_xticks(range(len(classes)), short, **({} if fits else turned))
-        ax.set_yticks(range(len(classes)), [words(label, 9) for label in classes])
+        ax.set_xticks(range(len(classes)), short, **({} if fits else rotated))
+        ax.set_yticks(range(len(classes)), [class_label(label, 9) for label in classes])
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-        told = f"{shots or 'all'}-shot, {HOW.get(how, how)}, {tasks}"
-        told = f"{name}\n{told}" if len(set(names)) > 1 else told
-        ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else told)
+        title = f"{shots or 'all'}-shot, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
+        title = f"{name}\n{title}" if len(set(names)) > 1 else title
+        ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
     return figure
 
 
 def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection, embed: Embed):
-    """The query features in two dimensions (Fig. 6), by true class, with the support set; a panel
-    a run, which is in one of `folders`."""
+    """Draw t-SNE of query and support features (Fig. 6), coloured by true class, a panel per run in
+    `folders`."""
     from matplotlib.lines import Line2D
     from sklearn.manifold import TSNE
 
@@ -221,33 +224,35 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
         embeddings = np.concatenate(embed(folder, *sets))
         perplexity = min(30, (len(embeddings) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0)
-        places = np.split(tsne.fit_transform(embeddings), [len(sets[0])])
-        looks = (
+        points = np.split(tsne.fit_transform(embeddings), [len(sets[0])])
+        styles = (
             {"s": 9, "lw": 0.25, "alpha": 0.85, "ec": "white"},
             {"s": 75, "lw": 0.7, "marker": "*", "zorder": 3, "ec": "black"},
         )
-        for part, place, how in zip(sets, places, looks):
+        for part, xy, style in zip(sets, points, styles):
             colors = [color_of(task.classes[label], task.rare) for label in part.labels]
-            ax.scatter(*place.T, c=colors, **how)
+            ax.scatter(*xy.T, c=colors, **style)
         for label in task.classes:
-            how = {"color": color_of(label, task.rare), "label": words(label, 40)}
-            handles[label] = Line2D([], [], linestyle="", marker="o", markersize=4, **how)
+            style = {"color": color_of(label, task.rare), "label": class_label(label, 40)}
+            handles[label] = Line2D([], [], linestyle="", marker="o", markersize=4, **style)
         ax.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
         ax.set_title("" if alone else name)
         ax.set_box_aspect(1)
     star = {"marker": "*", "markersize": 8, "mfc": "white", "mec": "black", "mew": 0.7}
     legend = [*handles.values(), Line2D([], [], linestyle="", label="support image", **star)]
-    below(figure, legend, columns=2 if alone else 4)
+    legend_below(figure, legend, columns=2 if alone else 4)
     return figure
 
 
 def draw_lookalikes(result: Result, images: Collection, embed: Embed):
-    """The surest mistakes (Fig. 7), a column each, over the base image and the support image of
-    the class they were taken for that resemble them most."""
+    """Draw the most confident mistakes (Fig. 7), each above the most similar base image and
+    the most similar support image of the predicted class."""
     mistakes, task = worst_mistakes(result.path.with_suffix(".csv"), LOOKALIKES), result.task
     base, support = images.base, task.support(images.rare)
     query = images.rare.take([row["image"] for row in mistakes])
-    of_query, of_base, of_support = embed(result.checkpoint, query, base, support)
+    query_embeddings, base_embeddings, support_embeddings = embed(
+        result.checkpoint, query, base, support
+    )
     columns = len(mistakes)
     figure, axes = pyplot().subplots(
         3, columns, figsize=(0.5 + 1.3 * columns, 4.9), squeeze=False, layout="constrained"
@@ -258,16 +263,17 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
     rows = ("Query image", "Most similar\nbase image", "Most similar\nsupport image")
     for ax, text in zip(axes[:, 0], rows):
         ax.set_ylabel(text)
-    for column, (row, embedding) in enumerate(zip(mistakes, of_query)):
-        near, cosine = most_similar(embedding, of_base)
-        taken_for = task.classes.index(row["prediction"])
-        candidates = np.flatnonzero(np.array(support.labels) == taken_for)
-        which, close = most_similar(embedding, of_support[candidates])
-        mistake = f"{words(row['truth'], 20)}\n→ {words(row['prediction'], 20)} ({row['p']:.2f})"
-        like = f"{words(base.classes[base.labels[near]], 22)}\ncosine {cosine:.2f}"
-        support_like = f"{words(row['prediction'], 22)}\ncosine {close:.2f}"
-        shown = [(query, column, mistake), (base, near, like)]
-        shown.append((support, candidates[which], support_like))
+    for column, (row, embedding) in enumerate(zip(mistakes, query_embeddings)):
+        nearest, cosine = most_similar(embedding, base_embeddings)
+        predicted = task.classes.index(row["prediction"])
+        candidates = np.flatnonzero(np.array(support.labels) == predicted)
+        candidate, support_cosine = most_similar(embedding, support_embeddings[candidates])
+        truth, prediction = (class_label(row[key], 20) for key in ("truth", "prediction"))
+        mistake = f"{truth}\n→ {prediction} ({row['p']:.2f})"
+        of_base = f"{class_label(base.classes[base.labels[nearest]], 22)}\ncosine {cosine:.2f}"
+        of_support = f"{class_label(row['prediction'], 22)}\ncosine {support_cosine:.2f}"
+        shown = [(query, column, mistake), (base, nearest, of_base)]
+        shown.append((support, candidates[candidate], of_support))
         for ax, (part, number, text) in zip(axes[:, column], shown):
             picture = read_image(part.paths[number])
             picture.thumbnail((400, 400))

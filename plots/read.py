@@ -1,4 +1,4 @@
-"""What the scripts left in folders: runs, pseudo labels, scores."""
+"""Read the outputs of the scripts: training runs, pseudo labels and scores."""
 
 import csv
 import json
@@ -18,8 +18,7 @@ from trainer.log import LOG
 
 @dataclass(frozen=True)
 class Run:
-    """What a training left in `folder`: `epochs[n]`, what the log says of the epoch with which n
-    are done."""
+    """A training run in `folder`; `epochs[n]` has the logged values of epoch n, counted from 1."""
 
     folder: Path
     about: dict
@@ -30,11 +29,11 @@ class Run:
         return Task.from_dict(self.about["task"]) if self.about["task"] else None
 
     def line(self, key: str) -> dict[int, float]:
-        """A statistic by epoch, where it was logged."""
+        """Return the value `key` by epoch, where it was logged."""
         return {n: values[key] for n, values in sorted(self.epochs.items()) if key in values}
 
     def temperatures(self) -> dict[str, dict[int, float]]:
-        """Each class's τ_n by epoch; empty for a run without correction."""
+        """Return each class's τ_n by epoch; empty for a run without correction."""
         classes = self.task.classes if self.task else ()
         lines = {name: self.line(f"temperature_{name}") for name in classes}
         return {name: line for name, line in lines.items() if line}
@@ -42,7 +41,7 @@ class Run:
 
 @dataclass(frozen=True)
 class Result:
-    """What test.py wrote: scores, and, in the CSV file beside them, predictions."""
+    """Scores of test.py, with predictions in the CSV file beside `path`."""
 
     path: Path
     scores: dict
@@ -57,29 +56,29 @@ class Result:
 
     @property
     def checkpoint(self) -> Path:
-        """The folder of the run that was scored: as test.py was told, or, where that is gone, the
-        one that the scores are in."""
-        told = Path(self.scores["args"]["resume"])
-        told = told.parent if told.name == CHECKPOINT else told
-        here = self.path.parent
-        return here if not told.exists() and (here / CHECKPOINT).exists() else told
+        """The folder of the scored run: --resume of test.py or, if that is missing, the folder of
+        the scores."""
+        recorded = Path(self.scores["args"]["resume"])
+        recorded = recorded.parent if recorded.name == CHECKPOINT else recorded
+        folder = self.path.parent
+        return folder if not recorded.exists() and (folder / CHECKPOINT).exists() else recorded
 
     @property
     def mistakes(self) -> int:
-        """How many query images were taken for another class."""
+        """The number of misclassified query images."""
         return int(self.confusion.sum() - self.confusion.trace())
 
     def kind(self) -> tuple:
-        """What results that are added up have in common, besides classifier, shots and classes."""
+        """Return what summable results share, apart from classifier, shots and classes."""
         task = self.task
-        how = {name: self.scores["args"].get(name) for name in ("augnum", "rare_split")}
-        more = (task.rare, bool(task.excluded_ids), how, self.scores.get("training"))
-        return tuple(json.dumps(part, sort_keys=True) for part in more)
+        options = {name: self.scores["args"].get(name) for name in ("augnum", "rare_split")}
+        parts = (task.rare, bool(task.excluded_ids), options, self.scores.get("training"))
+        return tuple(json.dumps(part, sort_keys=True) for part in parts)
 
 
 @dataclass(frozen=True)
-class Found:
-    """What the folders hold; `results` in groups that may be added up, see `add_up`."""
+class Outputs:
+    """Runs, pseudo labels by folder, and results in groups (see `group_results`)."""
 
     runs: list[Run]
     labels: dict[Path, PseudoLabels]
@@ -89,43 +88,43 @@ class Found:
         return [result for group in self.results.values() for result in group]
 
 
-def find(folders: Sequence[Path]) -> Found:
-    """Raises InputError for a folder with nothing to draw, or a file that cannot be read."""
+def read_folders(folders: Sequence[Path]) -> Outputs:
+    """Read all outputs in `folders`. Raises InputError for an empty folder or an invalid file."""
     runs, labels, results = {}, {}, {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"the folder does not exist: {folder}")
-        here = {name: sorted(folder.rglob(name)) for name in (LOG, PSEUDO_FILE, "test_*.json")}
-        if not any(here.values()):
-            raise InputError(f"nothing to draw in {folder}: no {', '.join(here)}")
-        runs |= {path.parent: Run(path.parent, *read_log(path)) for path in here[LOG]}
-        labels |= {p.parent: load_pseudo_labels(p.parent)[1] for p in here[PSEUDO_FILE]}
-        for path in here["test_*.json"]:
+        paths = {name: sorted(folder.rglob(name)) for name in (LOG, PSEUDO_FILE, "test_*.json")}
+        if not any(paths.values()):
+            raise InputError(f"nothing to draw in {folder}: no {', '.join(paths)}")
+        runs |= {path.parent: Run(path.parent, *read_log(path)) for path in paths[LOG]}
+        labels |= {p.parent: load_pseudo_labels(p.parent)[1] for p in paths[PSEUDO_FILE]}
+        for path in paths["test_*.json"]:
             results.setdefault(path.resolve(), (folder, read_result(path)))
-    return Found(list(runs.values()), labels, add_up(list(results.values())))
+    return Outputs(list(runs.values()), labels, group_results(list(results.values())))
 
 
-def add_up(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
-    """Groups of results of one kind on different tasks, by (place, classifier, shots, classes).
+def group_results(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
+    """Group (folder, result) pairs of the same kind on different tasks.
 
-    The place is the folder that was named. Where that would count a task twice (methods side by
-    side), it is the folder that the checkpoints are in; where that would, too, the checkpoint; and
-    at last the file.
+    Returns the groups by (path, classifier, shots, classes). The path is the folder given by the
+    user or, if its group would count a task twice or mix kinds, the parent of the checkpoint
+    folder, then the checkpoint folder, then the result file.
     """
 
-    def split(group: list[tuple[Path, Result]], by: tuple[Callable, ...]) -> Iterator[tuple]:
+    def split(group: list[tuple[Path, Result]], keys: tuple[Callable, ...]) -> Iterator[tuple]:
         parts: dict[Path, list[tuple[Path, Result]]] = {}
         for folder, result in group:
-            parts.setdefault(by[0](folder, result), []).append((folder, result))
-        for place, part in parts.items():
+            parts.setdefault(keys[0](folder, result), []).append((folder, result))
+        for path, part in parts.items():
             tasks = {result.task.seed for _, result in part}
             kinds = {result.kind() for _, result in part}
             if len(tasks) == len(part) and len(kinds) == 1:
-                yield place, [result for _, result in part]
+                yield path, [result for _, result in part]
             else:
-                yield from split(part, by[1:])
+                yield from split(part, keys[1:])
 
-    places = (
+    keys = (
         lambda folder, result: folder,
         lambda folder, result: result.checkpoint.parent,
         lambda folder, result: result.checkpoint,
@@ -136,17 +135,15 @@ def add_up(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
         kind = (result.scores["classifier"], result.task.k_shot, result.task.classes)
         kinds.setdefault(kind, []).append((folder, result))
     return {
-        (place, *kind): part
-        for kind, group in kinds.items()
-        for place, part in split(group, places)
+        (path, *kind): part for kind, group in kinds.items() for path, part in split(group, keys)
     }
 
 
 def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
-    """What a run is, and what its log says of each epoch.
+    """Return a run's description and its logged values by epoch.
 
-    Where the run was resumed or started anew, what it then said holds. A last line that is only
-    half there is passed over: the run was stopped while it wrote. Raises InputError for any other.
+    Lines of a resumed or restarted run replace those of the epochs it repeats. An incomplete last
+    line, of a run stopped while writing, is skipped. Raises InputError for other invalid lines.
     """
     about, epochs = None, {}
     lines = path.read_text(errors="replace").splitlines()
@@ -163,49 +160,47 @@ def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
                 }
         except (KeyError, TypeError, ValueError) as error:
             if number < len(lines):
-                raise InputError(f"{path}, line {number}, is not of a log: {error!r}") from error
+                raise InputError(f"{path}, line {number} is invalid: {error!r}") from error
     if about is None:
-        raise InputError(f"{path} does not say what the run is")
+        raise InputError(f"{path} is invalid: missing the line that describes the run")
     return about, epochs
 
 
 def read_result(path: Path) -> Result:
-    """Raises InputError if what is in `path` is not test.py's."""
+    """Read a JSON file of test.py. Raises InputError if it is invalid."""
     try:
         result = Result(path, parse_json(path.read_bytes(), newest=0))
         if result.confusion.shape != (result.task.n_way, result.task.n_way):
-            raise ValueError("the confusion matrix is not of the task's classes")
+            raise ValueError("the confusion matrix does not match the classes of the task")
         if not isinstance(result.scores["classifier"], str) or not result.checkpoint.parts:
-            raise ValueError("it does not say what was scored")
+            raise ValueError("missing the classifier or the checkpoint")
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not test.py's: {error!r}") from error
+        raise InputError(f"{path} is not a result of test.py: {error!r}") from error
     return result
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """The parts of each path that not all of them have; the last one if there is but one path."""
+    """Return each path without the parts common to all, or its last part if nothing is left."""
     common = set.intersection(*(set(path.parts) for path in paths))
     names = ["/".join(part for part in path.parts if part not in common) for path in paths]
     return [name or path.name for name, path in zip(names, paths)]
 
 
 def worst_mistakes(path: Path, count: int) -> list[dict]:
-    """The `count` lines of test.py's CSV that are wrong and most sure of it, the surest first.
-
-    Raises InputError if the file is not there, or not test.py's.
-    """
+    """Return the `count` most confident wrong predictions in a CSV file of test.py, the most
+    confident first. Raises InputError if the file is missing or invalid."""
     try:
         with open(path, newline="") as file:
             wrong = [row for row in csv.DictReader(file) if row["truth"] != row["prediction"]]
         for row in wrong:
             row["p"] = float(row[f"p_{row['prediction']}"])
     except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not test.py's: {error!r}") from error
+        raise InputError(f"{path} is not a result of test.py: {error!r}") from error
     return sorted(wrong, key=lambda row: -row["p"])[:count]
 
 
 def most_similar(embedding: np.ndarray, others: np.ndarray) -> tuple[int, float]:
-    """Which row of `others` is nearest to `embedding` in angle, and the cosine."""
-    lengths = np.linalg.norm(others, axis=1) * np.linalg.norm(embedding)
-    cosines = others @ embedding / np.maximum(lengths, 1e-12)
+    """Return the row of `others` most similar to `embedding`, and their cosine similarity."""
+    norms = np.linalg.norm(others, axis=1) * np.linalg.norm(embedding)
+    cosines = others @ embedding / np.maximum(norms, 1e-12)
     return int(cosines.argmax()), float(cosines.max())

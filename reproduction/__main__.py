@@ -1,4 +1,4 @@
-"""Reproduce a table of the papers, or a narrower form of it.
+"""Reproduce a table of the papers, in full or narrowed.
 
 python -m reproduction --list
 python -m reproduction --table 5 --dry-run
@@ -36,41 +36,39 @@ from trainer import cli
 
 
 def make_parser() -> cli.ArgumentParser:
-    parser = cli.ArgumentParser("Reproduce a table of the papers, or a narrower form of it.")
-    add = parser.add_argument_group("what").add_argument
-    add("--list", action="store_true", help="name the tables and what they cost")
+    parser = cli.ArgumentParser("Reproduce a table of the papers, in full or narrowed.")
+    add = parser.add_argument_group("table").add_argument
+    add("--list", action="store_true", help="list the tables and their cost")
     add("--table", type=int, choices=sorted(read_tables()), help="number in the journal paper")
     add("--data", type=Path, metavar="DATA", help="data folder")
-    add(
-        "--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="folder for everything"
-    )
+    add("--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="output folder")
     add("--dry-run", action="store_true", help="print the commands instead of running them")
-    add = parser.add_argument_group("narrower than the papers (the heading says so)").add_argument
+    add = parser.add_argument_group("narrowing (stated in the table's heading)").add_argument
     add("--epochs", type=cli.positive, default=config.EPOCHS, metavar="N",
-        help="of each training; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
+        help="epochs of each run; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
     size = cli.number(int, MIN_IMAGE_SIZE)
     add("--image-size", type=size, default=config.IMAGE_SIZE, metavar="PIXELS",
-        help="width and height")  # fmt: skip
+        help="image width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
     add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",
-        help="of the tasks, and of what is trained on them")  # fmt: skip
-    add("--shots", nargs="+", metavar="K", help="support images a class (default: the table's)")
-    add("--methods", nargs="+", metavar="NAME", help="rows (default: all that are built)")
+        help="seeds of the tasks and of the models trained on them")  # fmt: skip
+    add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")
+    add("--methods", nargs="+", metavar="NAME", help="rows (default: all implemented methods)")
     add("--lesion-disjoint", action="store_true",
-        help="stricter: no query image shows a lesion of the support set (ISIC)")  # fmt: skip
+        help="exclude query images that show a lesion of the support set (ISIC)")  # fmt: skip
     add(
         "--amp",
         action="store_true",
-        help="train in mixed precision (bfloat16); without, in 32 bits on GPUs, too",
+        help="train in mixed precision (bfloat16); without it, in float32, on GPUs too",
     )
-    group = parser.add_argument_group("where it runs")
+    group = parser.add_argument_group("execution")
     add = group.add_argument
-    add("--executor", choices=["local", "slurm"], default="local", help="here, or as Slurm jobs")
+    add("--executor", choices=["local", "slurm"], default="local", help="where to run the jobs")
     add("--jobs", type=cli.positive, default=1, metavar="N",
-        help="commands at a time, here; with several GPUs each gets one")  # fmt: skip
+        help="jobs run in parallel on this machine; each gets one of several GPUs")  # fmt: skip
     add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
-        help="sbatch's options for each job, without hyphens: gres=gpu:1 time=1440")  # fmt: skip
-    add("--only", metavar="NAME", help="one job alone, by the name that is printed, or `table`")
+        help="sbatch options of each job, without hyphens: gres=gpu:1 time=1440")  # fmt: skip
+    add("--only", metavar="NAME", help="run a single job, by its printed name, or `table`")
     add("--device", metavar="DEVICE", help="passed on to every command")
     add("-j", "--workers", type=cli.natural, metavar="N", help="passed on to every command")
     return parser
@@ -80,18 +78,18 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
     parser = make_parser()
     args = parser.parse_args(argv)
     if not args.list and args.table is None:
-        parser.error("--table N or --list is needed")
+        parser.error("--table N or --list is required")
     if not (args.list or args.dry_run or args.data):
-        parser.error("--data DATA is needed, but for --list and --dry-run")
+        parser.error("--data DATA is required, except with --list or --dry-run")
     return args
 
 
 def study_of(table: Table, args: argparse.Namespace) -> Study:
-    """Raises InputError for rows or shots that the table does not have, or that are not built."""
-    built = [method for method in table.methods if method in METHODS]
-    methods, shots = args.methods or built, args.shots or table.shots
-    for flag, given, known in (("methods", methods, built), ("shots", shots, table.shots)):
-        if unknown := [value for value in given if value not in known]:
+    """Return the study that `args` ask for. Raises InputError for unknown methods or shots."""
+    implemented = [method for method in table.methods if method in METHODS]
+    methods, shots = args.methods or implemented, args.shots or table.shots
+    for flag, values, known in (("methods", methods, implemented), ("shots", shots, table.shots)):
+        if unknown := [value for value in values if value not in known]:
             raise InputError(
                 f"--{flag} {listed(unknown)}: table {table.number} has {', '.join(known)}"
             )
@@ -99,7 +97,7 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
     for flag, value in (("--device", args.device), ("--workers", args.workers)):
         machine += [flag, str(value)] if value is not None else []
     data, out = args.data or Path("DATA"), args.out
-    if not args.dry_run:  # commands run in the repository
+    if not args.dry_run:  # the commands run in the repository's folder
         data, out = data.resolve(), out.resolve()
     return Study(
         table=table,
@@ -110,7 +108,7 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         epochs=args.epochs,
         seeds=tuple(dict.fromkeys(args.seeds)),
         shots=tuple(shot for shot in table.shots if shot in shots),
-        methods=tuple(method for method in built if method in methods),
+        methods=tuple(method for method in implemented if method in methods),
         lesion_disjoint=args.lesion_disjoint,
         amp=args.amp,
         machine=tuple(machine),
@@ -118,8 +116,11 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
 
 
 def show_tables(args: argparse.Namespace) -> None:
-    """A line a table: number, data, backbone, shots, rows, what it costs in encoder-epochs
-    (passes of training over the base images; training on support sets costs next to nothing)."""
+    """Print one line per table: number, data, backbone, cost, shots and methods.
+
+    The cost is in encoder-epochs, training epochs on the base images; training on support sets
+    costs next to nothing.
+    """
     print(f"{'table':6}{'data':10}{'backbone':13}{'encoder-epochs':>15}  shots; methods")
     for table in read_tables().values():
         args.methods = args.shots = None
@@ -147,29 +148,29 @@ def main(argv: list[str] | None = None) -> None:
     if args.only and args.only != TABLE:
         by_name = {job.name: job for job in jobs}
         if args.only not in by_name:
-            raise InputError(f"--only {args.only}: there are {listed(by_name)} and {TABLE}")
+            raise InputError(f"--only {args.only}: must be one of {listed(by_name)} or {TABLE}")
         return become(by_name[args.only])
     require_writable(study.root)
     data = open_dataset(study.data)
     if data.name != study.table.dataset:
         raise InputError(
-            f"table {args.table} is of {study.table.dataset}, but {args.data} is {data.name}"
+            f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}"
         )
     lesions = lesion_groups(study.data) if study.lesion_disjoint else None
-    for shot, seed in itertools.product(study.shots, study.seeds):  # is each task possible?
+    for shot, seed in itertools.product(study.shots, study.seeds):  # reject impossible tasks early
         k_shot = None if shot == "all" else int(shot)
-        how = (study.table.n_way, k_shot, seed, lesions, study.rare_split)
-        draw_task(data.rare, *how).query(data.rare)
+        options = (study.table.n_way, k_shot, seed, lesions, study.rare_split)
+        draw_task(data.rare, *options).query(data.rare)
     study = replace(study, images=len(data.base) + len(data.rare))
     require_same_images(study.root, data)
-    words = sys.argv[1:] if argv is None else argv
-    command = shlex.join(["python", "-m", "reproduction", *_without_paths(words)])
+    arguments = sys.argv[1:] if argv is None else argv
+    command = shlex.join(["python", "-m", "reproduction", *_without_paths(arguments)])
     print(heading(study))
     if args.executor == "slurm" and not args.only:
-        given = dict(word.partition("=")[::2] for word in args.slurm)
-        for name, number in submit_to_slurm(jobs, study.root, given, words).items():
-            print(f"{number}  {name}")
-        print(f"submitted; the table will be in {study.root}, the jobs' output is in its logs")
+        options = dict(word.partition("=")[::2] for word in args.slurm)
+        for name, job_id in submit_to_slurm(jobs, study.root, options, arguments).items():
+            print(f"{job_id}  {name}")
+        print(f"submitted; table: {study.root}; output of the jobs: {study.root / 'logs'}")
         return None
     try:
         if not args.only:
@@ -180,38 +181,39 @@ def main(argv: list[str] | None = None) -> None:
 
 
 def require_same_images(root: Path, data: Collection) -> None:
-    """Raises InputError if the runs in `root` are of other images than `data`; notes which they are
-    if there is nothing yet."""
+    """Raise InputError if the runs in `root` used images other than `data`; in a new `root`, record
+    the fingerprints of `data`."""
     path = root / "images.json"
-    here = {"base": data.base.fingerprint(), "rare": data.rare.fingerprint()}
+    current = {"base": data.base.fingerprint(), "rare": data.rare.fingerprint()}
     if not path.exists():
         with atomic_write(path) as file:
-            file.write(json.dumps(here, indent=1).encode())
+            file.write(json.dumps(current, indent=1).encode())
         return
     with refusing(f"{path} is broken; remove it"):
-        there = parse_json(path.read_bytes(), newest=0)
-        for part in here:
-            require_fingerprint(there[part])
-    for part, what in here.items():
-        if there[part] != what:
+        recorded = parse_json(path.read_bytes(), newest=0)
+        for part in current:
+            require_fingerprint(recorded[part])
+    for part, fingerprint in current.items():
+        if recorded[part] != fingerprint:
             raise InputError(
-                f"the runs in {root} are of {describe(there[part])}, but the data folder holds "
-                f"{describe(what)}; choose another --out"
+                f"the runs in {root} used {describe(recorded[part])}, but the data folder holds "
+                f"{describe(fingerprint)}; choose another --out"
             )
 
 
-def _without_paths(words: list[str]) -> list[str]:
-    """The command as the table quotes it: the folders are nobody else's, --only is Slurm's."""
+def _without_paths(arguments: list[str]) -> list[str]:
+    """Return the arguments as the table quotes them: with placeholders for folders, and without
+    --only, which the Slurm jobs add."""
     names = {"--data": "DATA", "--out": "OUT"}
-    words = [word for word in words if not word.startswith("--only=")]
-    words = [part for word in words for part in _parts(word, names)]
-    return [names.get(before, word) for before, word in zip(["", *words], words)]
+    arguments = [argument for argument in arguments if not argument.startswith("--only=")]
+    words = [word for argument in arguments for word in _split(argument, names)]
+    return [names.get(previous, word) for previous, word in zip(["", *words], words)]
 
 
-def _parts(word: str, flags: Iterable[str]) -> list[str]:
-    """`--data=x` as two words."""
-    flag, equals, value = word.partition("=")
-    return [flag, value] if equals and flag in flags else [word]
+def _split(argument: str, flags: Iterable[str]) -> list[str]:
+    """Split `--flag=value` into flag and value if it is one of `flags`."""
+    flag, equals, value = argument.partition("=")
+    return [flag, value] if equals and flag in flags else [argument]
 
 
 if __name__ == "__main__":

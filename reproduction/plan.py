@@ -1,4 +1,4 @@
-"""What a table of the papers needs: a command for each encoder, task, student and score."""
+"""The jobs behind a table of the papers: one for each encoder, labelling, student and score."""
 
 import csv
 from collections.abc import Iterable, Iterator
@@ -14,15 +14,15 @@ PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
 SEEDS = (0, 1, 2)
 IMAGES = {"isic2018": 10_015, "papsmear": 917, "oct": 85_154}  # base and rare, as in the papers
 
-# What is learned once, from the base images.
+# Trained once, on the base images.
 ENCODERS = {
     "moco_v1": ("main_moco.py",),
     "moco_v2": ("main_moco.py", "--mlp", "--aug-plus", "--cos", "--moco-t", "0.2"),
     "simclr": ("-m", "baselines.simclr"),
     "srl_simple": ("-m", "baselines.srl"),
-    "srl_distill": ("-m", "baselines.srl"),  # with srl_simple for a teacher
+    "srl_distill": ("-m", "baselines.srl"),  # with srl_simple as its teacher
 }
-# What is distilled for each task, from moco_v1's pseudo labels; Table 9 is about DIC's.
+# Distilled for each task from moco_v1's pseudo labels; Table 9 compares the labels of DIC.
 STUDENTS = {
     "hybrid": (),
     "hybrid_ddl": ("--correction", "ddl"),
@@ -33,12 +33,12 @@ STUDENTS = {
     "dic_hard": ("--correction", "dic", "--pseudo-label", "hard"),
     "dic_soft": ("--correction", "dic", "--pseudo-label", "soft"),
 }
-# What is trained on each task's support set alone.
+# Trained on the support set of each task.
 ON_SUPPORT = {
     "scratch": ("-m", "baselines.scratch"),
     "oracle": ("-m", "baselines.scratch", "--oracle"),
 }
-# The tables' rows: which of the above, and scored by which classifier.
+# Rows of the tables: a model of the above and the classifier that scores it.
 METHODS = {
     **{name: (name, "direct") for name in ON_SUPPORT},
     **{name: (name, "lr") for name in ENCODERS},
@@ -82,13 +82,13 @@ class Table:
 
 
 def read_tables(path: Path = PAPER) -> dict[int, Table]:
-    """The papers' tables, by number."""
+    """Return the tables of the papers by number."""
     tables: dict[int, Table] = {}
     with open(path, newline="") as file:
         for row in csv.DictReader(file):
             number = int(row["table"])
-            about = (number, row["dataset"], row["backbone"], int(row["n_way"]))
-            table = tables.setdefault(number, Table(*about, paper={}))
+            fields = (number, row["dataset"], row["backbone"], int(row["n_way"]))
+            table = tables.setdefault(number, Table(*fields, paper={}))
             cell = table.paper.setdefault((row["method"], row["k_shot"]), {})
             cell[row["metric"]] = (float(row["mean"]), float(row["std"]) if row["std"] else None)
     return dict(sorted(tables.items()))
@@ -96,8 +96,8 @@ def read_tables(path: Path = PAPER) -> dict[int, Table]:
 
 @dataclass(frozen=True)
 class Study:
-    """How a table is reproduced: what narrows it, and where it goes. `machine`: flags that every
-    command takes (--device, --workers)."""
+    """How to reproduce a table: its narrowing and folders. `machine` holds flags of all commands
+    (--device, --workers)."""
 
     table: Table
     data: Path
@@ -110,52 +110,55 @@ class Study:
     methods: tuple[str, ...]
     lesion_disjoint: bool = False
     amp: bool = False
-    images: int | None = None  # that there are, base and rare
+    images: int | None = None  # number of base and rare images
     machine: tuple[str, ...] = ()
 
     @property
     def root(self) -> Path:
-        """Studies that share encoders share a folder."""
+        """The output folder; studies that share encoders share it."""
         name = f"{self.table.dataset}-{self.arch}-{self.image_size}px-{self.epochs}epochs"
         return self.out / (name + "-amp" * self.amp)
 
     @property
     def rare_split(self) -> bool:
-        return "oracle" in self.table.methods  # Table 11: all its rows are scored on that split
+        return "oracle" in self.table.methods  # all rows of Table 11 are scored on that split
 
     def cells(self) -> Iterator[tuple[str, str, int]]:
-        """Each (method, shot, seed) to be run."""
+        """Yield each (method, shot, seed) to run."""
         for method, shot in self.table.paper:
             if method in self.methods and shot in self.shots:
                 yield from ((method, shot, seed) for seed in self.seeds)
 
     def schedule(self) -> list[str]:
-        """The papers' drops of the learning rate, at 60 % and 80 % of the epochs."""
+        """Return the flags that drop the learning rate at 60 and 80 % of the epochs."""
         drops = (max(1, self.epochs * epoch // EPOCHS) for epoch in DROPS)
         return ["--schedule", *map(str, drops)]
 
 
 @dataclass(frozen=True)
 class Job:
-    """One command, which goes on with what it has begun; done when `makes` is in `folder`, trained
-    for `epochs` if that is not None."""
+    """A command that resumes when rerun.
+
+    It is done when `folder` has a file matching `output`, a checkpoint of `epochs` epochs if these
+    are given.
+    """
 
     name: str
     command: tuple[str, ...]
     folder: Path
-    makes: str
+    output: str
     needs: tuple[str, ...] = ()
     epochs: int | None = None
 
     def done(self) -> bool:
-        made = any(self.folder.glob(self.makes))
-        if made and self.epochs is not None:
+        exists = any(self.folder.glob(self.output))
+        if exists and self.epochs is not None:
             return load_checkpoint(self.folder)["epoch"] >= self.epochs
-        return made
+        return exists
 
 
 def jobs_of(study: Study) -> list[Job]:
-    """The jobs of all cells, each once, in an order in which they can be run."""
+    """Return the jobs of all cells, without duplicates, each after the jobs it needs."""
     jobs: dict[str, Job] = {}
     for method, shot, seed in study.cells():
         _score(jobs, study, method, shot, seed)
@@ -163,9 +166,9 @@ def jobs_of(study: Study) -> list[Job]:
 
 
 def score_folder(study: Study, method: str, shot: str, seed: int) -> Path:
-    """Where `test.py` leaves a cell's scores."""
-    run, how = METHODS[method]
-    return study.root / "scores" / run / _task_name(study, shot, seed) / how
+    """Return the folder of a cell's scores."""
+    model, classifier = METHODS[method]
+    return study.root / "scores" / model / _task_name(study, shot, seed) / classifier
 
 
 def _task_name(study: Study, shot: str, seed: int) -> str:
@@ -174,15 +177,15 @@ def _task_name(study: Study, shot: str, seed: int) -> str:
 
 
 def _task_flags(study: Study, shot: str, seed: int) -> list[str]:
-    """What draws a task."""
+    """Return the flags that select a task."""
     kind = ["--lesion-disjoint"] * study.lesion_disjoint + ["--rare-split"] * study.rare_split
-    return ["--n_way", str(study.table.n_way), "--k_shot", shot, "--seed", str(seed), *kind]
+    return ["--n-way", str(study.table.n_way), "--k-shot", shot, "--seed", str(seed), *kind]
 
 
-def _add(jobs: dict[str, Job], study: Study, name: str, command: Iterable[object], **how) -> str:
-    """Put a job among the others; returns its name."""
+def _add(jobs: dict[str, Job], study: Study, name: str, command: Iterable[object], **fields) -> str:
+    """Add a job unless it exists; return its name."""
     words = (*map(str, command), *study.machine)
-    return jobs.setdefault(name, Job(name=name, command=words, **how)).name
+    return jobs.setdefault(name, Job(name=name, command=words, **fields)).name
 
 
 def _training_flags(study: Study, command: Iterable[str]) -> list[str]:
@@ -196,14 +199,14 @@ def _encoder(jobs: dict[str, Job], study: Study, name: str) -> str:
     if name == "srl_distill":
         needs = (_encoder(jobs, study, "srl_simple"),)
         script = (*script, "--teacher", str(study.root / "encoders" / "srl_simple"))
-    command = _script(script, study.data, "--model_path", folder)
+    command = _script(script, study.data, "--model-path", folder)
     command += [*_training_flags(study, script), "--seed", "0"]
-    how = {"folder": folder, "makes": CHECKPOINT, "needs": needs, "epochs": study.epochs}
-    return _add(jobs, study, f"encoder {name}", command, **how)
+    fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
+    return _add(jobs, study, f"encoder {name}", command, **fields)
 
 
 def _script(script: tuple[str, ...], *rest: object) -> list[object]:
-    """`script`, its flags after the data folder and what else comes first."""
+    """Insert `rest` between the script and its flags."""
     first = 2 if script[0] == "-m" else 1
     return [*script[:first], *rest, *script[first:]]
 
@@ -211,14 +214,14 @@ def _script(script: tuple[str, ...], *rest: object) -> list[object]:
 def _on_support(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int) -> str:
     task = _task_name(study, shot, seed)
     folder = study.root / "on_support" / name / task
-    command = _script(ON_SUPPORT[name], study.data, "--model_path", folder)
+    command = _script(ON_SUPPORT[name], study.data, "--model-path", folder)
     flags = _task_flags(study, shot, seed)
-    if name == "oracle":  # has no shots: it gets all of the split's training images
-        flags = ["--n_way", str(study.table.n_way), "--seed", str(seed)]
+    if name == "oracle":  # has no shots: it trains on all training images of the split
+        flags = ["--n-way", str(study.table.n_way), "--seed", str(seed)]
         flags += ["--lesion-disjoint"] * study.lesion_disjoint
     command += [*_training_flags(study, command), *flags]
-    how = {"folder": folder, "makes": CHECKPOINT, "epochs": study.epochs}
-    return _add(jobs, study, f"{name} {task}", command, **how)
+    fields = {"folder": folder, "output": CHECKPOINT, "epochs": study.epochs}
+    return _add(jobs, study, f"{name} {task}", command, **fields)
 
 
 def _labels(jobs: dict[str, Job], study: Study, shot: str, seed: int) -> str:
@@ -227,32 +230,32 @@ def _labels(jobs: dict[str, Job], study: Study, shot: str, seed: int) -> str:
     teacher = study.root / "encoders" / "moco_v1"
     command = ["generate_pseudo.py", "--datadir", study.data, "--resume", teacher]
     command += ["--savedir", folder, *_task_flags(study, shot, seed), "--overwrite", "--no-amp"]
-    how = {"folder": folder, "makes": PSEUDO_FILE, "needs": (_encoder(jobs, study, "moco_v1"),)}
-    return _add(jobs, study, f"labels {task}", command, **how)
+    fields = {"folder": folder, "output": PSEUDO_FILE, "needs": (_encoder(jobs, study, "moco_v1"),)}
+    return _add(jobs, study, f"labels {task}", command, **fields)
 
 
 def _student(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int) -> str:
     task = _task_name(study, shot, seed)
     folder = study.root / "students" / name / task
     command = ["main_distill.py", study.data, "--savedir", study.root / "labels" / task]
-    command += ["--model_path", folder, *STUDENTS[name], "--seed", seed]
+    command += ["--model-path", folder, *STUDENTS[name], "--seed", seed]
     needs = (_labels(jobs, study, shot, seed),)
-    how = {"folder": folder, "makes": CHECKPOINT, "needs": needs, "epochs": study.epochs}
-    return _add(jobs, study, f"student {name} {task}", command, **how)
+    fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
+    return _add(jobs, study, f"student {name} {task}", command, **fields)
 
 
 def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int) -> str:
-    run, how = METHODS[method]
-    if run in ENCODERS:
-        needs, task_flags = _encoder(jobs, study, run), _task_flags(study, shot, seed)
-    elif run in STUDENTS:
-        needs, task_flags = _student(jobs, study, run, shot, seed), []
+    model, classifier = METHODS[method]
+    if model in ENCODERS:
+        training, task_flags = _encoder(jobs, study, model), _task_flags(study, shot, seed)
+    elif model in STUDENTS:
+        training, task_flags = _student(jobs, study, model, shot, seed), []
     else:
-        needs, task_flags = _on_support(jobs, study, run, shot, seed), []
+        training, task_flags = _on_support(jobs, study, model, shot, seed), []
     folder = score_folder(study, method, shot, seed)
-    command = ["test.py", study.data, "--resume", jobs[needs].folder, *task_flags]
-    command += ["--load_cla"] * (how == "direct")
+    command = ["test.py", study.data, "--resume", jobs[training].folder, *task_flags]
+    command += ["--load-cla"] * (classifier == "direct")
     command += ["--output", folder, "--overwrite", "--no-amp"]
-    name = f"score {run} {_task_name(study, shot, seed)} {how}"
-    how = {"folder": folder, "makes": "test_*.json", "needs": (needs,)}
-    return _add(jobs, study, name, command, **how)
+    name = f"score {model} {_task_name(study, shot, seed)} {classifier}"
+    fields = {"folder": folder, "output": "test_*.json", "needs": (training,)}
+    return _add(jobs, study, name, command, **fields)

@@ -1,4 +1,4 @@
-"""Running jobs: here, several at once if asked, or as Slurm jobs."""
+"""Run jobs on this machine, several in parallel, or submit them to Slurm."""
 
 import contextlib
 import os
@@ -23,14 +23,14 @@ from trainer.signals import handling
 from .plan import Job
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-TABLE = "table"  # the name of what comes after all jobs
+TABLE = "table"  # name of the Slurm job that writes the table
 
 
-def run_job(job: Job, started: set[subprocess.Popen], stopped: threading.Event, **how) -> int:
-    """Run the command of `job`, unless it is done; where another process is at it, wait for that.
+def run_job(job: Job, started: set[subprocess.Popen], stopped: threading.Event, **popen) -> int:
+    """Run the command of `job` and return its exit code.
 
-    Returns its exit code; `how` is for Popen. While it runs it is in `started`, which it does not
-    begin to once `stopped`.
+    Waits while another process runs the job; skips it if it is done, and does not start it once
+    `stopped` is set. `started` contains the process while it runs; `popen` are options of Popen.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
     with alone_in(job.folder) as lock:
@@ -39,51 +39,51 @@ def run_job(job: Job, started: set[subprocess.Popen], stopped: threading.Event, 
         if stopped.is_set():
             return 128 + signal.SIGTERM
         command = [sys.executable, *job.command]
-        keep = () if lock is None else (lock,)  # the command holds the lock, too, should we go
-        with subprocess.Popen(command, cwd=REPOSITORY, pass_fds=keep, **how) as process:
+        locks = () if lock is None else (lock,)  # inherited, in case this process dies first
+        with subprocess.Popen(command, cwd=REPOSITORY, pass_fds=locks, **popen) as process:
             started.add(process)
             code = process.wait()
             started.discard(process)
         return code
 
 
-def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
-    """Run `jobs`, `at_once` at a time, each when those it needs are done, with its output in
-    `logs`. Of several GPUs each slot has one; the processors are shared out. What stops this
-    (Ctrl-C, SIGTERM) stops the commands.
+def run_here(jobs: Sequence[Job], logs: Path, max_jobs: int = 1) -> None:
+    """Run `jobs` on this machine, up to `max_jobs` in parallel and each after the jobs it needs.
 
-    Raises InputError in the end if a job failed, after all that do not need it have run.
+    Output goes to `logs`. Parallel jobs share the CPU cores and get a GPU each if there are
+    several. Ctrl-C and SIGTERM stop the commands, too. Raises InputError if a job failed, after all
+    jobs that do not need it have run.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting = [job for job in jobs if not job.done()]
     done = {job.name for job in jobs} - {job.name for job in waiting}
-    print(f"{len(jobs)} jobs, {len(done)} of them done; their output is in {logs}", flush=True)
+    print(f"{len(jobs)} jobs, {len(done)} done; logs: {logs}", flush=True)
     slots: queue.SimpleQueue[int] = queue.SimpleQueue()
-    for slot in range(at_once):
+    for slot in range(max_jobs):
         slots.put(slot)
     started: set[subprocess.Popen] = set()
     stopped = threading.Event()
 
     def work(job: Job) -> tuple[int, float]:
-        slot, began = slots.get(), time.perf_counter()
+        slot, start = slots.get(), time.perf_counter()
         try:
             with open(_log_file(logs, job.name), "ab") as log:
-                how = {"env": _environment(slot, at_once), "stdout": log, "stderr": log}
-                code = run_job(job, started, stopped, **how)
+                popen = {"env": _environment(slot, max_jobs), "stdout": log, "stderr": log}
+                code = run_job(job, started, stopped, **popen)
         finally:
             slots.put(slot)
-        return code, time.perf_counter() - began
+        return code, time.perf_counter() - start
 
     failed: list[Job] = []
     running: dict[Future, Job] = {}
-    with ThreadPoolExecutor(at_once) as pool, _stopping(started, stopped):
+    with ThreadPoolExecutor(max_jobs) as pool, _stopping(started, stopped):
         while True:
             ready = [job for job in waiting if done.issuperset(job.needs)]
-            for job in ready[: at_once - len(running)]:
+            for job in ready[: max_jobs - len(running)]:
                 waiting.remove(job)
                 running[pool.submit(work, job)] = job
             if not running:
-                break  # all done, or what is left needs a job that failed
+                break  # all done, or the rest needs a job that failed
             for future in wait(running, return_when=FIRST_COMPLETED).done:
                 job = running.pop(future)
                 code, seconds = future.result()
@@ -95,20 +95,20 @@ def run_here(jobs: Sequence[Job], logs: Path, at_once: int = 1) -> None:
                     print(f"{len(done)}/{len(jobs)}  {job.name}  {seconds:.0f} s", flush=True)
     if failed:
         raise InputError(
-            f"failed: {listed(job.name for job in failed)}; {len(waiting)} that need them were not "
-            f"run; the reasons are in {logs}; the same command goes on from here"
+            f"failed: {listed(job.name for job in failed)}; skipped {len(waiting)} jobs that need "
+            f"them; see {logs}; rerun the same command to resume"
         )
 
 
 @contextlib.contextmanager
 def _stopping(started: set[subprocess.Popen], stopped: threading.Event) -> Iterator[None]:
-    """Whatever ends this early, signals included, ends the processes in `started`."""
+    """Terminate the processes in `started` on exceptions and signals."""
 
-    def leave(signum: int, _) -> None:
+    def exit_on(signum: int, _) -> None:
         raise SystemExit(128 + signum)
 
     try:
-        with handling(leave):
+        with handling(exit_on):
             yield
     except BaseException:
         stopped.set()
@@ -121,11 +121,11 @@ def _log_file(logs: Path, name: str) -> Path:
     return logs / f"{name.replace(' ', '-')}.log"
 
 
-def _environment(slot: int, at_once: int) -> dict[str, str]:
-    """What a job that shares the machine with others gets of it."""
+def _environment(slot: int, max_jobs: int) -> dict[str, str]:
+    """Return the environment of a job: its share of the CPU cores, and one of several GPUs."""
     environment = dict(os.environ)
-    if at_once > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // at_once)))
+    if max_jobs > 1:
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // max_jobs)))
         if (gpus := torch.cuda.device_count()) > 1:
             visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
             environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]
@@ -133,8 +133,8 @@ def _environment(slot: int, at_once: int) -> dict[str, str]:
 
 
 def become(job: Job) -> None:
-    """As `run_job`, but the command takes the place of this process: signals reach it, and its exit
-    code is this process's."""
+    """Replace this process with the command of `job` (exec), unless it is done. The command gets
+    the signals, and its exit code is this process's."""
     job.folder.mkdir(parents=True, exist_ok=True)
     with alone_in(job.folder) as lock:
         if not job.done():
@@ -145,45 +145,48 @@ def become(job: Job) -> None:
 
 
 def submit_to_slurm(
-    jobs: Sequence[Job], root: Path, options: dict[str, str], words: Sequence[str]
+    jobs: Sequence[Job], root: Path, options: dict[str, str], arguments: Sequence[str]
 ) -> dict[str, str]:
-    """Have Slurm run `python -m reproduction WORDS --only NAME` for each of `jobs` that is not
-    done, when those that it needs have ended well, and for the table, when all have ended. Returns
-    Slurm's number of each by name; their output goes to the logs in `root`.
+    """Submit `python -m reproduction ARGUMENTS --only NAME` for each unfinished job and for the
+    table; return the Slurm job IDs by name.
 
-    `options` are sbatch's own ("partition", …; "" for those without a value). Raises InputError if
-    Slurm does not take a job.
+    A job starts once those it needs have succeeded, the table once all have ended. Output goes to
+    `root`/logs. `options` are those of sbatch ("" if without a value). Raises InputError if sbatch
+    is missing or rejects a job.
     """
     logs = root / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     scripts = REPOSITORY / "scripts"
-    path = [os.path.dirname(sys.executable), os.environ.get("PATH", "")]  # where python is found
+    path = [
+        os.path.dirname(sys.executable),
+        os.environ.get("PATH", ""),
+    ]  # for job.sbatch to find python
     environment = {**os.environ, "PATH": os.pathsep.join(path)}
-    numbers: dict[str, str] = {}
+    job_ids: dict[str, str] = {}
 
     def submit(name: str, condition: str, needs: Iterable[str]) -> None:
-        # Singleton: one job of a name at a time, so that no GPU waits for another one's run.
+        # Singleton: jobs of one name run one at a time, so that none holds a GPU while it waits.
         after = ["singleton", options["dependency"]] if "dependency" in options else ["singleton"]
-        if there := [numbers[need] for need in needs if need in numbers]:
-            after.append(":".join([condition, *there]))
-        given = {
+        if needed := [job_ids[need] for need in needs if need in job_ids]:
+            after.append(":".join([condition, *needed]))
+        values = {
             **options,
             "job-name": f"{name} {root.name}",
             "output": _log_file(logs, name),
             "dependency": ",".join(after),
         }
-        flags = [f"--{key}={value}" if value else f"--{key}" for key, value in given.items()]
-        script = [scripts / "slurm" / "job.sbatch", "-m", "reproduction", *words]
+        flags = [f"--{key}={value}" if value else f"--{key}" for key, value in values.items()]
+        script = [scripts / "slurm" / "job.sbatch", "-m", "reproduction", *arguments]
         command = ["sbatch", "--parsable", *flags, *script, f"--only={name}"]
-        sent = subprocess.run(command, env=environment, capture_output=True, text=True)
-        if sent.returncode:
-            raise InputError(f"Slurm does not take {name}: {sent.stderr.partition(chr(10))[0]}")
-        numbers[name] = sent.stdout.strip()
+        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        if result.returncode:
+            raise InputError(f"sbatch rejected {name}: {result.stderr.partition(chr(10))[0]}")
+        job_ids[name] = result.stdout.strip()
 
     if not shutil.which("sbatch"):
-        raise InputError("--executor slurm needs sbatch, which is not here: run it on the cluster")
+        raise InputError("--executor slurm needs sbatch: not found; run this on the cluster")
     for job in jobs:
         if not job.done():
             submit(job.name, "afterok", job.needs)
-    submit(TABLE, "afterany", list(numbers))
-    return numbers
+    submit(TABLE, "afterany", list(job_ids))
+    return job_ids

@@ -1,4 +1,4 @@
-"""A table as Markdown and CSV: ours beside the paper's."""
+"""Write a table as Markdown and CSV: our scores beside the paper's."""
 
 import csv
 import io
@@ -18,48 +18,48 @@ from trainer.log import LOG
 
 from .plan import IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
 
-BEST = ("hybrid_dic", "direct")  # the papers' method, which the others are tested against
+BEST = ("hybrid_dic", "direct")  # the papers' method
 
 
 def read_scores(study: Study) -> dict[tuple[str, str], dict[int, dict[str, float]]]:
-    """What has been run: for each (method, shot) and seed the value of each metric, in percent."""
-    found: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
+    """Return the finished scores: each metric in percent, by (method, shot) and seed."""
+    cells: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for method, shot, seed in study.cells():
         for file in score_folder(study, method, shot, seed).glob("test_*.json"):
             scores = json.loads(file.read_text())
             values = [scores["accuracy"], *scores["per_class"].values(), scores["average"]]
             percent = dict(zip(study.table.metrics, (100 * value for value in values)))
-            found.setdefault((method, shot), {})[seed] = percent
-    return found
+            cells.setdefault((method, shot), {})[seed] = percent
+    return cells
 
 
 def mean_std(values: Iterable[float]) -> tuple[float, float | None]:
-    """Mean, and standard deviation of a sample (None for a single value)."""
+    """Return the mean and the sample standard deviation (None for a single value)."""
     values = list(values)
     return float(np.mean(values)), float(np.std(values, ddof=1)) if len(values) > 1 else None
 
 
 def cell(mean: float, std: float | None, runs: int | None = None, of: int | None = None) -> str:
-    """`mean (std)`, and how many runs there are if not all; `runs` is None for the paper."""
-    inside = ["" if std is None else f"{std:.1f}"]
+    """Format `mean (std)`, with `runs` of `of` if runs are missing; for the paper both are None."""
+    details = ["" if std is None else f"{std:.1f}"]
     if runs != of:
-        inside.append(f"{runs} of {of} runs")
-    told = "; ".join(filter(None, inside))
-    return f"{mean:.1f} ({told})" if told else f"{mean:.1f}"
+        details.append(f"{runs} of {of} runs")
+    text = "; ".join(filter(None, details))
+    return f"{mean:.1f} ({text})" if text else f"{mean:.1f}"
 
 
-# A backbone that the papers cite, and the one that their code has in its place.
-AS_RUN = {"conv4": "conv4_released"}
+# Backbones that the papers cite, and those that their code uses instead.
+RELEASED_BACKBONES = {"conv4": "conv4_released"}
 
 
 def heading(study: Study) -> str:
-    """Which table, and how ours is narrower than the papers', if it is."""
+    """Return the heading: the table, and how ours is narrowed compared with the papers'."""
     table = study.table
     runnable = [method for method in table.methods if method in METHODS]
     narrower = []
     if study.images not in (None, IMAGES[table.dataset]):
         narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
-    if study.arch not in (table.arch, AS_RUN.get(table.arch)):
+    if study.arch not in (table.arch, RELEASED_BACKBONES.get(table.arch)):
         narrower.append(f"{study.arch} instead of {table.arch}")
     if study.image_size != config.IMAGE_SIZE:
         narrower.append(f"{study.image_size} pixels instead of {config.IMAGE_SIZE}")
@@ -76,18 +76,18 @@ def heading(study: Study) -> str:
     if study.lesion_disjoint:
         narrower.append("lesion-disjoint tasks")
     if study.epochs <= config.Distillation.fields()["dic_interval"].default:
-        narrower.append("too short for DIC, whose rows are without it")
-    block = study.arch if study.arch == AS_RUN.get(table.arch) else table.arch
+        narrower.append("too short for DIC, whose rows do without it")
+    block = study.arch if study.arch == RELEASED_BACKBONES.get(table.arch) else table.arch
     note = ", the block that the authors ran" if block != table.arch else ""
     title = f"Table {table.number}: {table.dataset}, {block}{note}, {table.n_way}-way"
     return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")
 
 
 def comparison(study: Study) -> list[list[str]]:
-    """Total accuracy: a row a method; of each shot ours, the paper's, and the difference in the
-    paper's standard deviations."""
+    """Return the rows of total accuracies, one per method; for each shot ours, the paper's, and the
+    difference in the paper's standard deviations."""
     table, scores = study.table, read_scores(study)
-    head = [f"{shot}-shot {what}" for shot in table.shots for what in ("ours", "paper", "Δ/std")]
+    head = [f"{shot}-shot {name}" for shot in table.shots for name in ("ours", "paper", "Δ/std")]
     rows = [["method", *head]]
     for method in table.methods:
         row = [method]
@@ -104,14 +104,14 @@ def _compared(study: Study, scores: dict, method: str, shot: str, metric: str) -
     paper = cell(paper_mean, paper_std)
     runs = scores.get((method, shot))
     if not runs:
-        return ["not run" if method in METHODS else "not built", paper, ""]
+        return ["not run" if method in METHODS else "not implemented", paper, ""]
     mean, std = mean_std(run[metric] for run in runs.values())
-    apart = f"{(mean - paper_mean) / paper_std:+.1f}" if paper_std else ""
-    return [cell(mean, std, len(runs), len(study.seeds)), paper, apart]
+    difference = f"{(mean - paper_mean) / paper_std:+.1f}" if paper_std else ""
+    return [cell(mean, std, len(runs), len(study.seeds)), paper, difference]
 
 
 def per_class(study: Study) -> list[list[str]]:
-    """Each class's accuracy and their mean, `ours / paper's`, of the methods that were run."""
+    """Return the rows of per-class accuracies and their mean, `ours / paper's`."""
     metrics, scores = study.table.metrics[1:], read_scores(study)
     rows = [["method", "shots", *metrics]]
     for (method, shot), runs in scores.items():
@@ -119,18 +119,18 @@ def per_class(study: Study) -> list[list[str]]:
         row = [method, shot]
         for metric in metrics:
             mean, std = mean_std(run[metric] for run in runs.values())
-            told = f"{paper[metric][0]:.1f}" if metric in paper else "–"
-            row.append(f"{cell(mean, std, len(runs), len(study.seeds))} / {told}")
+            theirs = f"{paper[metric][0]:.1f}" if metric in paper else "–"
+            row.append(f"{cell(mean, std, len(runs), len(study.seeds))} / {theirs}")
         rows.append(row)
     return rows
 
 
 def significance(study: Study) -> list[list[str]]:
-    """Wilcoxon's signed-rank test, two-sided, of the papers' method against each other one on the
-    total accuracies of the same tasks, over all shots and seeds."""
+    """Return the rows of two-sided Wilcoxon signed-rank tests of the papers' method against each
+    other method, on the total accuracies of the same tasks, over all shots and seeds."""
     scores = read_scores(study)
 
-    def of(method: str) -> dict[tuple[str, int], float]:
+    def accuracies(method: str) -> dict[tuple[str, int], float]:
         return {
             (shot, seed): run["accuracy"]
             for (name, shot), runs in scores.items()
@@ -140,33 +140,33 @@ def significance(study: Study) -> list[list[str]]:
 
     ours = next((method for method in study.methods if METHODS[method] == BEST), "")
     rows = [[f"{ours} against", "tasks", "mean difference", "p"]]
-    best = of(ours)
+    best = accuracies(ours)
     for method in study.methods:
-        other = of(method)
+        other = accuracies(method)
         tasks = sorted(best.keys() & other.keys())
-        apart = np.array([best[task] - other[task] for task in tasks])
-        if method != ours and apart.any():
-            p = wilcoxon(apart).pvalue
-            rows.append([method, str(len(tasks)), f"{apart.mean():+.1f}", f"{p:.3f}"])
+        differences = np.array([best[task] - other[task] for task in tasks])
+        if method != ours and differences.any():
+            p = wilcoxon(differences).pvalue
+            rows.append([method, str(len(tasks)), f"{differences.mean():+.1f}", f"{p:.3f}"])
     return rows
 
 
-def behind_it(study: Study) -> list[str]:
-    """The commits, versions, machines and hours of training behind the numbers."""
+def made_with(study: Study) -> list[str]:
+    """Return the commits, torch versions, machines and training hours behind the scores."""
     made_by, hours = [], 0.0
     for job in jobs_of(study):
         if job.epochs is not None and (job.folder / CHECKPOINT).exists():
             made_by.append(load_checkpoint(job.folder)["made_by"])
             hours += training_hours(job.folder)
-    told = []
-    for what in ("commit", "torch", "machine"):
-        values = dict.fromkeys(str(made.get(what, "not recorded")) for made in made_by)
-        told.append(f"{what}: {', '.join(values) or 'none yet'}")
-    return [*told, f"{len(made_by)} trainings, {hours:.1f} hours in all"]
+    lines = []
+    for key in ("commit", "torch", "machine"):
+        values = dict.fromkeys(str(made.get(key, "not recorded")) for made in made_by)
+        lines.append(f"{key}: {', '.join(values) or 'none yet'}")
+    return [*lines, f"{len(made_by)} training runs, {hours:.1f} hours in total"]
 
 
 def training_hours(folder: Path) -> float:
-    """The time of all epochs of a run, in hours; an epoch that was repeated counts once."""
+    """Return the hours spent on all epochs of a run; repeated epochs count once."""
     _, epochs = read_log(folder / LOG)
     return sum(values.get("seconds", 0) for values in epochs.values()) / 3600
 
@@ -178,7 +178,7 @@ def _markdown(rows: list[list[str]]) -> str:
 
 
 def _csv(study: Study) -> str:
-    """A line a cell and metric, long form: ours, how many runs, and the paper's; in percent."""
+    """Return one line per cell and metric, in percent: ours, the number of runs, the paper's."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
@@ -186,23 +186,23 @@ def _csv(study: Study) -> str:
         "ours_mean ours_std runs paper_mean paper_std difference_in_std".split()
     )
     scores, table = read_scores(study), study.table
-    about = [table.number, table.dataset, study.arch, study.image_size, study.epochs, study.amp]
+    fields = [table.number, table.dataset, study.arch, study.image_size, study.epochs, study.amp]
     for (method, shot), paper in table.paper.items():
         runs = scores.get((method, shot), {})
         for metric in table.metrics if runs else paper:
             paper_mean, paper_std = paper.get(metric, (None, None))
             mean, std = mean_std(run[metric] for run in runs.values()) if runs else (None, None)
-            apart = (mean - paper_mean) / paper_std if runs and paper_std else None
+            delta = (mean - paper_mean) / paper_std if runs and paper_std else None
             numbers = ["" if x is None else f"{x:.2f}" for x in (mean, std)]
             writer.writerow(
-                [*about, study.lesion_disjoint, method, table.n_way, shot, metric, *numbers,
-                 len(runs), paper_mean, paper_std, "" if apart is None else f"{apart:.2f}"]
+                [*fields, study.lesion_disjoint, method, table.n_way, shot, metric, *numbers,
+                 len(runs), paper_mean, paper_std, "" if delta is None else f"{delta:.2f}"]
             )  # fmt: skip
     return text.getvalue()
 
 
 def _runs_csv(study: Study) -> str:
-    """A line a run: what the means and standard deviations are of; in percent."""
+    """Return one line per run, in percent."""
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(["method", "k_shot", "seed", *study.table.metrics])
@@ -213,24 +213,24 @@ def _runs_csv(study: Study) -> str:
 
 
 def write_table(study: Study, command: str) -> str:
-    """Write tableN.md, tableN.csv and tableN_runs.csv to the study's folder; returns the first."""
+    """Write tableN.md, tableN.csv and tableN_runs.csv to the study's folder; return the first."""
     parts = [
         f"# {heading(study)}",
         "Total accuracy on the query set in percent: mean (standard deviation) over the tasks of "
-        f"seeds {', '.join(map(str, study.seeds))}; ours is a sample's standard deviation. Δ/std: "
+        f"seeds {', '.join(map(str, study.seeds))}; ours is the sample standard deviation. Δ/std: "
         "ours minus the paper's, in the paper's standard deviations.",
         _markdown(comparison(study)),
         "## Accuracy of each class",
-        "In percent, ours / paper's; A1, A2, … in the papers' order, avg their mean.",
+        "In percent, ours / paper's; A1, A2, … in the papers' order; avg is their mean.",
         _markdown(per_class(study)),
     ]
     if len(tests := significance(study)) > 1:
         parts += [
             "## Wilcoxon signed-rank test",
-            "Total accuracy on the same tasks, all shots together, two-sided.",
+            "Total accuracy on the same tasks, all shots pooled, two-sided.",
             _markdown(tests),
         ]
-    parts += ["## Behind it", f"    {command}", "\n".join(f"- {x}" for x in behind_it(study))]
+    parts += ["## Made with", f"    {command}", "\n".join(f"- {x}" for x in made_with(study))]
     markdown = "\n\n".join(parts) + "\n"
     name = f"table{study.table.number}" + "_disjoint" * study.lesion_disjoint
     files = {".md": markdown, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}

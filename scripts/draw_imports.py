@@ -1,4 +1,4 @@
-"""Draw which package imports which, between the markers in ARCHITECTURE.md, as a Mermaid diagram.
+"""Draw the imports between packages as a Mermaid diagram, between the markers in ARCHITECTURE.md.
 
 python scripts/draw_imports.py
 """
@@ -9,18 +9,18 @@ import subprocess
 from pathlib import Path
 from typing import NamedTuple
 
-FLOORS = (  # from the ground up
-    {"models", "common"},  # what f_q can be; errors, files, seeds
-    {"datasets"},  # what it is fed
+FLOORS = (  # from the bottom up
+    {"models", "common"},  # backbones; errors, files, seeds
+    {"datasets"},  # data
     {"trainer"},  # training any model safely
     {"moco", "plots"},  # the method; the papers' figures
     {"main_moco", "generate_pseudo", "main_distill", "test", "baselines", "reproduction"},
-    {"scripts", "benchmarks"},  # how people start it; how fast it is
+    {"scripts", "benchmarks"},  # start scripts; speed and memory
 )
 
 
 class Import(NamedTuple):
-    """`module` imports `imported`, in `line` of its `file`."""
+    """An import of `imported` by `module`, on `line` of `file`."""
 
     module: str
     imported: str
@@ -32,20 +32,22 @@ class Import(NamedTuple):
 
 
 def module_of(file: Path) -> str:
-    """`moco` for moco/__init__.py, `moco.builder` for moco/builder.py."""
+    """Return a file's module: `moco` for moco/__init__.py, `moco.builder` for moco/builder.py."""
     parts = file.with_suffix("").parts
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
 def imports_of(root: Path, files: list[Path]) -> list[Import]:
-    """All imports among `files`, which are relative to `root`: those within functions, too, and
-    those of a package's __init__ that come with an import from another package."""
+    """Return all imports between `files`, which are relative to `root`.
+
+    This includes imports within functions and the __init__ of other packages, imported implicitly.
+    """
     modules = {module_of(file) for file in files}
-    found = []
+    imports = []
     for file in files:
         module = module_of(file)
         package = file.parent.parts
-        above = {".".join(package[:depth]) for depth in range(1, len(package) + 1)}
+        parents = {".".join(package[:depth]) for depth in range(1, len(package) + 1)}
         for node in ast.walk(ast.parse((root / file).read_text())):
             if isinstance(node, ast.Import):
                 named = [alias.name for alias in node.names]
@@ -60,23 +62,24 @@ def imports_of(root: Path, files: list[Path]) -> list[Import]:
                 parts = name.split(".")
                 chain = [".".join(parts[:depth]) for depth in range(1, len(parts) + 1)]
                 chain = [name for name in chain if name in modules]
-                # Its own package has begun before; what is imported from that itself is another
-                # matter.
-                imported |= set(chain[-1:]) | (set(chain) - above)
-            found += [Import(module, name, file, node.lineno) for name in sorted(imported)]
-    return found
+                # The module's own parent packages are already imported, unless named directly.
+                imported |= set(chain[-1:]) | (set(chain) - parents)
+            imports += [Import(module, name, file, node.lineno) for name in sorted(imported)]
+    return imports
 
 
 def floor_of(module: str) -> int:
-    """Return the floor of a module, counted from 1; what `python -m package` starts is at the top,
-    with the scripts."""
-    top = module.partition(".")[0]
+    """Return the floor of a module, from 1 at the bottom; __main__ modules are on the top floor.
+
+    Raises ValueError if the package is not in FLOORS.
+    """
+    package = module.partition(".")[0]
     if module.endswith(".__main__"):
         return len(FLOORS)
-    found = [number for number, floor in enumerate(FLOORS, start=1) if top in floor]
-    if not found:
-        raise ValueError(f"{module} is on no floor: name it in FLOORS")
-    return found[0]
+    numbers = [number for number, floor in enumerate(FLOORS, start=1) if package in floor]
+    if not numbers:
+        raise ValueError(f"{module} has no floor: add it to FLOORS")
+    return numbers[0]
 
 
 def tracked(root: Path) -> list[Path]:
@@ -88,30 +91,30 @@ def tracked(root: Path) -> list[Path]:
 
 
 def arrows(imports: list[Import]) -> list[tuple[str, str]]:
-    """Return which package imports which, without the arrows that follow from others."""
+    """Return the imports between packages, without those implied by others."""
     below: dict[str, set[str]] = {}
-    for one in imports:
-        start, end = (name.partition(".")[0] for name in (one.module, one.imported))
-        if start != end and not one.module.endswith(".__main__"):
+    for item in imports:
+        start, end = (name.partition(".")[0] for name in (item.module, item.imported))
+        if start != end and not item.module.endswith(".__main__"):
             below.setdefault(start, set()).add(end)
 
-    def reached(start: str) -> set[str]:
-        return {end for name in below.get(start, ()) for end in {name} | reached(name)}
+    def reachable(start: str) -> set[str]:
+        return {end for name in below.get(start, ()) for end in {name} | reachable(name)}
 
     return sorted(
         (start, end)
         for start, ends in below.items()
         for end in ends
-        if not any(end in reached(other) for other in ends - {end})
+        if not any(end in reachable(other) for other in ends - {end})
     )
 
 
 def diagram(imports: list[Import]) -> str:
-    """Return the floors, from the top down, and the arrows between packages."""
-    found = {name.partition(".")[0] for one in imports for name in (one.module, one.imported)}
+    """Return the Mermaid diagram: floors from the top down and arrows between packages."""
+    packages = {x.partition(".")[0] for item in imports for x in (item.module, item.imported)}
     lines = ["```mermaid", "flowchart TD"]
     for number in range(len(FLOORS), 0, -1):
-        names = [f"{name}[{name}]" for name in sorted(FLOORS[number - 1] & found)]
+        names = [f"{name}[{name}]" for name in sorted(FLOORS[number - 1] & packages)]
         lines += [
             f'    subgraph floor{number} ["floor {number}"]',
             *(f"        {n}" for n in names),
@@ -122,7 +125,7 @@ def diagram(imports: list[Import]) -> str:
 
 
 def rewritten(text: str, imports: list[Import]) -> str:
-    """Return the page with its diagram drawn anew."""
+    """Return the page with a new diagram."""
     new = f"<!-- imports -->\n{diagram(imports)}\n<!-- /imports -->"
     return re.sub("<!-- imports -->.*<!-- /imports -->", lambda _: new, text, flags=re.DOTALL)
 

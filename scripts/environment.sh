@@ -1,12 +1,12 @@
-# Source this with the names of requirement files: it makes .venv, installs them and this project
-# (editable) once, and activates it. PYTHON chooses the interpreter (3.10 or later).
+# Source this with the names of requirement files: it creates .venv, installs them and this project
+# (editable) once, and activates it. PYTHON selects the interpreter (3.10 or later).
 if [ ! -x .venv/bin/python ]; then
-    "${PYTHON:-python3}" -c 'import sys; sys.exit("Python 3.10 or later is needed; set PYTHON to one") if sys.version_info < (3, 10) else None'
+    "${PYTHON:-python3}" -c 'import sys; sys.exit("Python 3.10 or later is required; set PYTHON") if sys.version_info < (3, 10) else None'
     "${PYTHON:-python3}" -m venv .venv || { rm -rf .venv; exit 1; }
 fi
 for requirements in "$@"; do
     if ! cmp -s "$requirements" ".venv/installed-$requirements"; then
-        echo "installing $requirements into .venv (torch alone takes some minutes and 5 GB)"
+        echo "installing $requirements into .venv (torch takes minutes and 5 GB)"
         .venv/bin/python -m pip install --quiet --disable-pip-version-check -r "$requirements"
         cp "$requirements" ".venv/installed-$requirements"
     fi

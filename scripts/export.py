@@ -1,11 +1,11 @@
-"""Take a network out of a checkpoint, for other code: the query encoder, or with --classifier the
-whole student F′.
+"""Export the query encoder of a checkpoint or, with --classifier, the whole student F′, for use in
+other code.
 
     python scripts/export.py runs/student encoder.pt
     python scripts/export.py runs/student student.onnx --classifier
 
-The name's end says how: .pt or .safetensors, the weights alone (a state dict); .ts, a TorchScript
-program; .onnx, an ONNX graph. Prints the lines that load it.
+The suffix of the output selects the format: .pt or .safetensors for the weights (a state dict), .ts
+for a TorchScript program, .onnx for an ONNX graph. Prints the lines that load the file.
 """
 
 import warnings
@@ -25,47 +25,47 @@ try:
 except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: pip install -e . first, in the repository's folder") from None
 
-BATCH = 2  # images in the example that programs and graphs are made from
+BATCH = 2  # batch size of the example input for tracing
 
 
 def make_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser(
-        "Write the network of a checkpoint for other code: weights (.pt, .safetensors), a "
-        "TorchScript program (.ts) or an ONNX graph (.onnx)."
+        "Export the network of a checkpoint as weights (.pt, .safetensors), a TorchScript program "
+        "(.ts) or an ONNX graph (.onnx)."
     )
-    parser.add_argument("checkpoint", type=Path, help="checkpoint, or a run's folder")
-    parser.add_argument("out", type=Path, help="file to write; its end says how")
-    help = "with the student's classifier: images to class logits, not embeddings"
+    parser.add_argument("checkpoint", type=Path, help="checkpoint, or the folder of a run")
+    parser.add_argument("out", type=Path, help="output file; its suffix selects the format")
+    help = "include the student's classifier: class logits instead of embeddings"
     parser.add_argument("--classifier", action="store_true", help=help)
-    parser.add_argument("--overwrite", action="store_true", help="write over what is there")
+    parser.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
     return parser
 
 
 def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.out.suffix not in WRITERS:
-        raise InputError(f"{args.out}: its name's end should be one of {', '.join(WRITERS)}")
+        raise InputError(f"{args.out}: the suffix must be one of {', '.join(WRITERS)}")
     refuse_to_overwrite([args.out], args.overwrite)
     baselines.register_all()
     checkpoint = load_checkpoint(args.checkpoint)
-    if args.classifier and (without := no_classifier(checkpoint)):
+    if args.classifier and (kind := no_classifier(checkpoint)):
         raise InputError(
-            f"--classifier: {args.checkpoint} is of {without}, and has no trained classifier"
+            f"--classifier: {args.checkpoint} is of {kind} and has no trained classifier"
         )
     model, built_by = network(checkpoint, args.classifier)
     size = checkpoint["args"]["image_size"]
     print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out)))
-    what = "embeddings"
+    outputs = "embeddings"
     if args.classifier and checkpoint["task"]:
-        what = "logits of " + ", ".join(checkpoint["task"]["classes"])
-    elif args.classifier:  # of the authors' code
+        outputs = "logits of " + ", ".join(checkpoint["task"]["classes"])
+    elif args.classifier:  # from the authors' code
         classes = student_classifier(checkpoint).linear.out_features
-        what = f"logits of {classes} classes, whose names the checkpoint does not tell"
-    print(f"# images, N×3×{size}×{size} with values 0–1, to {what}; written: {args.out}")
+        outputs = f"logits of {classes} classes (no names in the checkpoint)"
+    print(f"# images, N×3×{size}×{size} with values in [0, 1], to {outputs}; written: {args.out}")
 
 
 def network(checkpoint: dict, classifier: bool) -> tuple[nn.Module, str]:
-    """The network in evaluation mode, and the expression that builds one like it."""
+    """Return the network in evaluation mode and an expression that builds the architecture."""
     args, encoder = checkpoint["args"], query_encoder(checkpoint)
     built_by = f"build_encoder({args['arch']!r}, {args['moco_dim']}, mlp={args['mlp']})"
     if not classifier:
@@ -101,7 +101,7 @@ def write_weights(model: nn.Module, built_by: str, size: int, out: Path) -> list
 
 def write_program(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
     with torch.no_grad(), warnings.catch_warnings(), atomic_write(out) as file:
-        warnings.simplefilter("ignore", FutureWarning)  # torch would like torch.export better
+        warnings.simplefilter("ignore", FutureWarning)  # torch recommends torch.export
         program = torch.jit.trace(model, torch.rand(BATCH, 3, size, size))
         torch.jit.save(program, file)
     return ["import torch", f"model = torch.jit.load({str(out)!r})"]

@@ -1,4 +1,4 @@
-"""`python -m plots`, for those who look for it here."""
+"""Alias of `python -m plots`."""
 
 try:
     from plots.__main__ import main

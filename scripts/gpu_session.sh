@@ -1,11 +1,11 @@
 #!/usr/bin/env bash
-# What there is to try and to measure on a GPU, in two calls of some minutes each (docs/gpu.md):
+# Test and measure on a GPU, in two calls of some minutes each (docs/gpu.md):
 #     bash scripts/gpu_session.sh 1            versions, tests/gpu, speed, a trace
 #     bash scripts/gpu_session.sh 2            a column of Table 5, ResNet-12's stage (a), scores
 #     bash scripts/gpu_session.sh --list       the steps
-# Each step has a time limit of its own, and none stops the others. What is done is in STATE, and is
-# not done again; OUT has few small files. In the environment: OUT, STATE, DATA (Pap-smear), PYTHON,
-# DEVICE, BUDGET (seconds in all), TINY=1 (small sizes: to try the script itself).
+# Each step has a time limit; if one fails, the others still run. STATE keeps finished steps, which
+# are skipped when rerun; OUT gets a few small files. In the environment: OUT, STATE, DATA (Pap-smear),
+# PYTHON, DEVICE, BUDGET (total seconds), TINY=1 (small sizes, to test this script).
 set -u
 cd "$(dirname "$0")/.."
 
@@ -17,26 +17,26 @@ DATA=$(realpath -m "${DATA:-data/papsmear}")
 export PYTHON=${PYTHON:-python3} TINY DEVICE OUT STATE DATA
 export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=$STATE/cache
 export PYTHONPATH=$PWD:$STATE/site${PYTHONPATH:+:$PYTHONPATH}
-LARGEST=16000000 # bytes of a file in OUT
+MAX_BYTES=16000000 # of a file in OUT
 
-# What each call does, in order of worth: step:seconds.
+# The steps of each call, most important first, as step:seconds.
 STEPS_1="versions:40 tests:90 speed-a-16:45 speed-d-16:45 speed-encode-16:45 speed-a-64:45 trace:40
     tests-compiled:120 compile-a-16:75 compile-d-16:75"
 STEPS_2="data:30 table:310 resnet12:90 scores:50 encoder:30"
 BUDGET_1=235 BUDGET_2=475
-if [ "$TINY" ]; then # one step of each kind, and time for slow processors
+if [ "$TINY" ]; then # one step of each kind, with time for slow CPUs
     STEPS_1="versions:60 tests:60 speed-a-16:90 trace:60 compile-d-16:90"
     STEPS_2="data:60 table:200 resnet12:60 scores:90 encoder:60"
     BUDGET_1=400 BUDGET_2=400
 fi
-RESERVE=75 # seconds of call 2 that resnet12 leaves to what comes after it
+RESERVE=75 # seconds of call 2 that resnet12 leaves for the steps after it
 
-speed() { # TASK BATCH MODE...: one task, turn and turn about
+speed() { # TASK BATCH MODE...: time one task, the modes in alternating turns
     local task=$1 batch=$2
     shift 2
     local size="--arch resnet12 --image-size 224 --turns 7 --steps 5"
     [ "$batch" = 64 ] && size="--arch resnet12 --image-size 224 --turns 7 --steps 2"
-    # Compiled code for processors would take longer than all else.
+    # Compiling for the CPU would take longer than everything else.
     [ "$TINY" ] && size="--arch conv4 --image-size 32 --turns 2 --steps 1" && batch=8 &&
         [ "$DEVICE" = cpu ] && [ "$2" = compile ] && set -- default
     # shellcheck disable=SC2086
@@ -44,11 +44,11 @@ speed() { # TASK BATCH MODE...: one task, turn and turn about
         --device "$DEVICE" -j 0 --out "$STATE/$STEP.json"
 }
 
-run_step() { # NAME: in a process of its own, which its time limit ends
+run_step() { # NAME: in a separate process, ended by its time limit
     case $1 in
     versions) exec "$PYTHON" -m benchmarks.gpu versions "$STATE/versions.json" \
         --device "$DEVICE" ${TINY:+--tiny} ;;
-    tests | tests-compiled) # apart, as compiling takes long
+    tests | tests-compiled) # separate steps, as compiling takes long
         local parallel=() which="not compiled"
         [ "$1" = tests ] || which=compiled
         [ "$DEVICE" = cuda ] && "$PYTHON" -c "import xdist" 2> /dev/null && parallel=(-n 6)
@@ -59,8 +59,8 @@ run_step() { # NAME: in a process of its own, which its time limit ends
     trace) exec "$PYTHON" -m benchmarks.gpu trace "$STATE/trace" --device "$DEVICE" \
         ${TINY:+--tiny} ;;
     data)
-        [ -d "$DATA" ] && echo "the data folder that was given" && exit
-        echo "no folder at DATA: synthetic images, whose scores mean nothing"
+        [ -d "$DATA" ] && echo "using $DATA" && exit
+        echo "no folder at DATA: using synthetic images; their scores are meaningless"
         exec "$PYTHON" -m benchmarks.gpu smears "$STATE/smears" ${TINY:+--tiny} ;;
     table)
         local size="--arch $(arch_of_table) --image-size 224 --epochs 200 --jobs 6 -j 2"
@@ -73,7 +73,7 @@ run_step() { # NAME: in a process of its own, which its time limit ends
         local size="--arch resnet12 --image-size 224 --epochs 200 --knn-every 20 -j 8"
         [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --knn-every 1 -j 0"
         # shellcheck disable=SC2086
-        exec "$PYTHON" main_moco.py "$(data)" --model_path "$STATE/resnet12" $size \
+        exec "$PYTHON" main_moco.py "$(data)" --model-path "$STATE/resnet12" $size \
             --device "$DEVICE" ;;
     scores)
         local failed=0 seeds="0 1 2" seed shots pids pid
@@ -81,7 +81,7 @@ run_step() { # NAME: in a process of its own, which its time limit ends
         for seed in $seeds; do
             pids=()
             for shots in 1 3 5; do
-                "$PYTHON" test.py "$(data)" --resume "$STATE/resnet12" --k_shot "$shots" -j 2 \
+                "$PYTHON" test.py "$(data)" --resume "$STATE/resnet12" --k-shot "$shots" -j 2 \
                     --seed "$seed" --device "$DEVICE" --output "$STATE/scores" --overwrite &
                 pids+=($!)
             done
@@ -91,18 +91,18 @@ run_step() { # NAME: in a process of its own, which its time limit ends
     encoder)
         "$PYTHON" scripts/export.py "$STATE/resnet12" "$STATE/encoder32.pt" --overwrite &&
             "$PYTHON" -m benchmarks.gpu halve "$STATE/encoder32.pt" "$STATE/encoder.pt" ;;
-    *) echo "no step called $1"; exit 2 ;;
+    *) echo "unknown step $1"; exit 2 ;;
     esac
 }
 
 data() { if [ -d "$DATA" ]; then echo "$DATA"; else echo "$STATE/smears"; fi; }
 
-arch_of_table() { # the authors' own 4-conv-block, where the repository has it
+arch_of_table() { # the authors' 4-conv-block, if available
     "$PYTHON" -c "from models import BACKBONES
 print('conv4_released' if 'conv4_released' in BACKBONES else 'conv4')"
 }
 
-packages() { # whether all that is needed can be imported, if need be from wheels in .whl
+packages() { # check that required packages can be imported, installing wheels in .whl if necessary
     local missing
     missing=$("$PYTHON" -c "import importlib.util as u
 print(*[m for m in 'torch torchvision numpy sklearn PIL tqdm pytest'.split() if not u.find_spec(m)])")
@@ -112,19 +112,19 @@ print(*[m for m in 'torch torchvision numpy sklearn PIL tqdm pytest'.split() if 
             .whl/*.whl && packages
         return
     fi
-    echo "not installed: $missing; lay their wheels (sklearn: scikit-learn, scipy, joblib," \
-        "threadpoolctl; PIL: pillow) into .whl and carry that along"
+    echo "not installed: $missing; put their wheels (sklearn: scikit-learn, scipy, joblib," \
+        "threadpoolctl; PIL: pillow) into .whl"
     [ "$missing" = pytest ]
 }
 
-pack() { # ARCHIVE FOLDER FIND-TEST...: in one move, so that a broken one is never there
+pack() { # ARCHIVE FOLDER FIND-TEST...: atomically, to leave no broken archive
     local archive=$1 folder=$2
     shift 2
     (cd "$folder" && find . -type f "$@" -print0) |
         tar -C "$folder" --null -T - -czf "$archive.part" && mv "$archive.part" "$archive"
 }
 
-deliver() { # what there is so far, to OUT
+deliver() { # copy the results so far to OUT
     cp "$STATE/summary-$CALL.txt" "$OUT"
     pack "$OUT/logs-$CALL.tar.gz" "$STATE" -path "./logs/*"
     if [ "$CALL" = 1 ]; then
@@ -132,7 +132,7 @@ deliver() { # what there is so far, to OUT
         [ -f "$STATE/logs/tests.log" ] && cp "$STATE/logs/tests.log" "$OUT"
         cp "$STATE"/trace/trace.* "$OUT" 2> /dev/null
         local file comma=
-        { # each step's results by its name
+        { # the results of each step by its name
             echo "{"
             for file in "$STATE"/speed-*.json "$STATE"/compile-*.json; do
                 [ -f "$file" ] || continue
@@ -149,13 +149,13 @@ deliver() { # what there is so far, to OUT
             -name "*.csv" -o -name "*.md" -o -name "*.log" ")"
         if [ -f "$STATE/encoder.pt" ]; then
             rm -f "$OUT"/encoder.pt.*
-            split -b "$LARGEST" "$STATE/encoder.pt" "$OUT/encoder.pt."
+            split -b "$MAX_BYTES" "$STATE/encoder.pt" "$OUT/encoder.pt."
         fi
     fi
-    find "$OUT" -type f -size +"$LARGEST"c -printf "too large to bring back: %f\n"
+    find "$OUT" -type f -size +"$MAX_BYTES"c -printf "too large: %f\n"
 }
 
-stop() { # the step that is running, too: a training saves where it is
+stop() { # also ends the running step; a training run saves its state
     say "stopped by a signal"
     [ "$running" ] && kill -TERM "$running" && wait "$running"
     deliver
@@ -165,8 +165,8 @@ stop() { # the step that is running, too: a training saves where it is
 say() { echo "$(date +%T) $*" | tee -a "$STATE/summary-$CALL.txt"; }
 
 step() { # NAME SECONDS
-    local name=$1 limit=$2 left=$((BUDGET - SECONDS)) began=$SECONDS code
-    [ -f "$STATE/$name.done" ] && say "$name: done before" && return
+    local name=$1 limit=$2 left=$((BUDGET - SECONDS)) start=$SECONDS code
+    [ -f "$STATE/$name.done" ] && say "$name: already done" && return
     [ "$name" = resnet12 ] && left=$((left - RESERVE)) && rm -f "$STATE"/{scores,encoder}.done
     [ "$left" -lt 10 ] && say "$name: no time left" && return
     [ "$limit" -gt "$left" ] && limit=$left
@@ -177,9 +177,9 @@ step() { # NAME SECONDS
     code=$?
     running=
     case $code in
-    0) touch "$STATE/$name.done"; say "$name: done in $((SECONDS - began)) s" ;;
+    0) touch "$STATE/$name.done"; say "$name: done in $((SECONDS - start)) s" ;;
     124 | 137 | 143) say "$name: stopped at its limit of $limit s" ;;
-    *) say "$name: FAILED with exit code $code after $((SECONDS - began)) s" ;;
+    *) say "$name: FAILED with exit code $code after $((SECONDS - start)) s" ;;
     esac
     tail -n "$([ $code = 0 ] && echo 12 || echo 25)" "$STATE/logs/$name.log" | cut -c 1-160 |
         sed "s/^/    /"
@@ -202,14 +202,14 @@ esac
 steps=STEPS_$CALL budget=BUDGET_$CALL running=
 BUDGET=${BUDGET:-${!budget}}
 mkdir -p "$OUT" "$STATE/logs"
-if command -v flock > /dev/null; then # which the steps hold, too, should this be killed
+if command -v flock > /dev/null; then # inherited by the steps, in case this is killed
     exec 9> "$STATE/lock"
     flock -w 60 9 ||
-        { echo "what an earlier call has started is still at work in $STATE"; exit 2; }
+        { echo "a step of an earlier call is still running in $STATE"; exit 2; }
 fi
 trap stop TERM INT
 packages || exit 2
-say "call $CALL on $DEVICE, $BUDGET s in all"
+say "call $CALL on $DEVICE, limit $BUDGET s"
 for name in ${!steps}; do step "${name%:*}" "${name#*:}"; done
 say "ended after $SECONDS s"
 deliver

@@ -2,7 +2,7 @@
 # The whole method in minutes, on a laptop:
 #     bash scripts/quickstart.sh                  on synthetic skin lesions
 #     bash scripts/quickstart.sh DATA_FOLDER      on your copy of ISIC 2018 or Herlev Pap-smear
-# ARCH, IMAGE_SIZE, EPOCHS, K_SHOT and SEED change the run; OUT is where its files go.
+# ARCH, IMAGE_SIZE, EPOCHS, K_SHOT and SEED configure the run; OUT is the output folder.
 set -euo pipefail
 DATA=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."
@@ -21,7 +21,7 @@ run python generate_pseudo.py --datadir "$DATA" --resume "$OUT/pretrained" \
     --savedir "$OUT/labels" --k-shot "${K_SHOT:-5}" --seed "${SEED:-0}"
 run python main_distill.py "$DATA" --savedir "$OUT/labels" --model-path "$OUT/student" \
     --seed "${SEED:-0}"
-echo; echo "The baseline: a logistic regression on the encoder of stage (a)"
+echo; echo "Baseline: logistic regression on the encoder of stage (a)"
 run python test.py "$DATA" --resume "$OUT/pretrained" --savedir "$OUT/labels"
-echo; echo "The student of stage (d)"
+echo; echo "Student of stage (d)"
 run python test.py "$DATA" --resume "$OUT/student" --load-cla

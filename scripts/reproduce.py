@@ -1,4 +1,4 @@
-"""`python -m reproduction`, for those who look for it here."""
+"""Alias of `python -m reproduction`."""
 
 try:
     from reproduction.__main__ import main

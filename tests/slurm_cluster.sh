@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# A Slurm of one node for the tests, as root, everything of it in the folder DIR; no systemd needed:
+# Start or stop a one-node Slurm for the tests, as root, with all files in DIR; needs no systemd:
 #     bash tests/slurm_cluster.sh up DIR && export SLURM_CONF=DIR/slurm.conf
 #     bash tests/slurm_cluster.sh down DIR
-# It has more CPUs than the machine, so that tests can run at once, GPUs that are not there, so that
-# what the README says can be typed, and two partitions: jobs in `high` preempt those in `gpu`.
+# It has more CPUs than the machine, to run tests in parallel, a fake GPU, for the commands in the
+# README, and two partitions: jobs in `high` preempt those in `gpu`.
 set -euo pipefail
 DIR=$(realpath -m "$2")
 export SLURM_CONF=$DIR/slurm.conf
@@ -14,7 +14,7 @@ up() {
     mkdir -p "$DIR"/{state,spool}
     dd if=/dev/urandom of="$DIR/munge.key" bs=1024 count=1 status=none
     chmod 600 "$DIR/munge.key"
-    # The folder may be below one that everybody can write to: --force.
+    # --force: a parent folder may be world-writable.
     munged --force --origin=127.0.0.1 --key-file="$DIR/munge.key" --socket="$DIR/munge.socket" \
         --pid-file="$DIR/munged.pid" --log-file="$DIR/munged.log" --seed-file="$DIR/munge.seed"
     echo "Name=gpu File=/dev/zero" > "$DIR/gres.conf"
@@ -24,7 +24,7 @@ SlurmctldHost=localhost(127.0.0.1)
 SlurmctldPort=$(free_port)
 SlurmdPort=$(free_port)
 SlurmUser=root
-# A job that is requeued waits for its old credential to expire: two minutes otherwise.
+# A requeued job waits until its old credential expires (default: two minutes).
 AuthInfo=socket=$DIR/munge.socket,cred_expire=5
 StateSaveLocation=$DIR/state
 SlurmdSpoolDir=$DIR/spool
@@ -56,7 +56,7 @@ CONF
         [ "$(sinfo -h -p gpu -o %T 2> /dev/null)" != idle ] || return 0
         sleep 0.1
     done
-    echo "Slurm did not start; the reasons are in $DIR/*.log" >&2
+    echo "Slurm did not start; see $DIR/*.log" >&2
     exit 1
 }
 

@@ -1,4 +1,4 @@
-"""What scripts/export.py writes loads by the lines it prints, and computes the same."""
+"""Files of scripts/export.py load with the printed lines and give the same outputs."""
 
 import numpy as np
 import pytest
@@ -24,14 +24,16 @@ def test_the_same_outputs(chain, tmp_path, capsys, end, classifier):
         pytest.importorskip(name)
     out = tmp_path / f"it{end}"
     export.main([str(chain.student), str(out), *["--classifier"] * classifier])
-    *lines, said = capsys.readouterr().out.strip().splitlines()
-    assert len(lines) <= 3 and f"written: {out}" in said
-    there = {"images": IMAGES.numpy()}
-    exec("\n".join(lines), there)  # as a user pastes them
-    found = there["outputs"] if end == ".onnx" else there["model"](IMAGES).detach().numpy()
+    *lines, last = capsys.readouterr().out.strip().splitlines()
+    assert len(lines) <= 3 and f"written: {out}" in last
+    namespace = {"images": IMAGES.numpy()}
+    exec("\n".join(lines), namespace)  # as a user would paste them
+    outputs = (
+        namespace["outputs"] if end == ".onnx" else namespace["model"](IMAGES).detach().numpy()
+    )
     want = expected(load_checkpoint(chain.student), classifier).numpy()
-    assert found.shape == want.shape == (3, 3 if classifier else 128)
-    np.testing.assert_allclose(found, want, rtol=1e-3, atol=1e-5)
+    assert outputs.shape == want.shape == (3, 3 if classifier else 128)
+    np.testing.assert_allclose(outputs, want, rtol=1e-3, atol=1e-5)
 
 
 def test_refusals(chain, tmp_path, capsys, monkeypatch):
@@ -43,8 +45,8 @@ def test_refusals(chain, tmp_path, capsys, monkeypatch):
     untrained = load_checkpoint(chain.student)
     untrained["args"]["p_label"] = False
     torch.save(untrained, tmp_path / "x.pth.tar")
-    said = no(tmp_path / "x.pth.tar", tmp_path / "it.pt", "--classifier")
-    assert "--no-p-label" in said and "no trained classifier" in said
+    message = no(tmp_path / "x.pth.tar", tmp_path / "it.pt", "--classifier")
+    assert "--classifier" in message and "no trained classifier" in message
     (tmp_path / "it.pt").write_bytes(b"")
-    assert "would be overwritten" in no(chain.student, tmp_path / "it.pt")
-    assert "no checkpoint here" in no(tmp_path / "x", tmp_path / "y.pt")
+    assert "--overwrite" in no(chain.student, tmp_path / "it.pt")
+    assert str(tmp_path / "x") in no(tmp_path / "x", tmp_path / "y.pt")

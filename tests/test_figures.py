@@ -1,4 +1,4 @@
-"""python -m plots on what the scripts really write."""
+"""python -m plots on the outputs of the scripts."""
 
 import shutil
 import sys
@@ -26,7 +26,7 @@ def test_every_figure_of_a_chain(chain: Chain, data, tmp_path, capsys):
         assert f"written: {path}\n" in printed
 
 
-def test_an_image_that_is_broken(chain: Chain, data, tmp_path, capsys):
+def test_broken_image(chain: Chain, data, tmp_path, capsys):
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(data, root)
     query = load_task(chain.labels).query(open_dataset(root).rare)
@@ -45,20 +45,20 @@ def test_formats_choice_and_overwriting(chain: Chain, tmp_path, capsys, monkeypa
     assert [path.name for path in tmp_path.iterdir()] == ["confusion.svg"]
     first = (tmp_path / "confusion.svg").read_text()
     assert "Predicted class" in first  # text stays text
-    said = refused(capsys, monkeypatch, "plots.__main__", *words)
-    assert "would be overwritten" in said
+    message = refused(capsys, monkeypatch, "plots.__main__", *words)
+    assert "--overwrite" in message
     call("plots.__main__", *words, "--overwrite")
 
 
-def test_images_are_needed_for_some(chain: Chain, tmp_path, capsys, monkeypatch):
-    said = refused(
+def test_some_figures_need_images(chain: Chain, tmp_path, capsys, monkeypatch):
+    message = refused(
         capsys, monkeypatch, "plots.__main__", chain.labels, "--out", tmp_path, "--only", "tsne"
     )
-    assert "nothing for tsne" in said
+    assert "tsne" in message
 
 
-def test_a_checkpoint_that_is_gone(chain: Chain, data, tmp_path, capsys):
-    """Scores that were moved to another machine still give all but their look-alikes."""
+def test_missing_checkpoint(chain: Chain, data, tmp_path, capsys):
+    """Scores moved to another machine give all figures but look-alikes."""
     moved = tmp_path / "moved"
     moved.mkdir()
     for path in chain.student.glob("test_*"):
@@ -71,8 +71,8 @@ def test_a_checkpoint_that_is_gone(chain: Chain, data, tmp_path, capsys):
 
 def test_without_matplotlib(chain: Chain, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
-    said = refused(capsys, monkeypatch, "plots.__main__", chain.root, "--out", tmp_path)
-    assert "pip install matplotlib" in said
+    message = refused(capsys, monkeypatch, "plots.__main__", chain.root, "--out", tmp_path)
+    assert "pip install matplotlib" in message
 
 
 @pytest.mark.parametrize("flag", ["--only", "--format"])

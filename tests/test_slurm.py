@@ -1,4 +1,4 @@
-"""The Slurm scripts on a real Slurm: what is stopped goes on, what is ended has ended."""
+"""The Slurm scripts on a real Slurm: stopped jobs resume, cancelled jobs stay cancelled."""
 
 import json
 import os
@@ -51,16 +51,16 @@ def call(*command: object, **environment: str) -> str:
     ).stdout  # fmt: skip
 
 
-def submitted(said: str) -> dict[str, str]:
-    """Job numbers by name, from the lines that say so."""
-    lines = [line.split("  ") for line in said.splitlines() if line[:1].isdigit()]
+def submitted(output: str) -> dict[str, str]:
+    """Return the printed job IDs by name."""
+    lines = [line.split("  ") for line in output.splitlines() if line[:1].isdigit()]
     return {words[1]: words[0] for words in lines}
 
 
 def chain(data, out, *options: object, epochs: int = 8, pretrain: str = "") -> dict[str, str]:
     flags = {
         "PRETRAIN": " ".join([*TINY, "--epochs", str(epochs), pretrain]),
-        "LABEL": "--k_shot 2 -j 0",
+        "LABEL": "--k-shot 2 -j 0",
         "DISTILL": "-j 0",
         "TEST": "-j 0",
     }
@@ -77,7 +77,7 @@ def wait_for(condition, seconds=120):
         if condition():
             return
         time.sleep(0.1)
-    raise AssertionError("it never came")
+    raise AssertionError("timed out")
 
 
 def is_in(number: str, *states: str) -> bool:
@@ -91,30 +91,30 @@ def epochs_logged(run) -> list[int]:
 
 
 def advance(run) -> None:
-    """Wait until one more epoch is done and the next one has begun."""
+    """Wait until another epoch is done and the next one has started."""
     before = len(epochs_logged(run))
     wait_for(lambda: len(epochs_logged(run)) > before)
     time.sleep(0.3)
 
 
 def stop(number: str, run, *command: object) -> None:
-    """Have `command` stop a training in the middle of an epoch; it is in the queue again then."""
+    """Stop a training run with `command` in the middle of an epoch; wait until it is requeued."""
     part = None
-    while not part:  # it was just between two epochs
+    while not part:  # it stopped between two epochs
         advance(run)
         call(*command)
         wait_for(lambda: is_in(number, "PENDING"))
         part = load_checkpoint(run)["part"]
 
 
-def test_a_chain_that_is_stopped_again_and_again(images, tmp_path):
+def test_chain_stopped_repeatedly(images, tmp_path):
     whole = chain(images, tmp_path / "whole", "--partition=high")
     out = tmp_path / "stopped"
     jobs = chain(images, out)
     for name, run in (("pretrain", out / "pretrained"), ("distill", out / "student")):
         stop(jobs[name], run, "scancel", "--signal=USR1", jobs[name])
         stop(jobs[name], run, "scontrol", "requeue", jobs[name])
-    # All the CPUs, for a partition that comes first.
+    # Request all CPUs in the partition of higher priority.
     needy = ["sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=true"]
     stop(jobs["distill"], out / "student", *needy)
     for numbers in (whole, jobs):
@@ -131,7 +131,7 @@ def test_a_chain_that_is_stopped_again_and_again(images, tmp_path):
         assert epochs_logged(out / run) == list(range(1, 9))
     (scores,) = (out / "student").glob("test_*.json")
     assert 0 <= json.loads(scores.read_text())["accuracy"] <= 1
-    log = (out / "distill.log").read_text(errors="replace")  # Slurm writes into the bar
+    log = (out / "distill.log").read_text(errors="replace")  # Slurm writes into the progress bar
     assert "stopped by SIGUSR1" in log and "DUE TO PREEMPTION" in log and "8 epochs done" in log
     done = jobs["label"], jobs["test"]  # a job can be requeued after its end, too
     for number in done:
@@ -140,27 +140,26 @@ def test_a_chain_that_is_stopped_again_and_again(images, tmp_path):
     assert all(is_in(number, "COMPLETED") for number in done)
 
 
-def test_a_time_limit_sends_back_and_scancel_ends(images, tmp_path):
-    """A limit of a minute is less than the two before which the signal comes: at once, or within
-    the half minute after which Slurm looks at its jobs again."""
+def test_time_limit_requeues_and_scancel_ends(images, tmp_path):
+    """The limit of a minute is below the two minutes before it at which Slurm sends the signal, so
+    the signal comes at once or at the next check, within half a minute."""
     jobs = chain(images, tmp_path, "--time=1", epochs=10_000)
     first, run, log = jobs["pretrain"], tmp_path / "pretrained", tmp_path / "pretrain.log"
-    # The first may come while Python still starts, which it ends: the second then is waited for.
-    # And the one in the middle of an epoch, if one came between two.
-    said = "saved in epoch", "stopped by SIGUSR1 after saving; the same command goes on"
+    # Signals during the start of Python or between two epochs do not count: wait for a later one.
+    expected = "saved in epoch", "stopped by SIGUSR1"
     wait_for(log.exists)
-    wait_for(lambda: all(line in log.read_text(errors="replace") for line in said), seconds=240)
+    wait_for(lambda: all(line in log.read_text(errors="replace") for line in expected), seconds=240)
     wait_for(lambda: about(first)["Restarts"] != "0")
     advance(run)
     call("scancel", first)
     wait_for(lambda: all(is_in(number, "CANCELLED") for number in jobs.values()))
     saved = (run / CHECKPOINT).stat().st_mtime_ns
-    time.sleep(8)  # what is requeued waits for five seconds and then runs
+    time.sleep(8)  # requeued jobs would start after five seconds
     assert all(is_in(number, "CANCELLED") for number in jobs.values())
     assert (run / CHECKPOINT).stat().st_mtime_ns == saved
 
 
-def test_what_needs_a_stage_that_fails_is_not_run(images, tmp_path):
+def test_stages_after_a_failure_are_cancelled(images, tmp_path):
     jobs = chain(images, tmp_path, pretrain="--no-such-flag")
     wait_for(lambda: all(is_in(number, *ENDED) for number in jobs.values()))
     states = [about(number)["JobState"] for number in jobs.values()]
@@ -169,7 +168,7 @@ def test_what_needs_a_stage_that_fails_is_not_run(images, tmp_path):
     assert "--no-such-flag" in (tmp_path / "pretrain.log").read_text()
 
 
-def test_two_tables_share_a_run_that_is_requeued(smears, tmp_path):
+def test_two_tables_share_a_requeued_run(smears, tmp_path):
     narrow = "--table 5 --epochs 80 --image-size 32 --shots 1 --seeds 0 -j 0 --methods moco_v1"
     command = ["python", "-m", "reproduction", *narrow.split(), "--data", smears]
     command += ["--out", tmp_path, "--executor", "slurm", "--slurm", "time=5"]
@@ -187,7 +186,7 @@ def test_two_tables_share_a_run_that_is_requeued(smears, tmp_path):
     assert log.count("80 epochs done") == 1, log
 
 
-def test_two_tasks_are_two_processes(images, tmp_path):
+def test_one_process_per_task(images, tmp_path):
     command = [images, *TINY, "--epochs", 6, "--model_path"]
     flags = ["--ntasks=2", f"--output={tmp_path}/log", "scripts/slurm/pretrain.sbatch"]
     number = call("sbatch", "--parsable", *flags, *command, tmp_path / "srun").strip()
@@ -201,7 +200,7 @@ def test_two_tasks_are_two_processes(images, tmp_path):
     assert states_equal(found["state_dict"], other["state_dict"])
 
 
-def test_all_jobs_are_submitted_alike():
+def test_sbatch_options_are_the_same():
     scripts = list((REPOSITORY / "scripts" / "slurm").glob("*.sbatch"))
     assert len(scripts) == 5
     assert len({path.read_text().splitlines()[1] for path in scripts}) == 1

@@ -1,13 +1,13 @@
 #!/usr/bin/env bash
-# The four stages as Slurm jobs, each to start when the one before it has ended well:
+# Submit the four stages as Slurm jobs; each starts when the previous one has succeeded:
 #     bash scripts/slurm/chain.sh DATA OUT --partition=gpu --gres=gpu:1 --time=24:00:00
-# What follows OUT goes to sbatch, for each job; PRETRAIN, LABEL, DISTILL and TEST in the
-# environment are more flags of the stages. The same command again goes on from what is done.
+# Options after OUT go to sbatch, for each job; PRETRAIN, LABEL, DISTILL and TEST in the environment
+# are flags of the stages. Rerun the same command to resume.
 set -euo pipefail
 fail() { echo "chain.sh: $*" >&2; exit 2; }
 [ $# -ge 2 ] && [ "${1#-}${2#-}" = "$1$2" ] || fail "usage: bash scripts/slurm/chain.sh DATA OUT" \
-    "[SBATCH_OPTION ...]; PRETRAIN, LABEL, DISTILL and TEST in the environment are the stages' flags"
-[ -z "${SLURM_JOB_ID:-}" ] || [ -e "$0" ] || fail "start it with bash, not with sbatch"
+    "[SBATCH_OPTION ...]; PRETRAIN, LABEL, DISTILL and TEST in the environment are flags of the stages"
+[ -z "${SLURM_JOB_ID:-}" ] || [ -e "$0" ] || fail "run this with bash, not with sbatch"
 [ -e "$1" ] || fail "the data folder does not exist: $1"
 DATA=$(realpath "$1")
 OUT=$(realpath -m "$2")
@@ -18,13 +18,13 @@ OPTIONS=("$@")
 AFTER=
 
 submit() { # STAGE ARGUMENT...
-    # Singleton: one job of a name at a time, should the chain be submitted twice.
+    # Singleton: if the chain is submitted twice, jobs of the same name run one at a time.
     AFTER=$(sbatch --parsable "${OPTIONS[@]}" --job-name="$1 $OUT" --output="$OUT/$1.log" \
         --dependency="${AFTER:+afterok:$AFTER,}singleton" "scripts/slurm/$1.sbatch" "${@:2}")
     echo "$AFTER  $1  $OUT/$1.log"
 }
 
-submit pretrain "$DATA" --model_path "$OUT/pretrained" ${PRETRAIN:-}
+submit pretrain "$DATA" --model-path "$OUT/pretrained" ${PRETRAIN:-}
 submit label --datadir "$DATA" --resume "$OUT/pretrained" --savedir "$OUT/labels" ${LABEL:-}
-submit distill "$DATA" --savedir "$OUT/labels" --model_path "$OUT/student" ${DISTILL:-}
-submit test "$DATA" --resume "$OUT/student" --load_cla ${TEST:-}
+submit distill "$DATA" --savedir "$OUT/labels" --model-path "$OUT/student" ${DISTILL:-}
+submit test "$DATA" --resume "$OUT/student" --load-cla ${TEST:-}

@@ -1,4 +1,4 @@
-"""What the papers compare with: losses against loops, and each method from start to score."""
+"""The baselines: losses against naive loops, and each method from training to scores."""
 
 import json
 import math
@@ -25,8 +25,8 @@ def train(module, data, folder, *more):
 def test_nt_xent_against_a_loop():
     generator = torch.Generator().manual_seed(0)
     z = torch.nn.functional.normalize(torch.randn(6, 5, generator=generator), dim=1)
-    logits, other_half = simclr.nt_xent_logits(z, 0.5)
-    found = torch.nn.functional.cross_entropy(logits, other_half).item()
+    logits, positives = simclr.nt_xent_logits(z, 0.5)
+    found = torch.nn.functional.cross_entropy(logits, positives).item()
     total = 0.0
     for i in range(6):
         j = (i + 3) % 6
@@ -48,7 +48,7 @@ def test_distillation_against_a_loop():
     assert tempered_kl(teacher, teacher, 2).item() == pytest.approx(0, abs=1e-6)
 
 
-def test_scratch_learns_the_support_set_and_is_scored_directly(data, tmp_path):
+def test_scratch_learns_the_support_set_and_is_scored_by_its_classifier(data, tmp_path):
     checkpoint = train(
         scratch, data, tmp_path, "--k_shot", 2, "--epochs", 30, "--seed", 3, "--n_way", 3
     )
@@ -101,24 +101,24 @@ def test_srl_resumes(data, tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("module", "flags", "says"),
+    ("module", "flags", "expected"),
     [
-        (srl, ["--teacher", "CHAIN"], "is a checkpoint of stage (a)"),
-        (simclr, ["-b", 64], "--batch-size 64 is more than the 35 images"),
+        (srl, ["--teacher", "CHAIN"], "stage (a)"),
+        (simclr, ["-b", 64], "--batch-size 64"),
         (scratch, ["--k_shot", 50], "--k-shot must be in [1, "),
     ],
 )
-def test_refusals(module, flags, says, chain, data, tmp_path, capsys, monkeypatch):
+def test_refusals(module, flags, expected, chain, data, tmp_path, capsys, monkeypatch):
     flags = [chain.pretrained if word == "CHAIN" else word for word in flags]
     argv = [data, "--model_path", tmp_path / "x", *SMALL, *flags]
     monkeypatch.setattr("sys.argv", ["x.py", *map(str, argv)])
     with pytest.raises(SystemExit) as stop:
         cli.run(module.main)
-    said = capsys.readouterr().err.strip()
-    assert stop.value.code == 2 and says in said and len(said.splitlines()) == 1
+    message = capsys.readouterr().err.strip()
+    assert stop.value.code == 2 and expected in message and len(message.splitlines()) == 1
 
 
-def test_a_teacher_of_another_shape_or_set(data, tmp_path):
+def test_teacher_with_another_image_size(data, tmp_path):
     train(srl, data, tmp_path / "s", "--epochs", 0)
     with pytest.raises(ValueError, match="image-size"):
         train(srl, data, tmp_path / "d", "--teacher", tmp_path / "s", "--image-size", 48)
@@ -126,12 +126,12 @@ def test_a_teacher_of_another_shape_or_set(data, tmp_path):
 
 def test_encoders_have_no_classifier_to_load(data, tmp_path):
     train(srl, data, tmp_path, "--epochs", 0)
-    with pytest.raises(ValueError, match="SRL-simple.*no trained classifier"):
+    with pytest.raises(ValueError, match="SRL-simple.*classifier"):
         call("test", data, "--resume", tmp_path, "--load_cla")
 
 
 def test_another_task_is_not_resumed(data, tmp_path):
     train(scratch, data, tmp_path, "--epochs", 1, "--k_shot", 2, "-b", 4)
-    with pytest.raises(ValueError, match="for another task"):
-        how = ["--k_shot", 3, "-b", 4, "--resume", tmp_path]
-        train(scratch, data, tmp_path, "--epochs", 2, *how)
+    with pytest.raises(ValueError, match="another task|different task"):
+        flags = ["--k_shot", 3, "-b", 4, "--resume", tmp_path]
+        train(scratch, data, tmp_path, "--epochs", 2, *flags)

@@ -1,4 +1,4 @@
-"""The comparison of what fast and plain runs come to."""
+"""The comparison of fast and plain training."""
 
 import pytest
 
@@ -12,15 +12,15 @@ def test_plain_and_fast_side_by_side(data, tmp_path, capsys):
         f"--image-size 32 --epochs 2 --schedule 1 -j 0 --out {out} --seeds 0 --device cpu".split()
     )
     accuracy.main([str(data), *flags, "--modes", "plain", "default"])
-    plain, fast = lines = accuracy.lines_of(out)
+    plain, fast = lines = accuracy.read_runs(out)
     assert (plain["mode"], fast["mode"]) == ("plain", "default") and fast["made_by"]["command"]
     assert fast["loss"] == pytest.approx(plain["loss"], rel=0.01)  # the same batches and views
     for line in lines:
         assert len(line["loss"]) == 2 and len(line["accuracy"]) == 10
         assert all(0 <= value <= 1 for value in line["accuracy"])
-    # What is there is not made again, and can be drawn.
+    # Finished runs are skipped, and can be drawn.
     accuracy.main([str(data), *flags, "--modes", "plain", "default"])
-    assert accuracy.lines_of(out) == lines
+    assert accuracy.read_runs(out) == lines
     capsys.readouterr()
     accuracy.main(["--out", str(out), "--draw", str(tmp_path / "losses.png")])
     assert (tmp_path / "losses.png").stat().st_size > 1000
@@ -28,5 +28,5 @@ def test_plain_and_fast_side_by_side(data, tmp_path, capsys):
 
 
 def test_without_data(tmp_path):
-    with pytest.raises(InputError, match="the data folder is needed"):
+    with pytest.raises(InputError, match="DATA"):
         accuracy.main(["--out", str(tmp_path / "runs.jsonl")])

@@ -1,4 +1,4 @@
-"""The page of results says what its JSON files say."""
+"""The page of results agrees with its JSON files."""
 
 import json
 
@@ -11,7 +11,7 @@ def test_the_page_is_up_to_date():
     assert all(f"<!-- {table.__name__} -->" in text for table in page.TABLES)
 
 
-def test_what_was_not_measured_is_said(tmp_path, monkeypatch):
+def test_missing_measurements(tmp_path, monkeypatch):
     step = {"ms_per_image": [4.0, 5.0], "memory_gb": 1.5}
     result = {
         "made_by": {"machine": "2 processor cores"},
@@ -22,7 +22,7 @@ def test_what_was_not_measured_is_said(tmp_path, monkeypatch):
     monkeypatch.setattr(page, "RESULTS", tmp_path)
     lines = page.throughput().splitlines()
     not_measured = " not measured | not measured | not measured |"
-    assert f"| stage (a), the step alone | default | 2.25 (2.00–2.50) |{not_measured}" in lines
-    assert f"| stage (d), the step alone | default | not measured |{not_measured}" in lines
+    assert f"| stage (a), step only | default | 2.25 (2.00–2.50) |{not_measured}" in lines
+    assert f"| stage (d), step only | default | not measured |{not_measured}" in lines
     assert f"| stage (a), TFLOP/s | default | 2 |{not_measured}" in lines
     assert page.profile().count("not measured") == 4

@@ -1,4 +1,4 @@
-"""The plain path computes what the fast one does; only then do their times compare."""
+"""The plain and the fast path compute the same, so that their times are comparable."""
 
 import functools
 import types
@@ -19,7 +19,7 @@ from models import build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
 from trainer.performance import prepare, sgd
 
-HOW = types.SimpleNamespace(
+SETTINGS = types.SimpleNamespace(
     epochs=10, alpha=0.7, pseudo_label="adaptive-hard", cls_loss="paper", losses="con+cls",
     p_label=True, correction="none",
 )  # fmt: skip
@@ -39,12 +39,12 @@ def make(kind, make_encoder, arch, **more):
 
 
 def train(model, step, optimizer, size):
-    """The losses of three steps on known views, and the gradients of the first."""
+    """Return the losses of three steps and the gradient of the first."""
     torch.manual_seed(1)
     views = torch.rand(3, 2, 8, 3, size, size)
     losses = []
     for number, pair in enumerate(views):
-        torch.manual_seed(number)  # what is dropped, how keys are shuffled
+        torch.manual_seed(number)  # for dropout and the shuffling of keys
         optimizer.zero_grad()
         loss = step(model, list(pair), torch.arange(8), 5)["loss"]
         loss.backward()
@@ -66,7 +66,7 @@ def both(stage, arch, size, change=lambda model: model):
         step = main_moco.step
         if stage == "d":
             y = nn.functional.one_hot(torch.arange(8) % 3, 3).float()
-            step = main_distill.distillation_step(HOW, model, y, np.zeros((8, 16), np.float32))
+            step = main_distill.distillation_step(SETTINGS, model, y, np.zeros((8, 16), np.float32))
         losses, gradient = train(model, step, make_sgd(model, 0.03, 0.9, 1e-4), size)
         found.append((losses, gradient, model.state_dict()))
     return found
@@ -84,12 +84,12 @@ def assert_same(fast, slow):
     "arch, size", [("conv4", 32), pytest.param("resnet12", 96, marks=pytest.mark.slow)]
 )
 def test_stage_a(arch, size):
-    """At the final rate of DropBlock, with the same values dropped."""
+    """At the final rate of DropBlock, with the same random masks."""
     assert_same(*both("a", arch, size))
 
 
 def without_dropping(model):
-    """What is dropped differs where a view is encoded twice."""
+    """Remove dropout, which differs if a view is encoded twice."""
     for module in model.modules():
         if hasattr(module, "drop"):
             module.drop = nn.Identity()
@@ -101,13 +101,13 @@ def test_stage_d(arch):
     assert_same(*both("d", arch, 32, without_dropping))
 
 
-def test_the_layout_does_not_matter():
-    def laid_out(model):
+def test_memory_format_does_not_matter():
+    def prepared(model):
         if type(model) is MoCo:
             prepare(model, torch.device("cpu"))
         return without_dropping(model)
 
-    assert_same(*both("a", "resnet12", 32, laid_out))
+    assert_same(*both("a", "resnet12", 32, prepared))
 
 
 @pytest.mark.parametrize("size", [2, 5, 9])

@@ -1,4 +1,4 @@
-"""What is in the figures: the numbers, their labels and their colours."""
+"""The contents of the figures: numbers, labels and colours."""
 
 from pathlib import Path
 
@@ -11,7 +11,7 @@ from datasets.pseudo import PseudoLabels
 from plots import draw
 from plots.read import Result, Run
 
-RARE = {"dataset": "made up", "counts": {"x": 5, "y_z": 5}, "sha256": ""}
+RARE = {"dataset": "synthetic", "counts": {"x": 5, "y_z": 5}, "sha256": ""}
 
 
 def task(seed: int = 0, k_shot: int = 1, classes=("x", "y_z")) -> dict:

@@ -1,4 +1,4 @@
-"""What the figures are made of."""
+"""Reading runs, pseudo labels and scores."""
 
 import json
 from pathlib import Path
@@ -27,7 +27,7 @@ def result(checkpoint: str, seed: int, classifier: str = "direct", k_shot: int =
     return read.Result(Path(f"{checkpoint}/test_{seed}.json"), scores)
 
 
-def test_a_log_that_was_resumed_says_what_held_last(tmp_path):
+def test_log_of_a_resumed_run(tmp_path):
     path = log(
         tmp_path,
         {"stage": "moco", "start_epoch": 0, "task": None},
@@ -43,7 +43,7 @@ def test_a_log_that_was_resumed_says_what_held_last(tmp_path):
     assert run.task is None and run.temperatures() == {}
 
 
-def test_a_log_that_started_anew(tmp_path):
+def test_log_of_a_restarted_run(tmp_path):
     first, second = ({"stage": "moco", "start_epoch": 0, "task": None} for _ in range(2))
     lines = [
         first,
@@ -58,53 +58,53 @@ def test_a_log_that_started_anew(tmp_path):
 
 
 @pytest.mark.parametrize(
-    "lines, said",
+    "lines, expected",
     [
         (["nonsense", {"epoch": 1}], "line 1"),
         ([{"stage": "moco", "start_epoch": 0, "task": None}, {"loss": 1}, {"epoch": 2}], "line 2"),
-        ([{"epoch": 1}], "does not say what the run is"),
+        ([{"epoch": 1}], "log.jsonl"),
         ([{"stage": "moco", "start_epoch": 0, "task": 3}, {"epoch": 1}], "line 1"),
         ([{"stage": "moco", "start_epoch": 0, "task": None}, [1], {"epoch": 1}], "line 2"),
         ([{"stage": "moco", "start_epoch": 0, "task": None}, "\xff", {"epoch": 1}], "line 2"),
     ],
 )
-def test_a_log_that_is_none(tmp_path, lines, said):
-    with pytest.raises(InputError, match=said):
+def test_invalid_log(tmp_path, lines, expected):
+    with pytest.raises(InputError, match=expected):
         read.read_log(log(tmp_path, *lines))
 
 
 RAGGED = {**result("a", 0).scores, "confusion": [[1, 2], [3]]}
-UNSAID = {**result("a", 0).scores, "classifier": None}
+INCOMPLETE = {**result("a", 0).scores, "classifier": None}
 
 
 @pytest.mark.parametrize(
     "text",
-    ["{", "[]", '{"task": 1}', '{"confusion": [[1]]}', json.dumps(RAGGED), json.dumps(UNSAID)],
+    ["{", "[]", '{"task": 1}', '{"confusion": [[1]]}', json.dumps(RAGGED), json.dumps(INCOMPLETE)],
 )
-def test_a_result_that_is_none(tmp_path, text):
+def test_invalid_result(tmp_path, text):
     (tmp_path / "test_x.json").write_text(text)
     with pytest.raises(InputError, match="test_x.json"):
-        read.find([tmp_path])
+        read.read_folders([tmp_path])
 
 
-def test_folders_with_nothing(tmp_path):
+def test_empty_folders(tmp_path):
     with pytest.raises(InputError, match="nothing to draw"):
-        read.find([tmp_path])
-    with pytest.raises(InputError, match="does not exist"):
-        read.find([tmp_path / "absent"])
+        read.read_folders([tmp_path])
+    with pytest.raises(InputError, match="absent"):
+        read.read_folders([tmp_path / "absent"])
 
 
-def test_tasks_are_added_up():
+def test_tasks_are_grouped():
     here = Path("scores")
     group = [(here, result(f"students/dic/seed{seed}", seed)) for seed in range(3)]
     key = (here, "direct", 1, ("x", "y"))
-    assert read.add_up(group) == {key: [one for _, one in group]}
+    assert read.group_results(group) == {key: [one for _, one in group]}
 
 
-def test_methods_are_not_added_up():
+def test_methods_are_not_grouped():
     """A folder with two methods' scores on the same tasks, and an encoder's."""
     here = Path("scores")
-    found = read.add_up(
+    found = read.group_results(
         [(here, result(f"students/{m}/seed{s}", s)) for m in ("dic", "ddl") for s in range(2)]
         + [(here, result(f"encoders/{m}", s, "lr")) for m in ("v1", "v2") for s in range(2)]
     )
@@ -116,7 +116,7 @@ def test_methods_are_not_added_up():
     }
 
 
-def test_what_was_trained_or_scored_otherwise_is_not_added_up():
+def test_different_training_or_scoring_is_not_grouped():
     """Side by side, on different tasks: another correction, other images, other support copies."""
     for change in (
         {"training": {"correction": "dic"}},
@@ -126,24 +126,24 @@ def test_what_was_trained_or_scored_otherwise_is_not_added_up():
     ):
         pair = [result("runs/a", 0), result("runs/b", 1)]
         pair[1].scores.update(change)
-        found = read.add_up([(Path("runs"), one) for one in pair])
+        found = read.group_results([(Path("runs"), one) for one in pair])
         assert [len(group) for group in found.values()] == [1, 1], change
 
 
 def test_one_task_scored_twice_is_two_results(tmp_path):
     one, other = (result("runs/a", 0) for _ in range(2))
     other = read.Result(Path("elsewhere/test.json"), other.scores)
-    assert len(read.add_up([(Path("runs"), one), (Path("runs"), other)])) == 2
+    assert len(read.group_results([(Path("runs"), one), (Path("runs"), other)])) == 2
 
 
 def test_a_folder_named_twice_counts_once(tmp_path):
     (tmp_path / "test_1.json").write_text(json.dumps(result("runs/a", 0).scores))
-    (group,) = read.find([tmp_path, tmp_path / "."]).results.values()
+    (group,) = read.read_folders([tmp_path, tmp_path / "."]).results.values()
     assert len(group) == 1
 
 
 def test_the_checkpoint_that_was_scored(tmp_path):
-    """As told; the folder for the file in it; and where the run was moved, the scores' own."""
+    """The recorded folder or file; for a moved run, the folder of the scores."""
     scores = result(str(tmp_path / "run" / CHECKPOINT), 0).scores
     assert read.Result(tmp_path / "x.json", scores).checkpoint == tmp_path / "run"
     (tmp_path / "moved").mkdir()
@@ -152,16 +152,16 @@ def test_the_checkpoint_that_was_scored(tmp_path):
     assert moved.checkpoint == tmp_path / "moved"
 
 
-def test_shots_and_classifiers_are_not_added_up():
+def test_shots_and_classifiers_are_not_grouped():
     group = [(Path("a"), result("a", 0, how, k)) for how in ("lr", "direct") for k in (1, 5)]
-    assert [len(part) for part in read.add_up(group).values()] == [1] * 4
+    assert [len(part) for part in read.group_results(group).values()] == [1] * 4
 
 
 @pytest.mark.parametrize("text", [None, "image;truth\n1;x\n", "truth,prediction\nx,y\n"])
-def test_predictions_that_are_none(tmp_path, text):
+def test_invalid_predictions(tmp_path, text):
     if text is not None:
         (tmp_path / "test.csv").write_text(text)
-    with pytest.raises(InputError, match="test.csv is not test.py's"):
+    with pytest.raises(InputError, match="test.csv"):
         read.worst_mistakes(tmp_path / "test.csv", 3)
 
 
