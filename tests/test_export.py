@@ -47,4 +47,4 @@ def test_refusals(chain, tmp_path, capsys, monkeypatch):
     assert "a student trained with --no-p_label, and has no trained classifier" in said
     (tmp_path / "it.pt").write_bytes(b"")
     assert "would be overwritten" in no(chain.student, tmp_path / "it.pt")
-    assert "no checkpoint here" in no(tmp_path / "x", tmp_path / "y.pt")
+    assert "no checkpoint at" in no(tmp_path / "x", tmp_path / "y.pt")

@@ -88,7 +88,7 @@ def test_a_teacher_that_cannot_be(no, chain, data, tmp_path, name, value):
     said = no(*distill(data, tmp_path / "labels", tmp_path / "d"))
     assert f"in {tmp_path / 'labels'} is invalid: " in said
     flag = name.replace("_", "-")
-    assert f"its --{flag}" in said or (value is None and f"missing setting {flag}" in said)
+    assert f"--{flag}" in said or (value is None and f"missing setting {flag}" in said)
 
 
 def test_without_pseudo_labels_the_classifier_learns_nothing(chain, data, tmp_path):
@@ -295,11 +295,11 @@ def distill(data, labels, out, *more):
 def test_missing_things(no, chain, data, tmp_path):
     out = tmp_path / "out"
     assert "does not exist: " in no(*moco(tmp_path / "nowhere", out))
-    assert "no checkpoint here" in no(*moco(data, out, "--resume", tmp_path / "nothing"))
-    assert "no checkpoint here" in no("test", data, "--resume", tmp_path)
+    assert "no checkpoint at" in no(*moco(data, out, "--resume", tmp_path / "nothing"))
+    assert "no checkpoint at" in no("test", data, "--resume", tmp_path)
     assert "no pseudo labels at" in no(*distill(data, tmp_path, out))
     labelling = ["--resume", tmp_path, "--datadir", data, "--savedir", out]
-    assert "no checkpoint here" in no("generate_pseudo", *labelling)
+    assert "no checkpoint at" in no("generate_pseudo", *labelling)
     assert not out.exists()
 
 

@@ -56,7 +56,7 @@ def test_turn_about(tmp_path, capsys):
 def test_an_error_in_a_process_is_told(monkeypatch):
     how = throughput.parser().parse_args([*SMALL, "--device", "cuda:7", "--modes", "plain"])
     how.encode_images, how.start_method = 8, "fork"
-    with pytest.raises(InputError, match="GPU 7 was asked for"):
+    with pytest.raises(InputError, match="GPU 7 does not exist"):
         throughput.compare(how, "a", None)
 
 

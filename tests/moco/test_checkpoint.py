@@ -60,7 +60,7 @@ def test_unreadable(tmp_path, content):
 def test_truncated(chain, tmp_path, part):
     whole = (chain.pretrained / CHECKPOINT).read_bytes()
     (tmp_path / CHECKPOINT).write_bytes(whole[: int(part * len(whole))])
-    with pytest.raises(InputError, match="cannot be read as a checkpoint: it is cut off"):
+    with pytest.raises(InputError, match="cannot be read as a checkpoint: truncated"):
         load_checkpoint(tmp_path)
 
 
@@ -86,17 +86,17 @@ def changed(checkpoint, *path):
 @pytest.mark.parametrize(
     ("change", "says"),
     [
-        (("args", "image_size", "x"), "its --image-size is 'x'"),
-        (("args", "image_size", -5), "its --image-size must be at least 32, got -5"),
-        (("args", "arch", "vgg"), "its --arch must be one of .*, got vgg"),
-        (("args", "mlp", 1), "its --mlp is 1"),
-        (("args", "schedule", 7), "its --schedule is 7"),
-        (("args", "schedule", [1, "x"]), "its --schedule is"),
-        (("args", "base_classes", 3), "its --base-classes is 3"),
+        (("args", "image_size", "x"), "--image-size is 'x'"),
+        (("args", "image_size", -5), "--image-size must be at least 32, got -5"),
+        (("args", "arch", "vgg"), "--arch must be one of .*, got vgg"),
+        (("args", "mlp", 1), "--mlp is 1"),
+        (("args", "schedule", 7), "--schedule is 7"),
+        (("args", "schedule", [1, "x"]), "--schedule is"),
+        (("args", "base_classes", 3), "--base-classes is 3"),
         (("args", "epochs", None), "its settings lack epochs"),
         (("args", "p_label", None), "its settings lack p_label"),
         (("part", {"steps": "x", "processes": []}), "where in an epoch it is"),
-        (("part", {"steps": 1}), "it lacks 'processes'"),
+        (("part", {"steps": 1}), "missing 'processes'"),
         (("state_dict", BIAS, torch.zeros(2)), "not those of its settings: classifier.linear.bias"),
         (("state_dict", F_C, torch.zeros(3, 7)), "of its settings: classifier.linear.weight"),
     ],
@@ -104,7 +104,7 @@ def changed(checkpoint, *path):
 def test_contents_that_cannot_be(chain, tmp_path, change, says):
     """Though the file is whole."""
     torch.save(changed(load_checkpoint(chain.student), *change), tmp_path / CHECKPOINT)
-    with pytest.raises(InputError, match=f"is not a sound checkpoint: .*{says}"):
+    with pytest.raises(InputError, match=f"is not a valid checkpoint: .*{says}"):
         load_checkpoint(tmp_path)
 
 
@@ -117,7 +117,7 @@ def test_momentum_that_does_not_fit(chain, data, tmp_path, of_all):
         "shape": torch.zeros(3), "nan": torch.full_like(there, torch.nan), "none": None,
     }[of_all]  # fmt: skip
     torch.save(checkpoint, tmp_path / CHECKPOINT)
-    with pytest.raises(InputError, match="does not fit the run that is to go on"):
+    with pytest.raises(InputError, match="does not fit this run"):
         call("main_moco", data, "--model_path", tmp_path, *TINY, "--epochs", 3)
 
 
