@@ -156,7 +156,8 @@ def test_a_new_setting_touches_one_place(chain, data, tmp_path, monkeypatch, cap
     student = [data, "--savedir", chain.labels, "--model_path", tmp_path / "d", "-j", 0]
     call("main_distill", *student, "--epochs", 1, "--sparkle", 5)
     assert load_checkpoint(tmp_path / "d")["args"]["sparkle"] == 5
-    call("test", data, "--resume", chain.student, "--load_cla", "-j", 0, "--overwrite")
+    scores = tmp_path / "scores"
+    call("test", data, "--resume", chain.student, "--load_cla", "-j", 0, "--output", scores)
     again += ["--model_path", tmp_path / "b", "--sparkle", 4]
     line = refused(capsys, monkeypatch, "main_moco", *again)
     assert "--sparkle 4 conflicts with" in line and "created with --sparkle 3" in line
