@@ -40,7 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     classes = settings.base_classes, settings.rare_classes
     base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
     labels = labels.for_images(base)
-    groups = resume.batchnorm_groups(settings, len(base), plan.processes)
+    groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
     about = {
         "stage": "distill",
         "args": settings.record(),

@@ -26,7 +26,7 @@ def main(argv: list[str] | None = None) -> None:
     plan = launch_plan(settings)
     classes = settings.base_classes, settings.rare_classes
     base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
-    groups = resume.batchnorm_groups(settings, len(base), plan.processes)
+    groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
     about = {
         "stage": "moco",
         "args": settings.record(),

@@ -1,1 +1,1 @@
-"""The ground that everything else stands on: errors for people, files, seeds."""
+"""Shared basics: user-facing errors, atomic files, random seeds."""

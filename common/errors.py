@@ -1,4 +1,4 @@
-"""What is said to people: one error class, and the words of its line."""
+"""The error shown to users as one line, and helpers for its text."""
 
 import contextlib
 from collections.abc import Iterable, Iterator
@@ -6,37 +6,36 @@ from pathlib import Path
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message is the one line to show them."""
+    """Invalid user input; the message is shown as a single line."""
 
     def __str__(self) -> str:
-        # A DataLoader's worker hands an error on with its traceback as the message. Names of files
-        # may hold line breaks.
+        # A DataLoader worker re-raises errors with the traceback as their message; file names may
+        # contain line breaks.
         message = super().__str__().rstrip().rpartition("InputError: ")[2]
         return " ".join(message.splitlines())
 
 
 def reason(error: Exception) -> str:
-    """What an error of another library says, its first sentence (advice follows, and guesses),
-    without the path that we name anyway."""
+    """Return the first sentence of another library's error, without the path and advice."""
     text = getattr(error, "strerror", None) or str(error)
     if isinstance(error, KeyError):
-        text = f"it lacks {text}"
+        text = f"missing {text}"
     return (text.strip().splitlines() or [type(error).__name__])[0].partition(". ")[0]
 
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Raise whatever goes wrong in here, where a file is read, as InputError: `what`, and why."""
+    """Re-raise any exception of the block, which reads a file, as InputError "`what`: reason"."""
     try:
         yield
     except InputError:
         raise
-    except Exception as error:  # broken bytes lead libraries to errors of every kind
+    except Exception as error:  # damaged files raise errors of every kind
         raise InputError(f"{what}: {reason(error)}") from error
 
 
 def is_text(name: str) -> bool:
-    """Can it be written as UTF-8? Names of files that are other bytes cannot."""
+    """Return whether a name is valid UTF-8, unlike file names decoded with surrogates."""
     try:
         name.encode()
     except UnicodeEncodeError:
@@ -45,19 +44,19 @@ def is_text(name: str) -> bool:
 
 
 def listed(items: Iterable[object], limit: int = 10) -> str:
-    """`a, b, c and 12 more`."""
-    words = [str(item) for item in items]
-    rest = len(words) - limit
-    return ", ".join(words[:limit]) + (f" and {rest} more" if rest > 0 else "")
+    """Return the first `limit` items as text: "a, b, c and 12 more"."""
+    texts = [str(item) for item in items]
+    rest = len(texts) - limit
+    return ", ".join(texts[:limit]) + (f" and {rest} more" if rest > 0 else "")
 
 
 def require_match(given: dict, recorded: dict, where: str | Path) -> None:
-    """Raise InputError naming both sides if a value of `given` that is not None differs from
+    """Raise InputError, showing both values, if a value in `given` is not None and differs from
     the one `recorded` in the file `where`."""
     for name, value in given.items():
-        made_with = recorded.get(name)
-        if value is not None and value != made_with:
+        expected = recorded.get(name)
+        if value is not None and value != expected:
             flag = f"--{name.replace('_', '-')}"
             raise InputError(
-                f"{flag} {value} conflicts with {where}, created with {flag} {made_with}"
+                f"{flag} {value} conflicts with {where}, created with {flag} {expected}"
             )

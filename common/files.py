@@ -1,4 +1,4 @@
-"""Reading and writing for people: writes that never leave half a file."""
+"""Safe reading, atomic writing and locking of files."""
 
 import contextlib
 import glob
@@ -15,45 +15,47 @@ import numpy as np
 
 from .errors import InputError, listed
 
-STALE = 3600  # seconds without a change after which nobody is still writing a file
+STALE = 3600  # seconds without a change after which a temporary file is abandoned
 
 
 def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
-    """The array `name` of an .npz file, its checksum verified. Runs no code from it; raises errors
-    of every kind if it is broken."""
+    """Return the array `name` of an .npz file, verifying its checksum and running no code from it.
+
+    Raises errors of any type if the file is damaged.
+    """
     with archive.open(f"{name}.npy") as member:
         array = np.lib.format.read_array(member, allow_pickle=False)
-        if member.read(1):  # the checksum is looked at where the file ends
-            raise ValueError(f"{name} is longer than it says")
+        if member.read(1):  # reading to the end verifies the checksum
+            raise ValueError(f"trailing bytes in {name}")
     return array
 
 
 def parse_json(text: str | bytes, newest: int) -> dict:
-    """The JSON object `text`, whose "format" is `newest` or older. Raises ValueError otherwise."""
+    """Parse a JSON object with "format" `newest` or older; raises ValueError otherwise."""
     try:
         values = json.loads(text)
     except RecursionError:
         raise ValueError("nested too deeply") from None
     if not isinstance(values, dict):
         raise ValueError("not a JSON object")
-    json.dumps(values, ensure_ascii=False).encode()  # no half characters, which nothing could show
+    json.dumps(values, ensure_ascii=False).encode()  # lone surrogates cannot be printed
     version = values.get("format", newest)
     if not isinstance(version, int) or version > newest:
-        raise ValueError(f"it has format {version}; this code reads {newest} and older ones")
+        raise ValueError(f"unsupported format {version}; this version reads {newest} and older")
     return values
 
 
 def require_writable(folder: Path) -> None:
-    """Raise InputError if files cannot be put into `folder`, which need not exist yet."""
+    """Raise InputError if files cannot be written to `folder`, which need not exist yet."""
     nearest = next(path for path in (folder, *folder.absolute().parents) if path.exists())
     if not nearest.is_dir():
-        raise InputError(f"{nearest} is not a folder; nothing can be written to {folder}")
+        raise InputError(f"cannot write to {folder}: {nearest} is not a folder")
     if not os.access(nearest, os.W_OK | os.X_OK):
         raise InputError(f"no permission to write to {folder}")
 
 
 def refuse_to_overwrite(paths: Iterable[Path], overwrite: bool) -> None:
-    """Raise InputError if one of `paths` exists, unless `overwrite`, or could not be written."""
+    """Raise InputError if any of `paths` exists, unless `overwrite`, or is not writable."""
     paths = list(paths)
     for folder in {path.parent for path in paths}:
         require_writable(folder)
@@ -66,41 +68,43 @@ def refuse_to_overwrite(paths: Iterable[Path], overwrite: bool) -> None:
 
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
-    """A file to write to that takes the name `path`, complete and on disk, or not at all. Removes
-    what one that was killed left of it."""
+    """Open a temporary file that is synced and renamed to `path` if the block succeeds, and removed
+    otherwise. Removes abandoned temporary files of `path`."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for other in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
-        with contextlib.suppress(OSError):  # another one may be faster
-            if time.time() - other.stat().st_mtime > STALE:
-                other.unlink()
-    # Processes of several machines, or containers, may have the same number.
-    unfinished = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+        with contextlib.suppress(OSError):  # another process may remove it first
+            if time.time() - leftover.stat().st_mtime > STALE:
+                leftover.unlink()
+    # Random, as processes on several machines or containers may share a process id.
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
     try:
-        with open(unfinished, "wb") as file:
+        with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        os.replace(unfinished, path)
+        os.replace(temporary, path)
     finally:
-        unfinished.unlink(missing_ok=True)
+        temporary.unlink(missing_ok=True)
 
 
 @contextlib.contextmanager
-def alone_in(folder: Path) -> Iterator[int | None]:
-    """One process at a time: who comes while another is in here, waits. Gives the lock's file
-    descriptor; a child that inherits it keeps the lock, too. Where the system or the disk has no
-    locks (many that are shared have none for folders) nobody waits, and there is none to give."""
+def folder_lock(folder: Path) -> Iterator[int | None]:
+    """Hold an exclusive lock on `folder` within the block; waits for other processes.
+
+    Provides the lock's file descriptor, which a child process can inherit to keep the lock; None,
+    without locking, where the system or file system (many network ones) does not support it.
+    """
     if os.name != "posix":
         yield None
         return
     import fcntl
 
-    handle = os.open(folder, os.O_RDONLY)
+    descriptor = os.open(folder, os.O_RDONLY)
     try:
         locked = False
         with contextlib.suppress(OSError):
-            fcntl.flock(handle, fcntl.LOCK_EX)
+            fcntl.flock(descriptor, fcntl.LOCK_EX)
             locked = True
-        yield handle if locked else None
+        yield descriptor if locked else None
     finally:
-        os.close(handle)
+        os.close(descriptor)

@@ -16,7 +16,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.files import alone_in, atomic_write
+from common.files import atomic_write, folder_lock
 
 from .images import ArrayImage, ImageSet, read_image, unreadable_error
 
@@ -40,8 +40,8 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     file = folder / f"{images.name}-{size}px-{files_key(images)}.npy"
     if not _is_complete(file, len(images), size):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # images may show patients
-        with alone_in(folder) as alone:
-            if alone is not None:  # locked: no other process is writing
+        with folder_lock(folder) as lock:
+            if lock is not None:  # no other process is writing
                 for leftover in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
                     leftover.unlink(missing_ok=True)
             if not _is_complete(file, len(images), size):

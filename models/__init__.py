@@ -1,4 +1,4 @@
-"""What f_q can be: a backbone, and the layer that takes its features to the embedding."""
+"""Encoders f_q: a backbone and the head that maps its features to the embedding."""
 
 import torch
 from torch import Tensor, nn
@@ -28,15 +28,15 @@ MIN_IMAGE_SIZE = 32  # resnet12 and conv4 halve it four times, se_resnet50 five 
 
 
 def default_embedding_dim(arch: str) -> int:
-    """Return the width of the embedding that the papers, or their code, give `arch`."""
+    """Return the embedding dimension of `arch` in the papers or the authors' code."""
     return BACKBONES[arch].embedding_dim
 
 
 class Encoder(nn.Module):
     """f_q: images (N×3×S×S, values 0–1) to embeddings (N×`out_features`, not normalised).
 
-    With `amp` set it works in mixed precision: layers in bfloat16 where autocast says so, weights
-    and embeddings in 32 bits.
+    With `amp`, layers compute in bfloat16 where autocast allows; weights and embeddings stay
+    float32.
     """
 
     amp = False
@@ -54,14 +54,14 @@ class Encoder(nn.Module):
 
 
 def build_encoder(arch: str, embedding_dim: int | None = 128, mlp: bool = False) -> Encoder:
-    """A freshly initialised encoder, for images of any size from `MIN_IMAGE_SIZE` up.
+    """Build a randomly initialised encoder for images of at least `MIN_IMAGE_SIZE` pixels a side.
 
-    `arch` is one of `BACKBONES`; `mlp` puts MoCo v2's hidden layer before the embedding. Without
-    an `embedding_dim` the backbone's features are the embedding.
+    `arch` is one of `BACKBONES`; `mlp` adds MoCo v2's hidden layer before the embedding. If
+    `embedding_dim` is None, the backbone's features are the embedding.
     Raises ValueError for an unknown `arch`.
     """
     if arch not in BACKBONES:
-        raise ValueError(f"no backbone called {arch!r}; there are {', '.join(BACKBONES)}")
+        raise ValueError(f"unknown backbone {arch!r}; must be one of {', '.join(BACKBONES)}")
     backbone = BACKBONES[arch]()
     width = backbone.out_features
     if embedding_dim is None:

@@ -1,4 +1,4 @@
-"""What every backbone is and says of itself."""
+"""Base class of the backbones."""
 
 from typing import ClassVar
 
@@ -6,11 +6,11 @@ from torch import nn
 
 
 class Backbone(nn.Module):
-    """Images N×3×S×S to features N×`out_features`, for any S from 32 up."""
+    """Images N×3×S×S to features N×`out_features`, for any S ≥ 32."""
 
     out_features: ClassVar[int]
-    embedding_dim: ClassVar[int] = 128  # of the embedding that the papers put behind it
+    embedding_dim: ClassVar[int] = 128  # of the linear head that follows in the papers
 
     @staticmethod
     def initialise(module: nn.Module) -> None:
-        """Draw the weights of a layer of the head; here: leave them as PyTorch draws them."""
+        """Initialise a layer of the head; by default, as PyTorch does."""

@@ -4,9 +4,9 @@ from torch import Tensor, nn
 
 
 class LinearClassifier(nn.Module):
-    """Embeddings (N×D) to logits (N×`n_way`); the softmax is left to whoever needs it.
+    """Embeddings (N×D) to logits (N×`n_way`).
 
-    Weights start from N(0, 0.01²), the bias from zero, as the papers have it.
+    Weights are initialised from N(0, 0.01²) and the bias with 0, as in the papers.
     """
 
     def __init__(self, embedding_dim: int, n_way: int):

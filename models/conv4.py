@@ -1,5 +1,5 @@
-"""The 4-conv-block, the papers' small backbone (Tables 2 and 5): as in Vinyals et al. 2016, whom
-they cite, and as in the authors' code."""
+"""The 4-conv-block, the papers' small backbone (Tables 2 and 5): by Vinyals et al. 2016, whom they
+cite, and as in the authors' code."""
 
 from torch import Tensor, nn
 
@@ -9,10 +9,9 @@ WIDTH = 64
 
 
 def conv_block(channels: int) -> nn.Sequential:
-    """3×3 convolution, BatchNorm, ReLU, 2×2 max-pool.
+    """Return a block of 3×3 convolution, BatchNorm, ReLU and 2×2 max-pool.
 
-    The pooling comes first: the largest of four is the same one before and after ReLU, which then
-    has a quarter of the work.
+    Pooling before ReLU gives the same result with a quarter of ReLU's work.
     """
     return nn.Sequential(
         nn.Conv2d(channels, WIDTH, kernel_size=3, padding=1, bias=False),
@@ -23,11 +22,11 @@ def conv_block(channels: int) -> nn.Sequential:
 
 
 class Conv4(Backbone):
-    """Images N×3×S×S to globally averaged features, N×64, for any S from 32 up.
+    """Images N×3×S×S to globally averaged features, N×64, for any S ≥ 32.
 
-    Vinyals et al. flatten the last map, which is a single pixel in theirs. Here it is 14×14 at
-    224 pixels: averaged, as in ResNet-12, it serves any size, and stage (d) trains at the papers'
-    learning rate, at which a student with the flattened 4×4 map of 64-pixel images collapsed.
+    Vinyals et al. flatten the last map, in theirs a single pixel; here it is 14×14 at 224 pixels.
+    Averaging, as in ResNet-12, supports any size, and stage (d) trains at the papers' learning
+    rate, at which a student with the flattened 4×4 map of 64-pixel images collapsed.
     """
 
     out_features = WIDTH
@@ -45,9 +44,9 @@ class Conv4(Backbone):
 class Conv4Released(Backbone):
     """Images N×3×S×S to averaged features, N×64: the 4-conv-block of the authors' released code.
 
-    Four of [3×3 convolution with stride 2, padding 2 and a bias, ReLU, BatchNorm, 2×2 max-pool]:
-    224 pixels end in a single one, 0.11 GFLOP an image against `Conv4`'s 1.39. Theirs goes on to an
-    embedding of 64 values, and begins with normal weights (He et al. 2015) and biases of zero.
+    Four times [3×3 convolution with stride 2, padding 2 and a bias, ReLU, BatchNorm, 2×2 max-pool]:
+    224 pixels are reduced to one, with 0.11 GFLOP per image (`Conv4`: 1.39). The embedding has 64
+    dimensions; weights are initialised as by He et al. 2015, biases with 0.
     """
 
     out_features = WIDTH
@@ -70,7 +69,7 @@ class Conv4Released(Backbone):
 
     @staticmethod
     def initialise(module: nn.Module) -> None:
-        """Draw the weights of a convolution or linear layer from N(0, 2/fan_in), biases 0."""
+        """Initialise a convolution or linear layer: weights from N(0, 2/fan_in), biases 0."""
         if isinstance(module, nn.Conv2d | nn.Linear):
             nn.init.kaiming_normal_(module.weight)
             if module.bias is not None:

@@ -1,4 +1,4 @@
-"""ResNet-12 as few-shot learning uses it (Lee et al. 2019; Tian et al. 2020), with DropBlock."""
+"""ResNet-12 of few-shot learning (Lee et al. 2019; Tian et al. 2020), with DropBlock."""
 
 import torch
 import torch.nn.functional as F
@@ -13,25 +13,25 @@ ANNEALING_STEPS = 40_000
 
 
 def drop_block(x: Tensor, drop_rate: Tensor | float, block_size: int = BLOCK_SIZE) -> Tensor:
-    """Zero square blocks of each feature map, and scale what is left to keep the mean.
+    """Zero square blocks of each feature map in `x` (N×C×H×W), and rescale to keep the mean.
 
-    DropBlock (Ghiasi et al. 2018), eq. (1): a block starts at each position that it fits in with
+    DropBlock (Ghiasi et al. 2018), eq. (1): a block starts at each position where it fits with
     probability γ = rate / b² · H·W / ((H−b+1)(W−b+1)), so that about `drop_rate` of the values
-    go. The block is clipped to a map smaller than itself. x: N×C×H×W.
+    are dropped. The block is clipped to the size of the map.
     """
     height, width = x.shape[-2:]
     block = (min(block_size, height), min(block_size, width))
     starts = (height - block[0] + 1, width - block[1] + 1)
     gamma = drop_rate * height * width / (block[0] * block[1] * starts[0] * starts[1])
     seeds = (torch.rand(*x.shape[:2], *starts, device=x.device) < gamma).to(x.dtype)
-    # Max-pooling the padded seeds paints a block down and to the right of each.
+    # Max-pooling the padded seeds extends each to a block below and to its right.
     padded = F.pad(seeds, (block[1] - 1, block[1] - 1, block[0] - 1, block[0] - 1))
     keep = 1 - F.max_pool2d(padded, block, stride=1)
     return x * keep * (keep.numel() / keep.sum(dtype=torch.float32).clamp(min=1))
 
 
 class DropBlock(nn.Module):
-    """`drop_block` while training, its rate rising linearly to 0.1 over 40,000 forward passes."""
+    """`drop_block` in training, its rate rising linearly to 0.1 over 40,000 forward passes."""
 
     steps: Tensor
 
@@ -47,7 +47,7 @@ class DropBlock(nn.Module):
 
 
 class ResidualBlock(nn.Module):
-    """Three 3×3 convolutions beside a 1×1 shortcut, then 2×2 max-pool and `drop`."""
+    """Three 3×3 convolutions with a 1×1 shortcut, then 2×2 max-pool and `drop`."""
 
     def __init__(self, channels: int, width: int, drop: nn.Module):
         super().__init__()
@@ -68,11 +68,11 @@ class ResidualBlock(nn.Module):
         out = self.relu(self.bn1(self.conv1(x)))
         out = self.relu(self.bn2(self.conv2(out)))
         out = self.bn3(self.conv3(out)).add_(self.shortcut(x))
-        return self.drop(self.relu(self.pool(out)))  # as conv4: the same, a quarter of the work
+        return self.drop(self.relu(self.pool(out)))  # pooling first, as in conv4
 
 
 class ResNet12(Backbone):
-    """Images N×3×S×S to globally averaged features, N×640, for any S from 32 up."""
+    """Images N×3×S×S to globally averaged features, N×640, for any S ≥ 32."""
 
     out_features = WIDTHS[-1]
 

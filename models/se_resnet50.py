@@ -1,4 +1,4 @@
-"""SE-ResNet-50 (Hu et al. 2018), the backbone of Table 10, built from torchvision's parts."""
+"""SE-ResNet-50 (Hu et al. 2018), the backbone of Table 10, from torchvision's modules."""
 
 from typing import Any
 
@@ -12,18 +12,18 @@ REDUCTION = 16
 
 
 class SEBottleneck(Bottleneck):
-    """ResNet's bottleneck, whose channels are reweighted before the shortcut is added."""
+    """ResNet's bottleneck with channels reweighted before the shortcut is added."""
 
     bn3: nn.Module
 
-    def __init__(self, *how: Any, **more: Any):
-        super().__init__(*how, **more)
+    def __init__(self, *args: Any, **kwargs: Any):
+        super().__init__(*args, **kwargs)
         channels = self.conv3.out_channels
         self.bn3 = nn.Sequential(self.bn3, SqueezeExcitation(channels, channels // REDUCTION))
 
 
 class SEResNet50(Backbone):
-    """Images N×3×S×S to globally averaged features, N×2048, for any S from 32 up."""
+    """Images N×3×S×S to globally averaged features, N×2048, for any S ≥ 32."""
 
     out_features = 2048
 

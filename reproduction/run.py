@@ -16,7 +16,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError, listed
-from common.files import alone_in
+from common.files import folder_lock
 from trainer.distributed import processors
 from trainer.signals import handling
 
@@ -33,7 +33,7 @@ def run_job(job: Job, started: set[subprocess.Popen], stopped: threading.Event, 
     `stopped` is set. `started` contains the process while it runs; `popen` are options of Popen.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(job.folder) as lock:
+    with folder_lock(job.folder) as lock:
         if job.done():
             return 0
         if stopped.is_set():
@@ -136,7 +136,7 @@ def become(job: Job) -> None:
     """Replace this process with the command of `job` (exec), unless it is done. The command gets
     the signals, and its exit code is this process's."""
     job.folder.mkdir(parents=True, exist_ok=True)
-    with alone_in(job.folder) as lock:
+    with folder_lock(job.folder) as lock:
         if not job.done():
             if lock is not None:
                 os.set_inheritable(lock, True)

@@ -1,4 +1,4 @@
-"""What the tests share: a tiny made-up data folder, and the four scripts run on it once."""
+"""Shared fixtures: a tiny synthetic data set, and the four scripts run on it once."""
 
 import contextlib
 import importlib
@@ -23,7 +23,7 @@ from moco.config import Distillation, Labelling, Pretraining, Testing
 from trainer import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent
-GPU_TESTS = REPOSITORY / "tests" / "gpu"  # all others run on processors, whatever is there
+GPU_TESTS = REPOSITORY / "tests" / "gpu"  # all others run on the CPU
 # Small enough for a test: the global batch is 8, in two BatchNorm groups.
 TINY = "--arch conv4 --image-size 32 -b 8 --moco-k 32 --bn-groups 2 -j 0".split()
 
@@ -34,9 +34,9 @@ def pytest_addoption(parser):
 
 def pytest_configure(config):
     if not all(path.is_relative_to(GPU_TESTS) for path in asked_for(config)):
-        # Before anything looks for a GPU; the scripts that tests start inherit it.
+        # Set before CUDA is initialised; scripts started by tests inherit it.
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    # As many threads as cores, in every process that tests run at once, wait for one another.
+    # Parallel test processes with a thread per core each would slow each other down.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
     os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="test-cache-")
@@ -44,7 +44,7 @@ def pytest_configure(config):
 
 def pytest_collection_modifyitems(config, items):
     if config.getoption("--all"):
-        # First, so that no process is left alone with a long one at the end.
+        # Slow tests first, to balance the load of parallel processes.
         items.sort(key=lambda item: "slow" not in item.keywords)
     else:
         skip = pytest.mark.skip(reason="slow; --all runs it")
@@ -54,7 +54,7 @@ def pytest_collection_modifyitems(config, items):
 
 
 def asked_for(config) -> list[Path]:
-    """The folders and files that the command line names, or the settings for it."""
+    """Return the test paths given on the command line or in the settings."""
     start = config.invocation_params.dir
     return [(start / word.partition("::")[0]).resolve() for word in config.args]
 
@@ -91,7 +91,7 @@ SETTINGS = {
 
 
 def load_script(name: str):
-    """A script as a module (`test` would be the standard library's otherwise)."""
+    """Import a script by path, as `import test` would import the standard library's."""
     if "." in name:
         return importlib.import_module(name)
     spec = importlib.util.spec_from_file_location(name, REPOSITORY / f"{name}.py")
@@ -102,13 +102,13 @@ def load_script(name: str):
 
 
 def call(name: str, *argv: object) -> None:
-    """Run a script in this process, as `cli.run` does but for the exit."""
-    load_script(name).main([str(word) for word in argv])
+    """Run a script's main in this process, without `cli.run`."""
+    load_script(name).main([str(arg) for arg in argv])
 
 
 def shell(name: str, *argv: object) -> subprocess.CompletedProcess:
-    """Run a script as a user does."""
-    command = [sys.executable, f"{name}.py", *(str(word) for word in argv)]
+    """Run a script in a subprocess."""
+    command = [sys.executable, f"{name}.py", *(str(arg) for arg in argv)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     return subprocess.run(
         command, cwd=REPOSITORY, capture_output=True, text=True, env=environment, timeout=300
@@ -121,20 +121,20 @@ def states_equal(a, b):
 
 
 def refused(capsys, monkeypatch, name: str, *argv: object) -> str:
-    """The one line with which a script refuses `argv`, ending with exit code 2."""
-    monkeypatch.setattr(sys, "argv", [f"{name}.py", *(str(word) for word in argv)])
+    """Return the one-line error of a script that must refuse `argv` with exit code 2."""
+    monkeypatch.setattr(sys, "argv", [f"{name}.py", *(str(arg) for arg in argv)])
     capsys.readouterr()
     with pytest.raises(SystemExit) as stop:
         cli.run(load_script(name).main)
-    said = capsys.readouterr().err.strip()
-    assert stop.value.code == 2, said
-    assert len(said.splitlines()) == 1, said
-    return said
+    stderr = capsys.readouterr().err.strip()
+    assert stop.value.code == 2, stderr
+    assert len(stderr.splitlines()) == 1, stderr
+    return stderr
 
 
 @dataclass
 class Chain:
-    """Where the four scripts left what they wrote, and what they printed."""
+    """The output folders of the four scripts, and what they printed."""
 
     root: Path
     printed: dict[str, str]
@@ -153,7 +153,7 @@ class Chain:
 
 
 def chain_of(data: Path, root: Path) -> dict[str, list[object]]:
-    """The words after each of the four scripts, with all that they write in `root`."""
+    """Return the arguments of the four scripts, with all output in `root`."""
     a, labels, d = root / "a", root / "labels", root / "d"
     return {
         "main_moco": [data, "--model_path", a, *TINY, "--epochs", 2, "--knn-every", 1],
@@ -171,16 +171,16 @@ def chain_of(data: Path, root: Path) -> dict[str, list[object]]:
 
 @pytest.fixture(scope="session")
 def chain(data, tmp_path_factory) -> Chain:
-    """The four scripts, one after the other, in this process."""
+    """Run the four scripts in this process."""
     root = tmp_path_factory.mktemp("chain")
     printed = {}
     for name, argv in chain_of(data, root).items():
-        words = [f"{name}.py", *map(str, argv)]  # which the log and the checkpoint tell
+        sys_argv = [f"{name}.py", *map(str, argv)]  # recorded in log and checkpoint
         with (
             pytest.MonkeyPatch.context() as patch,
-            contextlib.redirect_stdout(io.StringIO()) as said,
+            contextlib.redirect_stdout(io.StringIO()) as stdout,
         ):
-            patch.setattr(sys, "argv", words)
+            patch.setattr(sys, "argv", sys_argv)
             call(name, *argv)
-        printed[name] = said.getvalue()
+        printed[name] = stdout.getvalue()
     return Chain(root, printed)

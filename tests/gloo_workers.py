@@ -1,4 +1,4 @@
-"""What the tests of several processes run in these; a spawned one imports it."""
+"""Workers of distributed tests, importable by spawned processes."""
 
 import functools
 from pathlib import Path
@@ -9,18 +9,18 @@ from common.errors import InputError
 from trainer import distributed, launch_plan
 
 
-def plan(nproc, **how):
-    """`nproc` processes on the CPU, or this one alone, unless `how` says otherwise."""
+def plan(nproc, **flags):
+    """Return a plan of `nproc` processes on the CPU, or of this one if None, with these flags."""
     values = dict(
         device="cpu", gpu=None, multiprocessing_distributed=nproc is not None, nproc=nproc,
         world_size=1, rank=0, dist_url=None, dist_backend="auto", dist_timeout=60,
     )  # fmt: skip
-    return launch_plan.plan(**{**values, **how})
+    return launch_plan.plan(**{**values, **flags})
 
 
 def contrast(device, folder: Path, groups: int, steps: int) -> None:
-    """Train MoCo for some steps on this process's share of known batches; write what came out."""
-    from moco.builder import MoCo  # takes two seconds, which the others need not wait for
+    """Train MoCo for some steps on this rank's share of known batches; save losses and state."""
+    from moco.builder import MoCo  # a slow import that other workers do not need
     from moco.losses import contrastive_loss
     from models import build_encoder
 
@@ -28,7 +28,7 @@ def contrast(device, folder: Path, groups: int, steps: int) -> None:
     encoder = functools.partial(build_encoder, "conv4", 16)
     model = MoCo(encoder, 16, queue_size=24, encoder_momentum=0.5, batchnorm_groups=groups)
     optimizer = torch.optim.SGD([p for p in model.parameters() if p.requires_grad], 0.05)
-    torch.manual_seed(7 + distributed.rank())  # rank 0's shuffles count
+    torch.manual_seed(7 + distributed.rank())  # only rank 0's shuffles are used
     generator = torch.Generator().manual_seed(1)
     images = torch.rand(steps, 2, 8, 3, 32, 32, generator=generator)
     images = images * torch.rand(steps, 2, 8, 3, 1, 1, generator=generator)
@@ -48,7 +48,7 @@ def contrast(device, folder: Path, groups: int, steps: int) -> None:
 
 
 def collectives(device, folder: Path) -> None:
-    """Every collective, on values that tell the ranks apart."""
+    """Save the results of every collective on values that differ between ranks."""
     rank = distributed.rank()
     x = torch.arange(2.0) + 10 * rank
     result = {
@@ -62,10 +62,10 @@ def collectives(device, folder: Path) -> None:
 
 
 def fail_alone(device, folder: Path, length: int) -> None:
-    """Process 1 has a reason to end; process 0, which waits for it, has none of its own."""
+    """Raise InputError on rank 1 while rank 0 waits for it."""
     if distributed.rank() == 1:
         raise InputError("this is wrong" + "!" * length)
-    distributed.agreed(0)
+    distributed.all_max(0)
 
 
 def fail(device, folder: Path) -> None:

@@ -298,11 +298,11 @@ def distill(data, labels, out, *more):
 def test_missing_things(no, chain, data, tmp_path):
     out = tmp_path / "out"
     assert "does not exist: " in no(*moco(tmp_path / "nowhere", out))
-    assert "no checkpoint here" in no(*moco(data, out, "--resume", tmp_path / "nothing"))
-    assert "no checkpoint here" in no("test", data, "--resume", tmp_path)
+    assert "no checkpoint at" in no(*moco(data, out, "--resume", tmp_path / "nothing"))
+    assert "no checkpoint at" in no("test", data, "--resume", tmp_path)
     assert "no pseudo labels at" in no(*distill(data, tmp_path, out))
     labelling = ["--resume", tmp_path, "--datadir", data, "--savedir", out]
-    assert "no checkpoint here" in no("generate_pseudo", *labelling)
+    assert "no checkpoint at" in no("generate_pseudo", *labelling)
     assert not out.exists()
 
 

@@ -1,1 +1,1 @@
-"""Training any model safely: processes, signals, checkpoints, logs. Knows no method."""
+"""Model-agnostic training: processes, signals, checkpoints and logs."""

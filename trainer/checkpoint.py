@@ -1,4 +1,4 @@
-"""Checkpoints of any model: written whole or not at all, the one before kept, checksums tested."""
+"""Checkpoints of any model: atomic writes, a previous copy, verified checksums."""
 
 import os
 import shutil
@@ -18,61 +18,62 @@ PREVIOUS = "checkpoint.previous.pth.tar"
 
 
 def save(folder: Path, contents: dict) -> None:
-    """Write `contents` to `folder`. The checkpoint before is kept as PREVIOUS: at every instant one
-    of the two is whole."""
+    """Write `contents` to `folder`, keeping the checkpoint before as PREVIOUS. At any time at least
+    one of the two is complete."""
     remove_unfinished(folder)
     with atomic_write(folder / CHECKPOINT) as file:
         torch_save(contents, file)
         file.flush()
-        os.fsync(file.fileno())  # before: until it has its name, there is but one other
+        os.fsync(file.fileno())  # complete on disk before PREVIOUS is replaced
         _keep_previous(folder)
 
 
 def torch_save(contents: dict, file: BinaryIO) -> None:
-    """As torch.save; a full disk is an OSError."""
+    """Call torch.save, raising OSError if the disk is full."""
     try:
         torch.save(contents, file)
-    except RuntimeError as error:  # what torch makes of a disk that is full
+    except RuntimeError as error:  # torch's error for a full disk
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
 
 
 def _keep_previous(folder: Path) -> None:
-    """Give the checkpoint that is about to be replaced its second name."""
-    second = folder / f".{PREVIOUS}.tmp"
-    if not _is_whole(folder / CHECKPOINT):  # none, or broken: the one before is better
+    """Keep the checkpoint that is about to be replaced as PREVIOUS."""
+    temporary = folder / f".{PREVIOUS}.tmp"
+    if not _is_intact(folder / CHECKPOINT):  # missing or damaged: PREVIOUS is better
         return
     try:
-        os.link(folder / CHECKPOINT, second)
-    except OSError:  # a disk without links
-        shutil.copyfile(folder / CHECKPOINT, second)
-    os.replace(second, folder / PREVIOUS)
+        os.link(folder / CHECKPOINT, temporary)
+    except OSError:  # file system without hard links
+        shutil.copyfile(folder / CHECKPOINT, temporary)
+    os.replace(temporary, folder / PREVIOUS)
 
 
-def _is_whole(path: Path) -> bool:
-    """Is this a file that torch.save wrote since its version 1.6, its checksums right?"""
+def _is_intact(path: Path) -> bool:
+    """Return whether this is a zip file, as of torch.save since 1.6, with valid checksums."""
     try:
-        with zipfile.ZipFile(path) as parts:
-            return parts.testzip() is None
-    except Exception:  # broken headers lead to errors of every kind
+        with zipfile.ZipFile(path) as archive:
+            return archive.testzip() is None
+    except Exception:  # damaged headers raise errors of every kind
         return False
 
 
 def remove_unfinished(folder: Path, *beside: str) -> None:
-    """Remove what a run that was killed while it wrote has left behind: of a checkpoint, and of the
-    files `beside` it."""
+    """Remove the temporary files that a killed run left, of checkpoints and of the files
+    `beside` them."""
     for name in (CHECKPOINT, PREVIOUS, *beside):
         for path in folder.glob(f".{name}*.tmp"):
             path.unlink(missing_ok=True)
 
 
 def load(path: str | Path, check: Callable[[object, Path], dict]) -> dict:
-    """The checkpoint at `path`, a file or a run's folder, on the CPU, as `check(contents, file)`
-    returns it. Where a folder's latest is missing or broken, the one before it, with a note.
+    """Load the checkpoint at `path`, a file or a run's folder, onto the CPU, and return
+    `check(contents, file)`. If a folder's latest is missing or damaged, print a note and load the
+    previous one.
 
-    Raises InputError if there is none, it is unreadable, or `check` raises an error. Runs no code
-    from it.
+    Runs no code from the file. Raises InputError if the checkpoint is missing or unreadable, or if
+    `check` raises an error.
     """
     path = Path(path)
     if not path.is_dir():
@@ -80,28 +81,28 @@ def load(path: str | Path, check: Callable[[object, Path], dict]) -> dict:
     try:
         return _load_file(path / CHECKPOINT, check)
     except InputError as error:
-        if _is_whole(path / CHECKPOINT) or not (path / PREVIOUS).is_file():
+        if _is_intact(path / CHECKPOINT) or not (path / PREVIOUS).is_file():
             raise
         checkpoint = _load_file(path / PREVIOUS, check)
-        print(f"note: {error}; the one before it is taken, {path / PREVIOUS}")
+        print(f"note: {error}; falling back to the previous checkpoint, {path / PREVIOUS}")
         return checkpoint
 
 
 def _load_file(path: Path, check: Callable[[object, Path], dict]) -> dict:
     if not path.is_file():
-        raise InputError(f"no checkpoint here: {path}")
+        raise InputError(f"no checkpoint at {path}")
     contents = read(path)
-    with refusing(f"{path} is not a sound checkpoint"):
+    with refusing(f"{path} is not a valid checkpoint"):
         return check(contents, path)
 
 
 def read(path: Path) -> object:
-    """What torch.save wrote to `path`, without running any code from it."""
+    """Return what torch.save wrote to `path`, without running any code from it."""
     with refusing(f"{path} cannot be read as a checkpoint"):
         with path.open("rb") as file:
             is_zip = file.read(4) == b"PK\x03\x04"
-        if is_zip and not _is_whole(path):  # torch.load passes over checksums
-            raise ValueError("it is cut off, or its bytes have changed since it was written")
+        if is_zip and not _is_intact(path):  # torch.load does not verify checksums
+            raise ValueError("truncated or corrupted")
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of odd pickles: they are refused or not
+            warnings.simplefilter("ignore")  # about pickles, which weights_only restricts
             return torch.load(path, map_location="cpu", weights_only=True)

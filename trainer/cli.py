@@ -1,4 +1,4 @@
-"""The command line's conventions: flags of either spelling, and a mistake answered in one line."""
+"""Command-line conventions: flags with hyphens or underscores, errors in one line."""
 
 import argparse
 import io
@@ -18,7 +18,7 @@ N = TypeVar("N", int, float)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
-    """Shows each default once, and none where there is none."""
+    """Help formatter that shows each default once, and omits those that are None."""
 
     def _get_help_string(self, action: argparse.Action) -> str | None:
         if action.default is None or "(default" in (action.help or ""):
@@ -27,8 +27,7 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 
 
 class ArgumentParser(argparse.ArgumentParser):
-    """Takes every flag with hyphens, as it is added, or underscores, and answers a mistake with one
-    line."""
+    """Parser that accepts flags with hyphens or underscores and reports errors in one line."""
 
     def __init__(self, description: str):
         super().__init__(
@@ -38,37 +37,39 @@ class ArgumentParser(argparse.ArgumentParser):
     def parse_known_args(
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
-        words = []
-        for word in sys.argv[1:] if args is None else args:
-            if not is_text(word):
-                self.error(f"a name that is not UTF-8: {ascii(word)}; rename it, or link to it")
-            flag, equals, value = word.partition("=")
+        normalised = []
+        for arg in sys.argv[1:] if args is None else args:
+            if not is_text(arg):
+                self.error(f"not valid UTF-8: {ascii(arg)}; rename the file or link to it")
+            flag, equals, value = arg.partition("=")
             if flag.startswith("--"):
                 flag = flag.replace("_", "-")
-            words.append(flag + equals + value)
-        return super().parse_known_args(words, namespace)
+            normalised.append(flag + equals + value)
+        return super().parse_known_args(normalised, namespace)
 
     def error(self, message: str) -> NoReturn:
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
 def run(main: Callable[[], None], several: bool = False) -> None:
-    """Run a script: bad input ends it with one line and exit code 2, Ctrl-C with 130.
+    """Run a script: bad input ends it with a one-line error and exit code 2, Ctrl-C with 130.
 
-    `several`: torchrun or srun may start it as several processes; the first one speaks for all.
+    `several`: torchrun or srun may start it as several processes, of which rank 0 prints.
     """
     name = program()
     try:
-        by, found = launched(os.environ)
-        if by and found["processes"] > 1 and not several:
-            raise InputError(f"{by} has started {found['processes']} of it; it is one process")
-        if found.get("first"):
+        launcher, ranks = launched(os.environ)
+        if launcher and ranks["world_size"] > 1 and not several:
+            raise InputError(
+                f"{launcher} started {ranks['world_size']} processes; this script runs in one"
+            )
+        if ranks.get("first_rank"):
             sys.stdout = open(os.devnull, "w")
-            name += f", process {found['first']}"
+            name += f", rank {ranks['first_rank']}"
         if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # names of files may be no text
+            sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be UTF-8
         main()
-    except (InputError, OSError) as error:  # OSError: a full disk, a folder that is read-only
+    except (InputError, OSError) as error:  # OSError: full disk, read-only folder
         print(f"{name}: error: {error}", file=sys.stderr)
         sys.exit(2)
     except Stopped as stop:
@@ -80,14 +81,14 @@ def run(main: Callable[[], None], several: bool = False) -> None:
 
 
 def number(kind: type[N], least: float) -> Callable[[str], N]:
-    """Return an argparse type: a number from `least` on."""
+    """Return an argparse type for finite numbers of at least `least`."""
 
     def parse(text: str) -> N:
         try:
             value = kind(text)
         except ValueError:
-            what = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
+            expected = "a whole number" if kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}") from None
         if not value >= least or value == math.inf:
             raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
         return value

@@ -1,7 +1,4 @@
-"""One process or many: the few collectives that training needs, and the devices.
-
-Every collective here is the identity in a world of one process.
-"""
+"""Collectives and devices. With one process every collective is the identity."""
 
 import os
 import sys
@@ -17,27 +14,29 @@ T = TypeVar("T")
 
 
 def world_size() -> int:
+    """Return the number of ranks."""
     return dist.get_world_size() if dist.is_initialized() else 1
 
 
 def rank() -> int:
+    """Return this process's rank."""
     return dist.get_rank() if dist.is_initialized() else 0
 
 
 def is_main() -> bool:
-    """Is this the process that prints and writes?"""
+    """Return whether this is rank 0, which prints and writes."""
     return rank() == 0
 
 
 def barrier() -> None:
-    """Wait until every process is here."""
+    """Wait for all ranks."""
     if world_size() > 1:
         dist.barrier()
 
 
 @torch.no_grad()
 def all_gather(x: Tensor) -> Tensor:
-    """The rows of every process's `x` (same shape everywhere), by rank. No gradient flows."""
+    """Concatenate the rows of all ranks' `x` (of equal shapes), without gradients."""
     if world_size() == 1:
         return x
     parts = [torch.empty_like(x) for _ in range(world_size())]
@@ -47,7 +46,7 @@ def all_gather(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def broadcast(x: Tensor) -> Tensor:
-    """Overwrite `x` with rank 0's, and return it."""
+    """Overwrite `x` with rank 0's and return it."""
     if world_size() > 1:
         dist.broadcast(x, src=0)
     return x
@@ -55,13 +54,13 @@ def broadcast(x: Tensor) -> Tensor:
 
 @torch.no_grad()
 def my_share(x: Tensor) -> Tensor:
-    """The rows of `x`, as long as all processes' batches together, that are this process's."""
+    """Return this rank's rows of `x`, a global batch."""
     return x.chunk(world_size())[rank()]
 
 
 @torch.no_grad()
 def all_mean(x: Tensor) -> Tensor:
-    """The mean of `x` over all processes."""
+    """Return the mean of `x` over all ranks."""
     if world_size() == 1:
         return x
     x = x.clone()
@@ -69,50 +68,49 @@ def all_mean(x: Tensor) -> Tensor:
     return x / world_size()
 
 
-hosts: dist.ProcessGroup | None = None  # the group in which processes talk without their GPUs
+cpu_group: dist.ProcessGroup | None = None  # gloo group for collectives without GPUs
 
 
-def agreed(number: int) -> int:
-    """The highest of all processes' numbers. Waits for the processes, but for no GPU."""
+def all_max(number: int) -> int:
+    """Return the maximum of `number` over all ranks, without waiting for a GPU."""
     if world_size() == 1:
         return number
-    found = torch.tensor(number)
-    dist.all_reduce(found, dist.ReduceOp.MAX, group=hosts)
-    return int(found)
+    maximum = torch.tensor(number)
+    dist.all_reduce(maximum, dist.ReduceOp.MAX, group=cpu_group)
+    return int(maximum)
 
 
 def gather_objects(value: T) -> list[T]:
-    """Every process's `value` (which goes through pickle), by rank."""
+    """Return every rank's `value`, pickled in transit, by rank."""
     if world_size() == 1:
         return [value]
     values = [value] * world_size()
-    dist.all_gather_object(values, value, group=hosts)
+    dist.all_gather_object(values, value, group=cpu_group)
     return values
 
 
 def running_statistics(module: nn.Module) -> dict[str, Tensor]:
-    """The running means and variances of BatchNorm.
-
-    While training each process follows its own share of the batches, which is all that it needs
-    then.
-    """
-    endings = ("running_mean", "running_var")
-    return {name: buffer for name, buffer in module.named_buffers() if name.endswith(endings)}
+    """Return BatchNorm's running means and variances by name; each rank tracks its own batches."""
+    suffixes = ("running_mean", "running_var")
+    return {name: buffer for name, buffer in module.named_buffers() if name.endswith(suffixes)}
 
 
 def average_running_statistics(module: nn.Module) -> None:
-    """Give every process the mean of all processes' running statistics of BatchNorm."""
+    """Average BatchNorm's running statistics over all ranks, in place."""
     for buffer in running_statistics(module).values():
         buffer.copy_(all_mean(buffer))
 
 
 def pick_device(name: str, gpu: int | None = None) -> torch.device:
-    """`auto` is the GPU if there is one; `gpu` says which. Raises InputError for one not there."""
+    """Return the device `name`, where auto is a GPU if available, and `gpu` its index.
+
+    Raises InputError if it does not exist.
+    """
     gpus = torch.cuda.device_count()
     if name == "auto":
         if gpus == 0:
             if gpu is not None:
-                print(f"--gpu {gpu}: no GPU here, running on the CPU", file=sys.stderr)
+                print(f"--gpu {gpu}: no GPU available, running on the CPU", file=sys.stderr)
             return torch.device("cpu")
         name = "cuda"
     try:
@@ -124,20 +122,20 @@ def pick_device(name: str, gpu: int | None = None) -> torch.device:
     if device.type == "cuda":
         index = gpu if gpu is not None else device.index or 0
         if index >= gpus:
-            raise InputError(f"GPU {index} was asked for, but this machine has {gpus}")
+            raise InputError(f"GPU {index} does not exist: this machine has {gpus}")
         device = torch.device("cuda", index)
-        if index != torch.cuda.current_device():  # it alone takes memory of the GPU
+        if index != torch.cuda.current_device():  # allocates memory on the GPU
             torch.cuda.set_device(device)
     return device
 
 
 def readers(workers: int, nproc: int = 1) -> int:
-    """A process's share of this machine's `workers`, but no more than there are processors."""
+    """Return a rank's share of this machine's `workers`, at most one per CPU core."""
     return min(-(-workers // nproc), processors())
 
 
 def processors() -> int:
-    """How many processors this process may use."""
+    """Return the number of CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1

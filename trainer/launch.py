@@ -1,4 +1,4 @@
-"""Starting a run's processes, having them meet, and ending them together."""
+"""Start a run's processes, connect them, and end them together."""
 
 import contextlib
 import logging
@@ -28,43 +28,43 @@ from common.errors import InputError, listed, reason
 from . import distributed
 from .distributed import pick_device, processors
 from .launch_plan import ANY_PORT, Plan
-from .signals import EXIT_CODES, Stopped, hold, passing_on, release
+from .signals import EXIT_CODES, Stopped, forwarding, hold, release
 
-GOES_ON = "the same command goes on from the last checkpoint"
-LOST = "cannot talk to the other processes, or lost one"
-GIVEN_UP = "process 0 has given up"
-PIPE = 50_000  # characters that fit into a pipe before anybody reads it
-WAIT = timedelta(minutes=30)  # in a collective: the main process may be scoring meanwhile
+RERUN = "rerun the same command to resume from the last checkpoint"
+LOST_CONNECTION = "lost connection to another rank"
+TIMED_OUT = "rank 0 timed out"
+PIPE_CAPACITY = 50_000  # characters that fit into a pipe before it is read
+COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # rank 0 may be scoring meanwhile
 
 T = TypeVar("T")
-Worker = Callable[..., None]  # of a device, and of what `launch` was given for it
+Worker = Callable[..., None]  # called with a device and the arguments given to `launch`
 
 
 def launch(plan: Plan, worker: Worker, *arguments: object) -> None:
-    """Run `worker(device, *arguments)` in each of the processes that are this one's to start, or in
-    this one if it is one of several.
+    """Run `worker(device, *arguments)` in each process that `plan` has this one start, or in this
+    process if it is itself a rank.
 
-    A worker's failure ends them all, and is raised here: an InputError or OSError as InputError.
+    If a worker fails, all end and its error is raised here; InputError and OSError as InputError.
     """
     if plan.url is None:
-        with memory_told():
+        with explained_out_of_memory():
             worker(pick_device(plan.device, plan.gpu), *arguments)
         return
-    if plan.url == ANY_PORT:  # this process has them meet, at a port that is free
+    if plan.url == ANY_PORT:  # this process opens the store, on a free port
         server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
-        plan = replace(plan, url=f"tcp://127.0.0.1:{server.port}", is_opened=True)
+        plan = replace(plan, url=f"tcp://127.0.0.1:{server.port}", store_is_open=True)
     if plan.nproc == 1:
         _join(0, plan, worker, arguments)
         return
-    complaints: SimpleQueue[str] = mp.get_context("spawn").SimpleQueue()
-    # Its warning that one process's end ends the others says nothing that the error does not.
+    errors: SimpleQueue[str] = mp.get_context("spawn").SimpleQueue()
+    # Silence the warning that the other processes are terminated; the error raised says so.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
-    # How processes start other ones is lost on those that are spawned: their readers of images
-    # would each load all of torch.
-    handed = (plan, worker, arguments, complaints, mp.get_start_method())
+    # Spawned processes do not inherit the start method; by another one, each of their data-loading
+    # workers would import torch again.
+    args = (plan, worker, arguments, errors, mp.get_start_method())
     hold()
-    context = mp.spawn(_spawned, nprocs=plan.nproc, args=handed, join=False)
-    with passing_on(context.processes) as signals:
+    context = mp.spawn(_spawned, nprocs=plan.nproc, args=args, join=False)
+    with forwarding(context.processes) as signals:
         release()
         try:
             while not context.join():
@@ -72,187 +72,190 @@ def launch(plan: Plan, worker: Worker, *arguments: object) -> None:
         except (mp.ProcessExitedException, mp.ProcessRaisedException):
             codes = [process.exitcode for process in context.processes]
             if signals:
-                begun = all(code in EXIT_CODES for code in codes)
-                raise Stopped(signals[0], begun) from None
-            if lost := [n for n, code in enumerate(codes) if code == -signal.SIGKILL]:
+                started = all(code in EXIT_CODES for code in codes)
+                raise Stopped(signals[0], started) from None
+            if killed := [n for n, code in enumerate(codes) if code == -signal.SIGKILL]:
                 raise InputError(
-                    f"process {listed(lost)} of {plan.nproc} was killed (too little memory?); "
-                    + GOES_ON
+                    f"local rank {listed(killed)} of {plan.nproc} was killed (out of memory?); "
+                    + RERUN
                 ) from None
-            said = []
-            while not complaints.empty():
-                said.append(complaints.get())
-            if said:  # who lost another one has less to say than that one
-                raise InputError(min(said, key=lambda text: text.startswith(LOST))) from None
+            messages = []
+            while not errors.empty():
+                messages.append(errors.get())
+            if messages:  # a lost connection is a consequence, not the cause
+                cause = min(messages, key=lambda text: text.startswith(LOST_CONNECTION))
+                raise InputError(cause) from None
             if stopped := [code for code in codes if code in EXIT_CODES]:
                 raise Stopped(stopped[0] - 128) from None
             raise
 
 
 @contextlib.contextmanager
-def memory_told() -> Iterator[None]:
-    """Raise InputError where the block lacks memory."""
+def explained_out_of_memory() -> Iterator[None]:
+    """Raise InputError if the block runs out of memory."""
     try:
         yield
     except (MemoryError, RuntimeError) as error:
-        lacking = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not lacking and "can't allocate memory" not in str(error):  # on processors
+        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
+        if not out_of_memory and "can't allocate memory" not in str(error):  # on a CPU
             raise
-        tried = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
-        why = tried[0].lower() if tried else reason(error)
+        request = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+        detail = request[0].lower() if request else reason(error)
         raise InputError(
-            f"too little memory ({why}); smaller -b, --image-size or --moco-k take less"
+            f"out of memory ({detail}); reduce -b, --image-size or --moco-k"
         ) from error
 
 
 def _spawned(
-    number: int,
+    index: int,
     plan: Plan,
     worker: Worker,
     arguments: tuple[object, ...],
-    complaints: SimpleQueue[str],
+    errors: SimpleQueue[str],
     start_method: str,
 ) -> None:
-    """`_join` as a process of its own, whose errors for people go to `complaints`."""
+    """Run `_join` in a spawned process, sending user-facing errors to `errors`."""
     mp.set_start_method(start_method, force=True)
     try:
         release()
-    except KeyboardInterrupt:  # from before anything was begun
+    except KeyboardInterrupt:  # pending since before the start
         sys.exit(1)
     try:
-        _join(number, plan, worker, arguments)
+        _join(index, plan, worker, arguments)
     except Stopped as stop:
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
-        sys.exit(128 + signal.SIGINT)  # spawn would have it end well
+        sys.exit(128 + signal.SIGINT)  # mp.spawn would exit with 0
     except (InputError, OSError) as error:
-        complaints.put(str(error)[: PIPE // plan.nproc])
+        errors.put(str(error)[: PIPE_CAPACITY // plan.nproc])
         sys.exit(2)
 
 
-def _join(number: int, plan: Plan, worker: Worker, arguments: tuple[object, ...]) -> None:
-    """Pick a device, meet the other processes, work, leave."""
-    gpu, backend, rank = plan.gpu, plan.backend, plan.first + number
-    if plan.on_machine > 1:
-        gpus = torch.cuda.device_count()  # or one, where srun shows each process its own
-        gpu = (plan.local + number) % gpus if gpus else None
+def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...]) -> None:
+    """Join the process group as the plan's rank `index`, counted from its first, and run `worker`
+    on this rank's device."""
+    gpu, backend, rank = plan.gpu, plan.backend, plan.first_rank + index
+    if plan.local_world_size > 1:
+        gpus = torch.cuda.device_count()  # 1 where srun restricts each process to its own GPU
+        gpu = (plan.local_rank + index) % gpus if gpus else None
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, processors() // plan.on_machine))
+            torch.set_num_threads(max(1, processors() // plan.local_world_size))
     device = pick_device(plan.device, gpu)
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"
-    ended = False
+    completed = False
     try:
         dist.init_process_group(
-            backend, store=_meet(plan, rank), rank=rank, world_size=plan.processes, timeout=WAIT
-        )
-        distributed.hosts = _hosts() if backend == "nccl" else None
-        with memory_told():
+            backend, store=_rendezvous(plan, rank), rank=rank, world_size=plan.world_size,
+            timeout=COLLECTIVE_TIMEOUT,
+        )  # fmt: skip
+        distributed.cpu_group = _cpu_group() if backend == "nccl" else None
+        with explained_out_of_memory():
             worker(device, *arguments)
-        ended = True
+        completed = True
     except Stopped:
-        ended = True
+        completed = True
         raise
     except dist.DistError as error:
-        raise _lost(error) from error
+        raise _lost_connection(error) from error
     except RuntimeError as error:
-        if "gloo" not in str(error):  # whose errors have no class of their own
+        if "gloo" not in str(error):  # gloo's errors are plain RuntimeErrors
             raise
-        raise _lost(error) from error
+        raise _lost_connection(error) from error
     finally:
-        # By nccl it would wait for what the others have not sent, and this process leaves anyway.
-        if dist.is_initialized() and (ended or backend == "gloo"):
+        # After a failure nccl would wait for pending communication; the process exits anyway.
+        if dist.is_initialized() and (completed or backend == "gloo"):
             dist.destroy_process_group()
         if plan.url is not None and plan.url.startswith("file://"):
             Path(plan.url.removeprefix("file://")).unlink(missing_ok=True)
 
 
-def _hosts() -> dist.ProcessGroup:
-    """All processes once more, who then talk by gloo."""
+def _cpu_group() -> dist.ProcessGroup:
+    """Return a gloo group of all ranks."""
     group = dist.new_group(backend="gloo")
-    assert isinstance(group, dist.ProcessGroup)  # a number, in a process that is none of them
+    assert isinstance(group, dist.ProcessGroup)  # not so only for ranks outside the group
     return group
 
 
-def _lost(error: RuntimeError) -> InputError:
+def _lost_connection(error: RuntimeError) -> InputError:
     lines = [line for line in str(error).splitlines() if line.strip()]
-    if lines[1:] and "NCCL" in lines[-1]:  # whose last line has the reason
+    if lines[1:] and "NCCL" in lines[-1]:  # NCCL gives the reason in its last line
         lines = lines[-1:]
     reason = re.sub(r"^\[\S+\] ", "", lines[0]) if lines else type(error).__name__
-    return InputError(f"{LOST} ({reason}); {GOES_ON}")
+    return InputError(f"{LOST_CONNECTION} ({reason}); {RERUN}")
 
 
-def _meet(plan: Plan, rank: int) -> dist.Store:
-    """Where all of the run's processes are, once they are all there.
+def _rendezvous(plan: Plan, rank: int) -> dist.Store:
+    """Return the run's store once all ranks have joined it.
 
-    Raises InputError naming those that are missing after `plan.patience` seconds.
+    Raises InputError naming the ranks that are missing after `plan.timeout` seconds.
     """
     try:
-        store = _within(plan.patience + 5, lambda: _open_store(plan, rank))
+        store = _with_timeout(plan.timeout + 5, lambda: _open_store(plan, rank))
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).partition("\n")[0]
         raise InputError(
-            f"process {rank} of {plan.processes} cannot reach the others at {plan.url}"
-            f"{'' if rank == 0 else ', which process 0 opens'}: {reason}"
+            f"rank {rank} of {plan.world_size} cannot reach the others at {plan.url}"
+            f"{'' if rank == 0 else ', which rank 0 opens'}: {reason}"
         ) from error
-    names = [f"process {number} is here" for number in range(plan.processes)]
-    latest = time.monotonic() + plan.patience
+    keys = [f"rank {other} has joined" for other in range(plan.world_size)]
+    deadline = time.monotonic() + plan.timeout
     try:
-        store.set(names[rank], "")
-        while not store.check(names):  # not torch's own waiting, in which Ctrl-C would do nothing
-            if store.check([GIVEN_UP]):
-                raise _gone(plan)
-            if time.monotonic() > latest:
-                missing = [number for number, name in enumerate(names) if not store.check([name])]
+        store.set(keys[rank], "")
+        while not store.check(keys):  # store.wait would ignore Ctrl-C
+            if store.check([TIMED_OUT]):
+                raise _incomplete(plan)
+            if time.monotonic() > deadline:
+                missing = [other for other, key in enumerate(keys) if not store.check([key])]
                 if rank == 0:
-                    store.set(GIVEN_UP, "")
-                    time.sleep(1)  # what it opened goes with it: the others see this before
+                    store.set(TIMED_OUT, "")
+                    time.sleep(1)  # for the others to read it: the store ends with this process
                 raise InputError(
-                    f"of {plan.processes} processes {listed(missing)} did not come to {plan.url} "
-                    f"within {plan.patience:.0f} s; --dist-timeout waits longer"
+                    f"missing ranks {listed(missing)} of {plan.world_size} at {plan.url} after "
+                    f"{plan.timeout:.0f} s; --dist-timeout sets a longer wait"
                 )
             time.sleep(0.1)
     except RuntimeError:
-        raise _gone(plan) from None
+        raise _incomplete(plan) from None
     return store
 
 
-def _gone(plan: Plan) -> InputError:
+def _incomplete(plan: Plan) -> InputError:
     return InputError(
-        f"not all of {plan.processes} processes came to {plan.url} within {plan.patience:.0f} s; "
-        "process 0, which has left, names those that are missing"
+        f"not all of {plan.world_size} ranks joined at {plan.url} within {plan.timeout:.0f} s; "
+        "the error of rank 0 names the missing ranks"
     )
 
 
-def _within(seconds: float, work: Callable[[], T]) -> T:
-    """What `work()` returns or raises; TimeoutError if it does neither in time. Ctrl-C ends it."""
+def _with_timeout(seconds: float, work: Callable[[], T]) -> T:
+    """Return or raise what `work()` does, or raise TimeoutError. Ctrl-C interrupts it."""
     outcome: Future[T] = Future()
 
-    def wait() -> None:
+    def target() -> None:
         try:
             outcome.set_result(work())
         except BaseException as error:
             outcome.set_exception(error)
 
-    threading.Thread(target=wait, daemon=True).start()
+    threading.Thread(target=target, daemon=True).start()
     try:
         return outcome.result(seconds)
     except FutureTimeout:
-        raise TimeoutError("nobody answers there") from None
+        raise TimeoutError("no answer") from None
 
 
 def _open_store(plan: Plan, rank: int) -> dist.Store:
-    assert plan.url is not None  # who is alone meets nobody
-    patience = timedelta(seconds=plan.patience)
+    assert plan.url is not None  # as for any plan of several ranks
+    timeout = timedelta(seconds=plan.timeout)
     parts = urllib.parse.urlsplit(plan.url)
     if parts.scheme == "env":
-        return next(dist.rendezvous(plan.url, timeout=patience))[0]
+        return next(dist.rendezvous(plan.url, timeout=timeout))[0]
     if parts.scheme == "file":
-        return dist.FileStore(parts.path, plan.processes)
+        return dist.FileStore(parts.path, plan.world_size)
     if parts.hostname is None or parts.port is None:
         raise ValueError("expected tcp://HOST:PORT")
-    socket.getaddrinfo(parts.hostname, parts.port)  # a wrong name would be tried until the end
-    opens = rank == 0 and not plan.is_opened
+    socket.getaddrinfo(parts.hostname, parts.port)  # fail early: TCPStore would retry
+    is_master = rank == 0 and not plan.store_is_open
     return dist.TCPStore(
-        parts.hostname, parts.port, is_master=opens, timeout=patience, wait_for_workers=False
+        parts.hostname, parts.port, is_master=is_master, timeout=timeout, wait_for_workers=False
     )

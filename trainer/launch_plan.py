@@ -1,4 +1,4 @@
-"""Which processes a run has, on what devices, and where they meet."""
+"""Plan a run's processes: their ranks, devices and rendezvous."""
 
 import os
 import re
@@ -12,39 +12,39 @@ import torch
 
 from common.errors import InputError, listed
 
-ANY_PORT = "tcp://127.0.0.1:0"  # one that is free: the processes of one machine are told it
+ANY_PORT = "tcp://127.0.0.1:0"  # on one machine: a free port that `launch` picks
 
 
 @dataclass(frozen=True)
 class Plan:
-    """Which processes a run has, and where they meet; without `url` this one alone.
+    """The processes of a run and their rendezvous; without `url`, this process alone.
 
-    This process starts `nproc` of them, numbered from `first` on, or is itself that one. `backend`
-    `auto` is nccl between GPUs and gloo otherwise; `patience`: seconds to wait for each other.
+    This process starts `nproc` ranks from `first_rank` on, or is itself that rank. `backend`
+    "auto" is nccl between GPUs and gloo otherwise; ranks wait `timeout` seconds for each other.
     """
 
     device: str
     gpu: int | None
     backend: str
-    patience: float
-    url: str | None = None  # tcp://, file://, or env:// for torchrun's
-    is_opened: bool = False  # is somebody at `url` already, who is none of these processes?
-    processes: int = 1
-    first: int = 0
+    timeout: float
+    url: str | None = None  # tcp://, file://, or env:// under torchrun
+    store_is_open: bool = False  # the parent process serves `url`, not rank 0
+    world_size: int = 1
+    first_rank: int = 0
     nproc: int = 1
-    local: int = 0  # number of `first` on its machine, which has `on_machine` of them
-    on_machine: int = 1
+    local_rank: int = 0  # of `first_rank`
+    local_world_size: int = 1
 
 
-class Place(TypedDict, total=False):
-    """What of a Plan says which processes there are, and which of them are this one's."""
+class Ranks(TypedDict, total=False):
+    """The fields of a Plan that say which ranks exist and which are this process's."""
 
     url: str
-    processes: int
-    first: int
+    world_size: int
+    first_rank: int
     nproc: int
-    local: int
-    on_machine: int
+    local_rank: int
+    local_world_size: int
 
 
 def plan(
@@ -59,65 +59,65 @@ def plan(
     dist_backend: str,
     dist_timeout: float,
 ) -> Plan:
-    """What torchrun or srun has started, or what the flags of these names ask for.
+    """Return the plan that torchrun's or srun's environment, or else the flags, describe.
 
-    Raises InputError if these contradict each other.
+    Raises InputError if they conflict.
     """
     if nproc is not None and not multiprocessing_distributed:
         raise InputError(f"--nproc {nproc} needs --multiprocessing-distributed")
     if rank >= world_size:
         raise InputError(
-            f"--rank {rank} does not exist in --world-size {world_size}; they count from 0"
+            f"--rank must be in [0, {world_size - 1}] with --world-size {world_size}, got {rank}"
         )
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if dist_backend == "nccl" and not gpus:
-        raise InputError("--dist-backend nccl needs GPUs; gloo runs without")
-    by, found = launched(os.environ)
-    if by:
+        raise InputError("--dist-backend nccl needs GPUs; use gloo on a CPU")
+    launcher, ranks = launched(os.environ)
+    if launcher:
         if multiprocessing_distributed or world_size > 1:
             flag = "multiprocessing-distributed" if multiprocessing_distributed else "world-size"
             raise InputError(
-                f"{by} has started {found['processes']} processes, and --{flag} asks for others; "
-                "use one of the two"
+                f"{launcher} started {ranks['world_size']} processes, which conflicts with "
+                f"--{flag}; use only one of them"
             )
-        if dist_url and by == "torchrun":
-            raise InputError("--dist-url is not for torchrun, which has its own --rdzv-endpoint")
+        if dist_url and launcher == "torchrun":
+            raise InputError("--dist-url does not apply to torchrun; use its --rdzv-endpoint")
         if dist_url:
-            found["url"] = dist_url
+            ranks["url"] = dist_url
     else:
         nproc = nproc or (max(1, gpus) if multiprocessing_distributed else 1)
-        found = {"processes": nproc * world_size, "first": rank * nproc, "nproc": nproc}
-        found["on_machine"] = nproc
+        ranks = {"world_size": nproc * world_size, "first_rank": rank * nproc, "nproc": nproc}
+        ranks["local_world_size"] = nproc
         if world_size > 1:
             if not dist_url:
                 raise InputError(
                     f"--world-size {world_size} needs --dist-url tcp://FIRST_MACHINE:PORT"
                 )
-            found["url"] = dist_url
+            ranks["url"] = dist_url
         elif multiprocessing_distributed:
-            found["url"] = ANY_PORT
-    here = found.get("on_machine", 1)
-    if here > 1:
+            ranks["url"] = ANY_PORT
+    local = ranks.get("local_world_size", 1)
+    if local > 1:
         if gpu is not None or ":" in device:
-            which = device if gpu is None else f"--gpu {gpu}"
+            flag = f"--device {device}" if gpu is None else f"--gpu {gpu}"
             raise InputError(
-                f"{which} names one GPU, but {here} processes were asked for; "
-                "CUDA_VISIBLE_DEVICES chooses several"
+                f"{flag} selects one GPU for {local} processes; select several with "
+                "CUDA_VISIBLE_DEVICES"
             )
-        if 1 < gpus < here or (gpus == 1 and by != "srun"):  # which may show each its own alone
-            raise InputError(f"{here} processes are more than this machine's {gpus} GPUs")
+        if 1 < gpus < local or (gpus == 1 and launcher != "srun"):  # srun may show each its own
+            raise InputError(f"{local} processes need as many GPUs, but this machine has {gpus}")
     if dist_url:
         _check_url(dist_url)
-    return Plan(device, gpu, dist_backend, dist_timeout, **found)
+    return Plan(device, gpu, dist_backend, dist_timeout, **ranks)
 
 
 def _check_url(url: str) -> None:
     try:
         parts = urllib.parse.urlsplit(url)
-        sound = parts.scheme == "tcp" and parts.hostname and parts.port
-    except ValueError:  # no number, or out of range
-        sound = False
-    if not sound:
+        is_valid = parts.scheme == "tcp" and parts.hostname and parts.port
+    except ValueError:  # the port is not a number or out of range
+        is_valid = False
+    if not is_valid:
         raise InputError(f"--dist-url {url}: expected tcp://HOST:PORT, such as tcp://node1:10001")
 
 
@@ -126,60 +126,62 @@ SRUN = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID", "SLURM_
         "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_LAUNCHER_PORT")  # fmt: skip
 
 
-def launched(environment: Mapping[str, str]) -> tuple[str | None, Place]:
-    """The launcher that has started this process as one of several, torchrun or srun, and what of
-    its Plan that says; None and {} if there is none.
+def launched(environment: Mapping[str, str]) -> tuple[str | None, Ranks]:
+    """Return the launcher that started this process as one of several, torchrun or srun, and the
+    ranks that it set; None and {} without a launcher.
 
-    torchrun counts where it runs in srun's tasks. Raises InputError if only some of a launcher's
-    variables are there, or those of both contradict each other.
+    Under both, as torchrun in srun's tasks, torchrun's count. Raises InputError if a launcher's
+    variables are incomplete, or those of both conflict.
     """
-    tasks = 1  # a batch script is in no step
+    tasks = 1  # in a batch script, outside any step
     if environment.get("SLURM_STEP_NUM_TASKS"):
-        tasks = _number(environment, "SLURM_STEP_NUM_TASKS")
-    by_torchrun = [name for name in TORCHRUN if name in environment]
-    if any(name in by_torchrun for name in TORCHRUN[:3]):
+        tasks = _integer(environment, "SLURM_STEP_NUM_TASKS")
+    if any(name in environment for name in TORCHRUN[:3]):
         _require(environment, "torchrun", TORCHRUN)
-        rank, size, local, here = (_number(environment, name) for name in TORCHRUN[:4])
+        rank, size, local_rank, local_size = (_integer(environment, name) for name in TORCHRUN[:4])
         if not 0 <= rank < size:
-            raise InputError(f"RANK={rank} does not exist in WORLD_SIZE={size}; they count from 0")
+            raise InputError(f"RANK must be in [0, {size - 1}] with WORLD_SIZE={size}, got {rank}")
         if tasks > 1 and "TORCHELASTIC_RUN_ID" not in environment:  # set by hand
-            number = environment.get("SLURM_PROCID")
-            if (number, tasks) != (str(rank), size):
+            task = environment.get("SLURM_PROCID")
+            if (task, tasks) != (str(rank), size):
                 raise InputError(
-                    f"srun says process {number} of {tasks}, but RANK and WORLD_SIZE say {rank} of "
-                    f"{size}; unset these"
+                    f"srun set rank {task} of {tasks}, but RANK={rank} and WORLD_SIZE={size}; "
+                    "unset RANK and WORLD_SIZE"
                 )
-        return "torchrun", Place(
-            url="env://", processes=size, first=rank, local=local, on_machine=here
-        )
+        return "torchrun", Ranks(
+            url="env://", world_size=size, first_rank=rank, local_rank=local_rank,
+            local_world_size=local_size,
+        )  # fmt: skip
     if tasks == 1:
         return None, {}
     _require(environment, "srun", SRUN)
-    rank, local, machine = (_number(environment, name) for name in SRUN[:3])
-    tasks_of = _tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
+    rank, local_rank, node = (_integer(environment, name) for name in SRUN[:3])
+    tasks_per_node = _tasks_per_node(environment["SLURM_STEP_TASKS_PER_NODE"])
     job = f"{environment['SLURM_JOB_ID']}.{environment['SLURM_STEP_ID']}"
-    if len(tasks_of) == 1:  # a file does; the launcher's port tells a step from those before it
+    if len(tasks_per_node) == 1:  # meet in a file; the port distinguishes restarts of a step
         name = f"processes-meet-{job}-{environment['SLURM_STEP_LAUNCHER_PORT']}"
         url = f"file://{os.path.join(tempfile.gettempdir(), name)}"
     else:
         host = environment.get("MASTER_ADDR") or _first_host(environment["SLURM_STEP_NODELIST"])
-        step = _number(environment, "SLURM_JOB_ID") + 7 * _number(environment, "SLURM_STEP_ID")
+        step = _integer(environment, "SLURM_JOB_ID") + 7 * _integer(environment, "SLURM_STEP_ID")
         port = environment.get("MASTER_PORT") or 20_000 + step % 10_000
         url = f"tcp://{host}:{port}"
-    here = tasks_of[machine]
-    return "srun", Place(url=url, processes=tasks, first=rank, local=local, on_machine=here)
+    return "srun", Ranks(
+        url=url, world_size=tasks, first_rank=rank, local_rank=local_rank,
+        local_world_size=tasks_per_node[node],
+    )  # fmt: skip
 
 
 def _require(environment: Mapping[str, str], launcher: str, names: Sequence[str]) -> None:
     if missing := [name for name in names if name not in environment]:
-        there = [name for name in names if name in environment]
+        present = [name for name in names if name in environment]
         raise InputError(
-            f"{launcher} has started this process in part: {listed(there) or 'it'} is set, but not "
-            f"{listed(missing)}; let {launcher} set them all, or unset them"
+            f"incomplete {launcher} environment: missing {listed(missing)}; let {launcher} set "
+            f"them, or unset {listed(present) or 'the others'}"
         )
 
 
-def _number(environment: Mapping[str, str], name: str) -> int:
+def _integer(environment: Mapping[str, str], name: str) -> int:
     try:
         return int(environment[name])
     except ValueError:
@@ -187,7 +189,7 @@ def _number(environment: Mapping[str, str], name: str) -> int:
 
 
 def _tasks_per_node(text: str) -> list[int]:
-    """Slurm's "2(x3),1" as [2, 2, 2, 1]."""
+    """Expand Slurm's "2(x3),1" to [2, 2, 2, 1]."""
     counts = []
     for tasks, times in re.findall(r"(\d+)(?:\(x(\d+)\))?", text):
         counts += [int(tasks)] * int(times or 1)
@@ -195,8 +197,8 @@ def _tasks_per_node(text: str) -> list[int]:
 
 
 def _first_host(nodes: str) -> str:
-    """The first of Slurm's list of hosts: "gpu[03-05,7]-a,node1" gives gpu03-a."""
-    found = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
-    assert found is not None  # nothing at all would match, too
-    before, number, after = found.groups("")
-    return before + number + after
+    """Return the first of Slurm's list of hosts: gpu03-a of "gpu[03-05,7]-a,node1"."""
+    match = re.match(r"([^\[,]*)(?:\[(\w+)[^\]]*\]([^,]*))?", nodes)
+    assert match is not None  # it matches the empty string
+    prefix, number, suffix = match.groups("")
+    return prefix + number + suffix

@@ -1,4 +1,4 @@
-"""What a run writes down of itself: `log.jsonl`, and TensorBoard's curves."""
+"""A run's log: `log.jsonl`, and TensorBoard curves."""
 
 import contextlib
 import json
@@ -15,9 +15,8 @@ LOG = "log.jsonl"
 
 
 class RunLog:
-    """`log.jsonl`: a line on what the run is, then one an epoch; TensorBoard beside it if it is
-    installed. Does nothing but on rank 0. `done`: how many epochs the run that goes on has behind
-    it."""
+    """Writes `log.jsonl`, one line describing the run and one per epoch, and TensorBoard curves if
+    it is installed; on rank 0 only. `done` is the number of epochs done before."""
 
     def __init__(self, folder: Path, about: dict, overwrite: bool = False, done: int = 0):
         self.path = folder / LOG
@@ -27,7 +26,7 @@ class RunLog:
             if overwrite:
                 self.path.unlink(missing_ok=True)
                 shutil.rmtree(folder / "tensorboard", ignore_errors=True)
-            self._forget(done)
+            self._truncate(done)
             self._write(about)
             try:
                 from torch.utils.tensorboard import SummaryWriter
@@ -35,25 +34,25 @@ class RunLog:
                 return
             self.board = SummaryWriter(folder / "tensorboard", purge_step=done + 1)
 
-    def _forget(self, done: int) -> None:
-        """Leave out what came after `done` epochs: a run killed before it saved them has them
-        again, and half a line is none."""
+    def _truncate(self, done: int) -> None:
+        """Drop incomplete lines and epochs after `done`, which were logged but not saved and are
+        trained again."""
         if not self.path.exists():
             return
-        kept = []
+        lines = []
         for line in self.path.read_text().splitlines():
             with contextlib.suppress(ValueError):
                 if json.loads(line).get("epoch", 0) <= done:
-                    kept.append(line + "\n")
+                    lines.append(line + "\n")
         with atomic_write(self.path) as file:
-            file.write("".join(kept).encode())
+            file.write("".join(lines).encode())
 
     def _write(self, values: dict) -> None:
         with open(self.path, "a") as file:
             file.write(json.dumps(values) + "\n")
 
     def epoch(self, done: int, values: dict[str, float]) -> None:
-        """Add the line of the epoch with which `done` are done, and say it on the screen."""
+        """Log and print the values of epoch number `done`, counted from 1."""
         if not is_main():
             return
         self._write({"epoch": done, **values})

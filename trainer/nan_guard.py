@@ -1,4 +1,4 @@
-"""Losses and weights that are not finite are found before they are saved or read."""
+"""Detect non-finite losses and weights before they are saved or loaded."""
 
 import contextlib
 from collections.abc import Iterator, Mapping
@@ -10,11 +10,11 @@ from torch import Tensor
 from common.errors import InputError, listed
 from datasets.images import ImageSet
 
-from .distributed import agreed, gather_objects
+from .distributed import all_max, gather_objects
 
 
 def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
-    """Which of these have values that are not finite."""
+    """Return the names of the tensors with NaN or Inf."""
     return [
         name for name, value in weights.items()
         if value.is_floating_point() and not value.isfinite().all()
@@ -22,47 +22,47 @@ def not_finite(weights: Mapping[str, Tensor]) -> list[str]:
 
 
 class NanGuard:
-    """Keeps the losses of the steps since it last looked at them: every `interval` steps, since
-    looking waits for the device.
+    """Collects the losses of steps and checks them every `interval` steps, as reading a value
+    waits for the device.
 
-    `images`: what the steps' rows are of; `checkpoint`: what a message calls the last good one.
+    `images` are those that the rows index; messages name `checkpoint` as the last good one.
     """
 
     def __init__(self, images: ImageSet, checkpoint: Path, interval: int):
         self.images, self.checkpoint, self.interval = images, checkpoint, interval
-        self.recent: list[tuple[int, Tensor, Tensor]] = []  # number in the epoch, rows, loss
+        self.recent: list[tuple[int, Tensor, Tensor]] = []  # step, rows, loss
 
     def note(self, step: int, rows: Tensor, loss: Tensor) -> None:
-        """Remember a step, before its gradients are computed."""
+        """Record a step, before its backward pass."""
         self.recent.append((step, rows, loss.detach()))
 
     @property
     def due(self) -> bool:
-        """Whether it is time to look."""
+        """Return whether a check is due."""
         return len(self.recent) >= self.interval
 
     def check(self, epoch: int, weights: Mapping[str, Tensor]) -> None:
-        """Raise InputError, on all ranks, if on one of them a loss since the last look, or one of
-        the `weights`, is not finite."""
-        complaint = ""
+        """Raise InputError on all ranks if on any of them a loss since the last check, or one of
+        the `weights`, is non-finite."""
+        problem = ""
         losses = torch.stack([loss for _, _, loss in self.recent])
         if bad := (~losses.isfinite()).nonzero().flatten().tolist():
-            complaint = self._about(bad[0])
-        elif odd := not_finite(weights):
+            problem = self._describe(bad[0])
+        elif names := not_finite(weights):
             last = self.recent[-1][0] + 1
-            complaint = f"step {last}: weights are no finite numbers: {listed(odd, 3)}"
+            problem = f"step {last}: non-finite weights: {listed(names, 3)}"
         self.recent.clear()
-        if agreed(bool(complaint)):
-            complaints = listed(filter(None, gather_objects(complaint)))
+        if all_max(bool(problem)):
+            problems = listed(filter(None, gather_objects(problem)))
             raise InputError(
-                f"epoch {epoch + 1}, {complaints}; the last good checkpoint is {self.checkpoint}; "
-                "a lower --lr may help, and --detect-anomaly tells more"
+                f"epoch {epoch + 1}, {problems}; the last good checkpoint is {self.checkpoint}; "
+                "try a lower --lr, or --detect-anomaly to find the operation"
             )
 
     @contextlib.contextmanager
     def detecting_anomalies(self, on: bool, epoch: int) -> Iterator[None]:
-        """If `on`, have torch look for the operation that makes a NaN in the block, and raise
-        InputError with it and the step."""
+        """If `on`, raise InputError with the step and the operation that produces a NaN within the
+        block."""
         try:
             with torch.autograd.set_detect_anomaly(on):
                 yield
@@ -70,11 +70,11 @@ class NanGuard:
             if not (on and "nan values" in str(error)):
                 raise
             raise InputError(
-                f"epoch {epoch + 1}, {self._about(-1)}: {error}; the last good checkpoint is "
+                f"epoch {epoch + 1}, {self._describe(-1)}: {error}; the last good checkpoint is "
                 f"{self.checkpoint}"
             ) from error
 
-    def _about(self, index: int) -> str:
+    def _describe(self, index: int) -> str:
         step, rows, loss = self.recent[index]
         ids = listed((self.images.ids[row] for row in rows.tolist()), limit=100)
-        return f"step {step + 1}: the loss of the images {ids} is {loss.item()}"
+        return f"step {step + 1}: loss is {loss.item()} for images {ids}"

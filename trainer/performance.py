@@ -1,4 +1,4 @@
-"""The form in which a model computes fastest on its device."""
+"""Prepare models to compute fast on their device."""
 
 import ctypes
 import sys
@@ -14,7 +14,7 @@ from .distributed import is_main
 
 
 def sgd(model: nn.Module, lr: float, momentum: float, wd: float) -> torch.optim.SGD:
-    """SGD of what in `model` is trained, all of it in one pass over memory (`fused`)."""
+    """Return fused SGD over the trainable parameters of `model`."""
     trained = [theta for theta in model.parameters() if theta.requires_grad]
     return torch.optim.SGD(trained, lr, momentum=momentum, weight_decay=wd, fused=True)
 
@@ -22,58 +22,58 @@ def sgd(model: nn.Module, lr: float, momentum: float, wd: float) -> torch.optim.
 def prepare(
     model: nn.Module, device: torch.device, amp: bool = False, compile: bool = False
 ) -> None:
-    """Put `model` on `device`, in the form in which it computes fastest there: its encoders in
-    mixed precision (`amp`), compiled (`compile`). Says so where `amp` is slow.
+    """Move `model` to `device` in channels-last format; set its encoders to mixed precision if
+    `amp`, and compile them if `compile`. Prints a note where `amp` is slow.
 
-    Raises InputError if nothing can be compiled here.
+    Raises InputError if torch.compile does not work.
     """
     if amp and lacks_bfloat16(device) and is_main():
         print(
-            "note: these processors have no bfloat16; with --amp they can take ten times as long "
-            "as with --no-amp", flush=True,
+            "note: this CPU has no bfloat16 instructions; --amp can take ten times as long as "
+            "--no-amp", flush=True,
         )  # fmt: skip
     if device.type == "cpu":
         keep_freed_memory()
     else:
         torch.set_float32_matmul_precision("high")  # TF32
         torch.backends.cudnn.allow_tf32 = torch.backends.cudnn.benchmark = True
-    model.to(device).to(memory_format=torch.channels_last)  # in which convolutions are faster
+    model.to(device).to(memory_format=torch.channels_last)  # faster convolutions
     if compile:
         require_compiler(device)
     for module in model.modules():
         if isinstance(module, Encoder):
             module.amp = amp
             if compile:
-                # Modules are compiled in place: the names in the state dict stay as they are.
-                # As CUDA graphs on a GPU; for each shape its own code, none for any shape.
+                # In place, so that names in the state dict do not change; with CUDA graphs on a
+                # GPU; static shapes are faster.
                 mode = "reduce-overhead" if device.type == "cuda" else None
                 module.compile(mode=mode, dynamic=False)
 
 
 def has_bfloat16(device: torch.device) -> bool:
-    """Is this a GPU that computes in bfloat16?"""
+    """Return whether `device` is a GPU with bfloat16 arithmetic."""
     return device.type == "cuda" and torch.cuda.get_device_properties(device).major >= 8
 
 
 def lacks_bfloat16(device: torch.device) -> bool:
-    """Are these processors without instructions for bfloat16, as far as the system says?"""
-    described = Path("/proc/cpuinfo")  # Linux: avx512_bf16, amx_bf16, bf16
-    return device.type == "cpu" and described.exists() and "bf16" not in described.read_text()
+    """Return whether `device` is a CPU known to have no bfloat16 instructions."""
+    cpuinfo = Path("/proc/cpuinfo")  # Linux: avx512_bf16, amx_bf16, bf16
+    return device.type == "cpu" and cpuinfo.exists() and "bf16" not in cpuinfo.read_text()
 
 
 def require_compiler(device: torch.device) -> None:
-    """Raise InputError if torch.compile does not work on `device`: for want of a C++ compiler, of
-    Triton, of a GPU that it supports."""
+    """Raise InputError if torch.compile does not work on `device`, for example without a C++
+    compiler, Triton or a supported GPU."""
     try:
         torch.compile(torch.neg)(torch.ones(2, device=device))
-    except Exception as error:  # of many kinds, by version and cause
+    except Exception as error:  # its type depends on version and cause
         reason = str(error).strip().partition("\n")[0]
         raise InputError(f"--compile does not work here: {reason}") from error
 
 
 def keep_freed_memory() -> None:
-    """Ask the C library to keep the memory that a step frees for the next step, instead of giving
-    it back and having the system fill it with zeros again. Does nothing where it is not glibc."""
+    """Have glibc keep freed memory for the next step instead of returning it to the system, which
+    would zero it again. Does nothing with other C libraries."""
     trim_threshold, mmap_max = -1, -4  # mallopt(3)'s numbers
     if sys.platform == "linux" and hasattr(libc := ctypes.CDLL(None), "mallopt"):
         libc.mallopt(mmap_max, 0)

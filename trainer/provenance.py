@@ -1,4 +1,4 @@
-"""What made a file: the command, the commit, the versions, the machine."""
+"""Provenance of files: command, commit, versions and machine."""
 
 import datetime
 import os
@@ -16,23 +16,23 @@ REPOSITORY = Path(__file__).resolve().parent.parent
 
 
 def program() -> str:
-    """Return the name of what was started: a script's, or for `python -m package` the package's."""
+    """Return the name of the running script, or of the package for `python -m package`."""
     path = Path(sys.argv[0])
     return path.parent.name if path.name == "__main__.py" else path.name
 
 
 def command() -> str:
-    """What this process was started with, as one would type it."""
+    """Return the command line of this process, quoted for a shell."""
     return shlex.join([program(), *sys.argv[1:]])
 
 
 def provenance() -> dict:
-    """The command, the commit and the versions behind a file, as plain JSON types."""
+    """Return command, commit, versions, machine, job and date as JSON types."""
     git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty"]
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        commit = None  # a copy without its history
+        commit = None  # not a git repository
     return {
         "command": command(),
         "commit": commit,

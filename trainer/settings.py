@@ -1,7 +1,7 @@
-"""Settings as frozen dataclasses, a field a flag: the one place where a setting is described.
+"""Settings as frozen dataclasses with one field per flag.
 
-From a field come its flag with default, type, range and help; whether a resumed run may change it;
-whether a later stage inherits it; and the check of a value that a file holds.
+A field defines its flag's default, type, range and help; whether a resumed run may change it;
+whether a later stage inherits it; and the validation of values read from files.
 """
 
 import argparse
@@ -23,14 +23,14 @@ INHERITANCE = (None, "default", "always")
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
-    """What a field's flag needs to be told beyond its name, type and default.
+    """What describes a flag besides its field's name, type and default.
 
-    `flags`: other spellings, the long one is the one that the help shows; `positional`: none at
-    all. `choices`: the values there are, where the annotation does not list them. `low`, `high`,
+    `flags`: other spellings, of which the help shows the long one; `positional`: an argument
+    without a flag. `choices`: the valid values, if the annotation is not a Literal. `low`, `high`,
     `below`: the range, `below` excluded. `fixed`: a resumed run may not change it. `inherited`:
-    "default", a stage that comes later takes it over where it is not told otherwise; "always", it
-    must. `runtime`: it changes where and how fast a command runs, not what it makes. `auto`:
-    decided by the machine where nobody says, as the text tells.
+    "default", a later stage uses it unless given another value; "always", it must use it.
+    `runtime`: affects where and how fast a command runs, not its results. `auto`: the default
+    depends on the machine, as this text says.
     """
 
     help: str
@@ -48,14 +48,14 @@ class Setting:
     auto: str | None = None
 
     def range(self) -> str:
-        """Return the range in words."""
+        """Return the range as text."""
         if self.high is None and self.below is None:
             return f"at least {self.low}"
-        end = f"{self.high}]" if self.below is None else f"{self.below})"
-        return f"in [{self.low}, {end}"
+        upper = f"{self.high}]" if self.below is None else f"{self.below})"
+        return f"in [{self.low}, {upper}"
 
-    def holds(self, value: float) -> bool:
-        """Tell whether a number is within the range."""
+    def contains(self, value: float) -> bool:
+        """Return whether a number is within the range and finite."""
         return (
             (self.low is None or value >= self.low)
             and (self.high is None or value <= self.high)
@@ -64,18 +64,18 @@ class Setting:
         )
 
 
-def setting(default: Any = dataclasses.MISSING, help: str = "", **how: Any) -> Any:
+def setting(default: Any = dataclasses.MISSING, help: str = "", **options: Any) -> Any:
     """Describe a field of a `Settings` class. Without a default the flag is required."""
-    about = Setting(help, **how)
+    about = Setting(help, **options)
     assert about.inherited in INHERITANCE, about.inherited
     if isinstance(default, list):
-        return dataclasses.field(default_factory=lambda: list(default), metadata={"is": about})
-    return dataclasses.field(default=default, metadata={"is": about})
+        return dataclasses.field(default_factory=lambda: list(default), metadata={"setting": about})
+    return dataclasses.field(default=default, metadata={"setting": about})
 
 
 @dataclasses.dataclass(frozen=True)
 class Field:
-    """A field of a `Settings` class, as its annotation and its `setting` describe it."""
+    """A field of a `Settings` class, from its annotation and its `setting`."""
 
     name: str
     about: Setting
@@ -95,19 +95,19 @@ class Field:
         return long[0] if long else "--" + self.name.replace("_", "-")
 
     def read(self, text: str) -> Any:
-        """Turn a word of the command line into a value, one of several perhaps."""
+        """Parse one value from the command line; raises ArgumentTypeError if it is invalid."""
         try:
             value = self.kind(text)
         except ValueError:
-            what = "a whole number" if self.kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {what}, got {text!r}") from None
+            expected = "a whole number" if self.kind is int else "a number"
+            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}") from None
         if problem := self._problem(value):
             raise argparse.ArgumentTypeError(problem)
         return value
 
     def check(self, value: Any) -> Any:
-        """Return the value that a file holds for this setting, or raise ValueError."""
-        required = self.default is dataclasses.MISSING  # a path, which nobody else has
+        """Return a value read from a file, or raise ValueError if it is invalid."""
+        required = self.default is dataclasses.MISSING  # a path
         if value is None and (self.optional or self.about.auto or required):
             return value
         parts = value if self.several and isinstance(value, list | tuple) else [value]
@@ -118,10 +118,10 @@ class Field:
             for part in parts
         )
         if wrong:
-            raise ValueError(f"its {self.flag} is {value!r}")
+            raise ValueError(f"{self.flag} is {value!r}")
         for part in parts:
             if problem := self._problem(part):
-                raise ValueError(f"its {self.flag} {problem}")
+                raise ValueError(f"{self.flag} {problem}")
         if self.kind is Path:
             return Path(value)
         return list(value) if self.several else value
@@ -129,69 +129,69 @@ class Field:
     def _problem(self, value: Any) -> str | None:
         if self.choices and value not in self.choices:
             return f"must be one of {', '.join(self.choices)}, got {value}"
-        if self.kind in (int, float) and not self.about.holds(value):
+        if self.kind in (int, float) and not self.about.contains(value):
             return f"must be {self.about.range()}, got {value}"
         return None
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Settings:
-    """Base of all settings; a script's are the groups that it inherits from."""
+    """Base of all settings; each base class of a script's settings is a group of its flags."""
 
-    description: ClassVar[str] = ""  # the script's, for --help
-    inherits: ClassVar[str] = ""  # whose settings this stage takes over: "the teacher"
+    description: ClassVar[str] = ""  # of the script, for --help
+    inherits: ClassVar[str] = ""  # whose settings this stage inherits: "the teacher"
 
     @classmethod
     @functools.cache
     def fields(cls) -> dict[str, Field]:
-        """Return the described fields by name, in the order of the groups."""
+        """Return the fields by name, ordered by group."""
         hints = typing.get_type_hints(cls)
         group_of = {
             name: base
-            for base in cls.__mro__  # the last one is the class that first described it
+            for base in cls.__mro__  # the last one is the class that first defined it
             for name in vars(base).get("__annotations__", {})
         }
         by_name = {field.name: field for field in dataclasses.fields(cls)}
         order = sorted(by_name, key=lambda name: cls.__mro__.index(group_of[name]))  # stable
-        found = {}
+        fields = {}
         for name in order:
             field = by_name[name]
             default = field.default
             if field.default_factory is not dataclasses.MISSING:
                 default = field.default_factory()
-            about = field.metadata["is"]
+            about = field.metadata["setting"]
             kind, choices, several, optional = _annotation(hints[name])
-            found[name] = Field(
+            fields[name] = Field(
                 name, about, default, kind, about.choices or choices, several, optional,
                 group_of[name],
             )  # fmt: skip
-        return found
+        return fields
 
     @classmethod
-    def names(cls, **wanted: Any) -> tuple[str, ...]:
-        """Return the names of the settings of which each of `wanted` holds (`fixed=True`)."""
+    def names(cls, **attributes: Any) -> tuple[str, ...]:
+        """Return the names of the settings with these attributes, such as `fixed=True`."""
         return tuple(
             name
             for name, field in cls.fields().items()
-            if all(getattr(field.about, key) == value for key, value in wanted.items())
+            if all(getattr(field.about, key) == value for key, value in attributes.items())
         )
 
     @classmethod
     def complete(cls, values: Mapping[str, Any]) -> dict[str, Any]:
-        """Return `values`, which a file holds, with defaults for the settings it does not have.
+        """Return `values`, read from a file, with defaults for missing settings.
 
-        Settings that this class does not know are left out. Raises ValueError, with the flag, for a
-        value that the command line could not give.
+        Drops unknown settings. Raises ValueError, naming the flag, for values that the command line
+        would not accept.
         """
-        found = {}
+        completed = {}
         for name, field in cls.fields().items():
             default = None if field.default is dataclasses.MISSING else field.default
             value = field.check(values[name]) if name in values else None
-            found[name] = default if value is None else value
-        return _plain(found)
+            completed[name] = default if value is None else value
+        return _plain(completed)
 
     def record(self) -> dict[str, Any]:
-        """Return the settings as plain values, for a checkpoint or a log."""
+        """Return the settings as JSON types, for a checkpoint or a log."""
         return _plain({name: getattr(self, name) for name in self.fields()})
 
 
@@ -203,13 +203,13 @@ S = TypeVar("S", bound=Settings)
 
 
 def with_default(cls: type[Settings], name: str, default: Any) -> Any:
-    """Describe a field as `cls` does, with another default."""
-    return dataclasses.field(default=default, metadata={"is": cls.fields()[name].about})
+    """Redefine a field of `cls` with another default."""
+    return dataclasses.field(default=default, metadata={"setting": cls.fields()[name].about})
 
 
 def _annotation(hint: Any) -> tuple[type, tuple[str, ...], bool, bool]:
-    """Take an annotation apart: the kind of one value, its choices, whether there may be several,
-    or none."""
+    """Return the type of one value, its choices, and whether the annotation is a list and
+    optional."""
     optional = typing.get_origin(hint) in (types.UnionType, typing.Union)
     if optional:
         (hint,) = [part for part in typing.get_args(hint) if part is not type(None)]
@@ -221,7 +221,7 @@ def _annotation(hint: Any) -> tuple[type, tuple[str, ...], bool, bool]:
 
 
 def parser_of(cls: type[Settings]) -> ArgumentParser:
-    """Build the command line of a `Settings` class. What is not given stays out of the result."""
+    """Build the parser of a `Settings` class; its result has no flags that were not given."""
     parser = ArgumentParser(cls.description)
     groups: dict[type, Any] = {cls: parser}
     for field in cls.fields().values():
@@ -234,29 +234,29 @@ def parser_of(cls: type[Settings]) -> ArgumentParser:
 
 def _add(group: Any, field: Field, cls: type[Settings]) -> None:
     about = field.about
-    how: dict[str, Any] = {"default": argparse.SUPPRESS}
+    options: dict[str, Any] = {"default": argparse.SUPPRESS}
     required = field.default is dataclasses.MISSING
     if field.kind is bool:
-        how["action"] = argparse.BooleanOptionalAction if about.negatable else "store_true"
+        options["action"] = argparse.BooleanOptionalAction if about.negatable else "store_true"
     else:
-        how |= {"type": field.read, "metavar": about.metavar}
+        options |= {"type": field.read, "metavar": about.metavar}
         if field.choices:
-            how["metavar"] = about.metavar or "{" + ",".join(field.choices) + "}"
+            options["metavar"] = about.metavar or "{" + ",".join(field.choices) + "}"
         if field.several:
-            how["nargs"] = "*" if isinstance(field.default, list) else "+"
-    how["help"] = about.help.replace("%", "%%") + _default(field, cls).replace("%", "%%")
+            options["nargs"] = "*" if isinstance(field.default, list) else "+"
+    options["help"] = about.help.replace("%", "%%") + _default(field, cls).replace("%", "%%")
     if about.positional:
         if not required:
-            # Of a positional one, argparse would have the type read what stands for no default.
-            how |= {"nargs": "?", "default": None}
-        group.add_argument(field.name, **how)
+            # argparse would pass the default SUPPRESS of a positional argument to its type.
+            options |= {"nargs": "?", "default": None}
+        group.add_argument(field.name, **options)
         return
     names = about.flags if field.flag in about.flags else (*about.flags, field.flag)
-    group.add_argument(*names, dest=field.name, required=required, **how)
+    group.add_argument(*names, dest=field.name, required=required, **options)
 
 
 def _default(field: Field, cls: type[Settings]) -> str:
-    """Tell the default as the help does."""
+    """Return the default as the help shows it."""
     if "(default" in field.about.help or field.default is dataclasses.MISSING:
         return ""
     if cls.inherits and field.about.inherited:
@@ -270,9 +270,9 @@ def _default(field: Field, cls: type[Settings]) -> str:
 
 
 def parse(cls: type[Settings], argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return what a command line says, by name; settings that it leaves out are not in there."""
-    found = vars(parser_of(cls).parse_args(argv))
-    return {name: value for name, value in found.items() if value is not None}
+    """Return the settings given on the command line, by name."""
+    values = vars(parser_of(cls).parse_args(argv))
+    return {name: value for name, value in values.items() if value is not None}
 
 
 def resolve(
@@ -282,21 +282,21 @@ def resolve(
     inherited: Mapping[str, Any] | None = None,
     where: Path | str = "",
 ) -> S:
-    """Return the settings of a command: what is `given`; else what is `inherited` from the stage
-    before, whose settings the file `where` holds; else the machine's choice, `auto`; else defaults.
+    """Return the settings of a command: values `given`, else `inherited` from the previous stage's
+    file `where`, else `auto` for this machine, else defaults.
 
-    Raises InputError if something given contradicts what must be inherited.
+    Raises InputError if a given value conflicts with one that must be inherited.
     """
     auto, inherited = auto or {}, inherited or {}
     values = {}
     for name, field in cls.fields().items():
-        theirs = inherited.get(name) if field.about.inherited else None
-        if field.about.inherited == "always" and theirs is not None and name in given:
-            require_same_setting(field, given[name], theirs, where)
+        recorded = inherited.get(name) if field.about.inherited else None
+        if field.about.inherited == "always" and recorded is not None and name in given:
+            require_same_setting(field, given[name], recorded, where)
         if name in given:
             values[name] = given[name]
-        elif theirs is not None:
-            values[name] = theirs
+        elif recorded is not None:
+            values[name] = recorded
         elif name in auto:
             values[name] = auto[name]
         else:
@@ -306,7 +306,7 @@ def resolve(
 
 
 def require_same_setting(field: Field, given: Any, recorded: Any, where: Path | str) -> None:
-    """Raise InputError, with both sides, if a setting differs from what a file was made with."""
+    """Raise InputError, showing both values, if a setting differs from the file's."""
     if given != recorded:
         raise InputError(
             f"{shown(field, given)} conflicts with {where}, created with {shown(field, recorded)}"
@@ -314,7 +314,7 @@ def require_same_setting(field: Field, given: Any, recorded: Any, where: Path | 
 
 
 def shown(field: Field, value: Any) -> str:
-    """Return a setting as one would type it."""
+    """Return a setting as typed on the command line."""
     if field.kind is bool:
         return field.flag if value else field.flag.replace("--", "--no-", 1)
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
@@ -328,10 +328,10 @@ def require_fixed(
     where: Path | str,
     names: Sequence[str] | None = None,
 ) -> None:
-    """Raise InputError if a setting that a resumed run may not change is other than in the file
-    `where`, of which `recorded` are the settings; one that it does not have was the default.
+    """Raise InputError if a setting that a resumed run may not change differs from `recorded`, the
+    settings in the file `where`; missing ones have their defaults.
 
-    `names`: those alone, where the file does not tell the others.
+    `names`: check only these, if the file does not have the others.
     """
     recorded = cls.complete(recorded)
     for name in cls.names(fixed=True) if names is None else names:

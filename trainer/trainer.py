@@ -1,4 +1,4 @@
-"""The training loop: models differ in what a step computes, not in this."""
+"""The training loop of all models, which differ only in what a step computes."""
 
 import math
 import time
@@ -20,7 +20,7 @@ from datasets.images import ImageSet
 from .checkpoint import CHECKPOINT, PREVIOUS
 from .config import TrainingSettings
 from .distributed import (
-    agreed,
+    all_max,
     all_mean,
     average_running_statistics,
     barrier,
@@ -33,7 +33,7 @@ from .distributed import (
 from .log import RunLog
 from .nan_guard import NanGuard
 from .performance import prepare, sgd
-from .signals import GO_ON, SAVE, Stopped, watching
+from .signals import CONTINUE, SAVE, Stopped, watching
 
 StepFn = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
 Loader = Iterable[tuple[list[Tensor], Tensor]]  # of (views, rows)
@@ -41,22 +41,22 @@ Values = dict[str, float]
 
 
 class Batches(Protocol):
-    """The sampler that a loader reads: the batches of `epoch`, from batch `first` on."""
+    """The batch sampler of a loader: the batches of `epoch` from number `first` on."""
 
     epoch: int
     first: int
-    batch_size: int  # over all processes
+    batch_size: int  # over all ranks
 
     def __len__(self) -> int: ...
 
 
 @dataclass
 class Run:
-    """What a run is and where it goes.
+    """A run's description, output and starting point.
 
-    `about` describes it, in every checkpoint and the log's first line; `save` writes a checkpoint
-    to `folder`. `resumed` is the checkpoint, read from `source`, that it continues from; with
-    `resuming` that is the run in `folder` itself.
+    `about` is stored in every checkpoint and in the log's first line; `save` writes a checkpoint to
+    `folder`. `resumed` is the checkpoint to continue from, read from `source`; `resuming` says that
+    it is of the run in `folder` itself.
     """
 
     folder: Path
@@ -69,7 +69,7 @@ class Run:
 
 
 def learning_rate(lr: float, epoch: int, epochs: int, schedule: Sequence[int], cos: bool) -> float:
-    """`lr` divided by 10 at each epoch in `schedule`, or on half a cosine to 0 (MoCo v2)."""
+    """Return `lr` divided by 10 at each epoch in `schedule`, or on a half cosine to 0 (MoCo v2)."""
     if cos:
         return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
     return lr * 0.1 ** sum(epoch >= milestone for milestone in schedule)
@@ -81,14 +81,14 @@ def nothing(epoch: int) -> Values:
 
 
 class Trainer:
-    """Train a model by SGD on the batches of a loader, and leave checkpoints and a log.
+    """Trains a model with SGD on the batches of a loader, writing checkpoints and a log.
 
-    `step_fn(model, views, rows, epoch)` computes the statistics of a batch, of which "loss" is
-    minimised. `loader` is entered once, for the views of `batches`, the sampler that it reads;
-    `images` are what its rows are of. The state is `epoch`, the number of epochs done, `step`, the
-    number of steps done in the next one, and `totals`, the sums of their statistics.
+    `step_fn(model, views, rows, epoch)` returns the statistics of a batch, of which "loss" is
+    minimised. `loader` is entered once and yields (views, rows) in the order of the sampler
+    `batches`; rows index `images`. The state is `epoch`, the number of epochs done, `step`, the
+    number of steps done in the current epoch, and `totals`, the sums of their statistics.
 
-    Raises InputError if `run.resumed` does not fit, or ranks disagree on where to begin.
+    Raises InputError if `run.resumed` does not fit, or the ranks' starting points differ.
     """
 
     def __init__(
@@ -112,21 +112,21 @@ class Trainer:
         )
         self.epoch = self.step = 0
         self.totals: dict[str, Tensor] = {}
-        self.part: dict[str, Any] | None = None  # a checkpoint's, until its epoch goes on
+        self.part: dict[str, Any] | None = None  # the checkpoint's, until its epoch continues
         if run.resumed:
-            with refusing(f"{run.source} does not fit the run that is to go on"):
+            with refusing(f"{run.source} does not fit this run"):
                 self.load_state_dict(run.resumed)
         if config.start_epoch is not None and not run.resuming:
             self.epoch, self.step, self.part = config.start_epoch, 0, None
         about = run.about
-        require_alike(
+        require_same_on_all_ranks(
             (self.epoch, self.step, config.epochs, config.lr, config.seed, about["base"],
              about["task"]), run.folder,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:
-        """Return what a checkpoint holds of the training. In the middle of an epoch all ranks must
-        call it: each has random numbers, running statistics and totals of its own."""
+        """Return the training's state for a checkpoint. Within an epoch all ranks must call it, as
+        each has its own random state, running statistics and totals."""
         part = self.part
         if self.step and part is None:
             part = {"steps": self.step, "processes": gather_objects(self.rank_state())}
@@ -138,20 +138,21 @@ class Trainer:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Go where `state_dict` was taken. Raises ValueError, or what torch raises, if it does not
-        fit the model, or other ranks than these were in the middle of an epoch."""
+        """Restore `state_dict`. Raises ValueError or torch's error if it does not fit the model,
+        InputError if it was saved within an epoch by another number of ranks."""
         self.model.load_state_dict(state["state_dict"])
         load_momentum(self.optimizer, state["optimizer"])
         self.epoch, self.part = state["epoch"], state.get("part")
         if self.part and len(self.part["processes"]) != world_size():
             raise InputError(
-                f"{self.run.source} was saved in the middle of an epoch by "
-                f"{len(self.part['processes'])} process(es), not {world_size()}; go on with as many"
+                f"{self.run.source} was saved within an epoch by "
+                f"{_processes(len(self.part['processes']))}, not {world_size()}; resume with as "
+                "many"
             )
         self.step = self.part["steps"] if self.part else 0
 
     def rank_state(self) -> dict[str, Any]:
-        """Return what in the middle of an epoch is each rank's own."""
+        """Return this rank's own state within an epoch."""
         state = {
             "random": torch.get_rng_state(),
             "running": {name: b.cpu() for name, b in running_statistics(self.model).items()},
@@ -162,7 +163,7 @@ class Trainer:
         return state
 
     def load_rank_state(self, state: dict[str, Any]) -> None:
-        """The reverse of `rank_state`."""
+        """Restore `rank_state`."""
         torch.set_rng_state(state["random"])
         if self.device.type == "cuda" and "random_cuda" in state:
             torch.cuda.set_rng_state(state["random_cuda"], self.device)
@@ -175,17 +176,17 @@ class Trainer:
         after_epoch: Callable[[int], Values] = nothing,
         score: Callable[[int], Values] = nothing,
     ) -> None:
-        """Train until `config.epochs` are done, from wherever the state is.
+        """Train from the current state until `config.epochs` are done.
 
         Saves before the first epoch and after each, every `config.save_minutes` (0: never), and on
         a signal. `after_epoch(epoch)`, on all ranks, and `score(epoch)`, on rank 0 and before the
-        first epoch too, add to an epoch's line of the log. Raises InputError when losses or weights
-        are no longer finite, before they are saved; and Stopped after a signal.
+        first epoch too, return values for the log. Raises InputError if losses or weights become
+        non-finite, before they are saved, and Stopped after a signal.
         """
         config, run = self.config, self.run
         if run.resuming and self.epoch >= config.epochs:
             if is_main():
-                print(f"{self.epoch} epochs were done before: {run.folder / CHECKPOINT}")
+                print(f"{self.epoch} epochs already done: {run.folder / CHECKPOINT}")
             return
         self.announce()
         self.log = RunLog(
@@ -193,31 +194,31 @@ class Trainer:
             run.overwrite and not run.resuming, self.epoch,
         )  # fmt: skip
         if not run.resuming:
-            self.keep({}, score)
+            self.log_and_save({}, score)
             if is_main():
-                (run.folder / PREVIOUS).unlink(missing_ok=True)  # another run's
+                (run.folder / PREVIOUS).unlink(missing_ok=True)  # of another run
         self.parallel = in_parallel(self.model, self.device)
         self.bar = self.progress_bar()
-        with self.bar, self.loader as loader, watching(config.save_minutes, agreed) as watch:
+        with self.bar, self.loader as loader, watching(config.save_minutes, all_max) as watch:
             for epoch in range(self.epoch, config.epochs):
                 self.start_epoch(epoch)
                 with self.guard.detecting_anomalies(config.detect_anomaly, epoch):
                     for views, rows in loader:
                         self.train_step(views, rows)
                         if self.step < len(self.batches):
-                            self.handle(watch.wanted())
+                            self.handle(watch.action())
                 values = self.finish_epoch()
                 values |= after_epoch(self.epoch)
-                self.keep(values, score)
-                if self.epoch < config.epochs and (action := watch.wanted()) > SAVE:
+                self.log_and_save(values, score)
+                if self.epoch < config.epochs and (action := watch.action()) > SAVE:
                     self.stop(action)
-        barrier()  # nobody leaves before the last checkpoint is written
+        barrier()  # until the last checkpoint is written
         if is_main():
             print(f"{max(self.epoch, config.epochs)} epochs done: {run.folder / CHECKPOINT}")
 
     def start_epoch(self, epoch: int) -> None:
-        """Set what an epoch depends on: its batches, learning rate and random numbers, which depend
-        on the epoch, not on where the run was started or resumed."""
+        """Set batches, learning rate and random state, which depend on the epoch only, not on where
+        the run was started or resumed."""
         config = self.config
         self.bar.set_description(f"epoch {epoch + 1}/{config.epochs}")
         for group in self.optimizer.param_groups:
@@ -227,14 +228,14 @@ class Trainer:
         self.batches.epoch, self.batches.first = epoch, self.step
         torch.manual_seed(stream_seed("steps", config.seed, epoch, rank()))
         if self.part:
-            with refusing(f"{self.run.source} does not fit the run that is to go on"):
+            with refusing(f"{self.run.source} does not fit this run"):
                 self.load_rank_state(self.part["processes"][rank()])
             self.part = None
         self.parallel.train()
-        self.began, self.began_at = time.perf_counter(), self.step
+        self.start_time, self.start_step = time.perf_counter(), self.step
 
     def train_step(self, views: list[Tensor], rows: Tensor) -> None:
-        """Take one step of SGD on a batch."""
+        """Take one SGD step on a batch."""
         statistics = take_step(
             self.parallel, self.step_fn, self.optimizer, views, rows, self.epoch, self.device,
             lambda loss: self.guard.note(self.step, rows, loss),
@@ -247,10 +248,10 @@ class Trainer:
         self.bar.update(self.batches.batch_size)
 
     def handle(self, action: int) -> None:
-        """Between two steps: look for NaN where that is due; save, and stop, if that is wanted."""
-        if action != GO_ON or self.guard.due:
-            self.guard.check(self.epoch, self.model.state_dict() if action != GO_ON else {})
-        if action != GO_ON:
+        """Check for NaN or Inf if due, and save or stop as `action` says; between two steps."""
+        if action != CONTINUE or self.guard.due:
+            self.guard.check(self.epoch, self.model.state_dict() if action != CONTINUE else {})
+        if action != CONTINUE:
             self.save()
             if is_main():
                 print(f"saved in epoch {self.epoch + 1}, after step {self.step}", flush=True)
@@ -262,7 +263,7 @@ class Trainer:
         steps = len(self.batches)
         values = {name: all_mean(total / steps).item() for name, total in self.totals.items()}
         self.guard.check(self.epoch, self.model.state_dict())
-        seconds = (time.perf_counter() - self.began) * steps / (steps - self.began_at)
+        seconds = (time.perf_counter() - self.start_time) * steps / (steps - self.start_step)
         values["lr"] = self.optimizer.param_groups[0]["lr"]
         values["seconds"] = seconds
         values["images_per_second"] = steps * self.batches.batch_size / seconds
@@ -270,8 +271,8 @@ class Trainer:
         self.epoch, self.step, self.totals = self.epoch + 1, 0, {}
         return values
 
-    def keep(self, values: Values, score: Callable[[int], Values]) -> None:
-        """Log and save what the epochs so far have come to."""
+    def log_and_save(self, values: Values, score: Callable[[int], Values]) -> None:
+        """Log an epoch's values and its score, and save a checkpoint, on rank 0."""
         if is_main():
             if values := values | score(self.epoch):
                 self.log.epoch(self.epoch, values)
@@ -284,24 +285,24 @@ class Trainer:
             self.run.save(self.run.folder, {**self.run.about, **state})
 
     def stop(self, action: int) -> None:
-        """End the run as a signal asks. Raises Stopped on all ranks, once all are here."""
+        """Raise Stopped with signal number `action`, once all ranks are here."""
         barrier()
         raise Stopped(action)
 
     def announce(self) -> None:
-        """Say what is trained, on what, and from where on."""
+        """Print the device, number of processes and images, and the starting point."""
         if not is_main():
             return
         gpu = self.device.type == "cuda"
-        where = torch.cuda.get_device_name(self.device) if gpu else "processors"
+        name = torch.cuda.get_device_name(self.device) if gpu else "CPU"
         after = f", after step {self.step}" if self.step else ""
         print(
-            f"training on {where}, {world_size()} process(es), {len(self.images)} images: from "
+            f"training on {name}, {_processes(world_size())}, {len(self.images)} images: from "
             f"epoch {self.epoch + 1} of {self.config.epochs}{after}", flush=True,
         )  # fmt: skip
 
     def progress_bar(self) -> tqdm:
-        """Return a bar over the images of all epochs; hidden where it would go to a file."""
+        """Return a progress bar over the images of all epochs, hidden if not on a terminal."""
         size = len(self.batches) * self.batches.batch_size
         return tqdm(
             initial=self.epoch * size + self.step * self.batches.batch_size,
@@ -321,8 +322,8 @@ def take_step(
     device: torch.device,
     note: Callable[[Tensor], None] = lambda loss: None,
 ) -> dict[str, Tensor]:
-    """Take one step of an optimizer on a batch; `note` is told the loss before its gradients are
-    computed. Returns the batch's statistics."""
+    """Take one optimizer step on a batch and return its statistics; `note(loss)` is called before
+    the backward pass."""
     views = [view.to(device, non_blocking=True) for view in views]
     optimizer.zero_grad(set_to_none=True)
     statistics = step_fn(model, views, rows.to(device, non_blocking=True), epoch)
@@ -332,17 +333,21 @@ def take_step(
     return statistics
 
 
-def require_alike(state: tuple, folder: Path) -> None:
-    """Raise InputError, on all ranks, if they are not about to begin with the same `state`."""
+def _processes(number: int) -> str:
+    return "1 process" if number == 1 else f"{number} processes"
+
+
+def require_same_on_all_ranks(state: tuple, folder: Path) -> None:
+    """Raise InputError, on all ranks, if their `state` differs."""
     if len(set(map(repr, gather_objects(state)))) > 1:
         raise InputError(
-            "the processes were given different arguments or data, or see different files in "
-            f"{folder}; all must be and see the same"
+            f"ranks have different arguments or data, or see different files in {folder}; give all "
+            "the same"
         )
 
 
 def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """`model`, whose gradients become the mean over all ranks while they are computed."""
+    """Return `model` with gradients averaged over all ranks."""
     if world_size() == 1:
         return model
     device_ids = [device] if device.type == "cuda" else None
@@ -352,10 +357,10 @@ def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def load_momentum(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Give SGD the momentum that was saved; its settings are the run's. Raises ValueError if that
-    does not fit the weights, or is not finite."""
+    """Restore SGD's momentum, not its settings. Raises ValueError if shapes differ from the
+    weights' or values are non-finite."""
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
     for theta, state in optimizer.state.items():
         momentum = state["momentum_buffer"]
         if momentum.shape != theta.shape or not momentum.isfinite().all():
-            raise ValueError("the momentum of its weights is not of their shape, or not finite")
+            raise ValueError("momentum with wrong shapes or non-finite values")

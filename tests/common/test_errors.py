@@ -1,11 +1,11 @@
-"""What is said to people."""
+"""Error messages."""
 
 import pytest
 
 from common.errors import InputError, listed, require_match
 
 
-def test_require_match_names_both_sides():
+def test_require_match_shows_both_values():
     require_match({"arch": None, "k_shot": 5}, {"arch": "conv4", "k_shot": 5}, "here")
     with pytest.raises(InputError, match="--arch resnet12 conflicts with here, .*--arch conv4"):
         require_match({"arch": "resnet12"}, {"arch": "conv4"}, "here")
@@ -16,7 +16,7 @@ def test_listed():
     assert listed(range(12)) == "0, 1, 2, 3, 4, 5, 6, 7, 8, 9 and 2 more"
 
 
-def test_an_error_from_a_worker_keeps_its_last_line():
+def test_worker_error_keeps_its_last_line():
     error = InputError("Caught InputError in worker.\nTraceback\n  x\nfiles.InputError: it broke\n")
     assert str(error) == "it broke"
     assert str(InputError("plain")) == "plain"

@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and not over others."""
+"""Atomic writes, and refusing to overwrite."""
 
 import os
 import time
@@ -20,7 +20,7 @@ def test_atomic_write(tmp_path):
     assert [p.name for p in path.parent.iterdir()] == ["x"]
 
 
-def test_what_a_killed_one_left_is_removed(tmp_path):
+def test_abandoned_temporary_files_are_removed(tmp_path):
     for name, age in ((".x.1.tmp", 7200), (".x.2.tmp", 60), (".y.1.tmp", 7200)):
         (tmp_path / name).touch()
         os.utime(tmp_path / name, (time.time() - age,) * 2)

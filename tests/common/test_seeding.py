@@ -1,4 +1,4 @@
-"""Random streams by purpose and numbers."""
+"""Seeds of random streams."""
 
 import numpy as np
 

@@ -1,4 +1,4 @@
-"""What every backbone does."""
+"""All backbones, and the classifier."""
 
 import pytest
 import torch
@@ -19,13 +19,13 @@ def test_any_size_from_32(arch, size):
 
 
 @pytest.mark.parametrize("arch", BACKBONES)
-def test_evaluation_is_the_same_each_time(arch):
+def test_evaluation_is_deterministic(arch):
     encoder, images = build_encoder(arch).eval(), torch.rand(3, 3, 32, 32)
     assert torch.equal(encoder(images), encoder(images))
 
 
 @pytest.mark.parametrize("arch", BACKBONES)
-def test_mixed_precision_is_for_layers_alone(arch):
+def test_mixed_precision_keeps_float32_weights_and_embeddings(arch):
     torch.manual_seed(0)
     encoder, images = build_encoder(arch), torch.rand(4, 3, 32, 32)
     seen = []
@@ -44,19 +44,19 @@ def test_mixed_precision_changes_little():
     encoder, images = build_encoder("conv4").train(), torch.rand(8, 3, 64, 64)
     exact = encoder(images)
     encoder.amp = True
-    apart = (encoder(images) - exact).norm() / exact.norm()
-    assert 0 < apart < 0.03
+    difference = (encoder(images) - exact).norm() / exact.norm()
+    assert 0 < difference < 0.03
 
 
 def test_pooling_before_relu_is_the_same():
-    """Blocks as the papers write them, ReLU first."""
+    """Against blocks with ReLU first, as in the papers."""
     torch.manual_seed(0)
     encoder, images = build_encoder("conv4").train(), torch.rand(4, 3, 32, 32)
-    found = encoder.backbone(images)
+    features = encoder.backbone(images)
     x = images
     for conv, bn, pool, relu in encoder.backbone.blocks:
         x = pool(relu(bn(conv(x))))
-    assert torch.equal(found, x.mean(dim=(2, 3)))
+    assert torch.equal(features, x.mean(dim=(2, 3)))
 
 
 def test_mlp_head():
@@ -78,7 +78,7 @@ def test_unknown_backbone():
         build_encoder("vgg")
 
 
-def test_classifier_starts_as_the_paper_says():
+def test_classifier_initialisation():
     torch.manual_seed(0)
     linear = LinearClassifier(2000, 5).linear
     assert linear.bias.tolist() == [0] * 5
@@ -86,8 +86,8 @@ def test_classifier_starts_as_the_paper_says():
     assert linear.weight.mean().item() == pytest.approx(0, abs=5e-4)
 
 
-def test_conv4_released_is_what_the_authors_ran():
-    """224 pixels end in one; a block convolves, rectifies, normalises and pools, in this order."""
+def test_conv4_released_against_the_authors_model():
+    """Blocks of convolution, ReLU, BatchNorm and pooling, which reduce 224 pixels to one."""
     torch.manual_seed(0)
     encoder = build_encoder("conv4_released", default_embedding_dim("conv4_released")).eval()
     weights = encoder.state_dict()

@@ -14,7 +14,7 @@ def test_parameters():
 
 
 def index_by_index(x, gamma, block):
-    """DropBlock as its paper tells it: for each seed, each position of its block."""
+    """DropBlock as in its paper, with loops over the seeds."""
     n, c, height, width = x.shape
     keep = torch.ones_like(x)
     starts_y, starts_x = height - block[0] + 1, width - block[1] + 1
@@ -29,7 +29,7 @@ def index_by_index(x, gamma, block):
 
 @pytest.mark.parametrize("size", [(9, 9), (5, 7), (3, 3), (2, 2)])
 def test_mask_statistics_against_index_by_index(size):
-    """Where values go, how many, and in what blocks: the same as one index at a time."""
+    """The same number, positions and correlation of dropped values as in a naive loop."""
     torch.manual_seed(0)
     x = torch.ones(60, 12, *size)
     rate, block = 0.2, (min(5, size[0]), min(5, size[1]))
@@ -43,18 +43,18 @@ def test_mask_statistics_against_index_by_index(size):
         gone_slow.float().mean().item(), abs=0.03
     )
     spread = (gone_fast.float().mean((0, 1)) - gone_slow.float().mean((0, 1))).abs().max()
-    assert spread < 0.08  # at each place of the map
+    assert spread < 0.08  # at each position of the map
 
-    def together(gone):  # how often the right-hand neighbour of a lost value is lost too
+    def together(gone):  # how often the right neighbour of a dropped value is dropped too
         return (gone[..., 1:] & gone[..., :-1]).sum() / gone[..., :-1].sum()
 
     assert together(gone_fast).item() == pytest.approx(together(gone_slow).item(), abs=0.04)
 
 
-def test_every_lost_value_is_in_a_whole_block():
+def test_dropped_values_form_whole_blocks():
     torch.manual_seed(1)
     gone = (drop_block(torch.ones(8, 4, 9, 9), 0.05) == 0).float()
-    blocks = torch.nn.functional.avg_pool2d(gone, 5, stride=1) == 1  # fully lost 5×5 squares
+    blocks = torch.nn.functional.avg_pool2d(gone, 5, stride=1) == 1  # fully dropped 5×5 squares
     painted = torch.nn.functional.max_pool2d(
         torch.nn.functional.pad(blocks.float(), (4, 4, 4, 4)), 5, stride=1
     )
@@ -76,7 +76,7 @@ def test_drop_rate_is_annealed_and_only_in_training():
     assert torch.equal(layer(x), x) and layer.steps == 400_001
 
 
-def test_no_map_is_lost_whole_without_a_guard():
+def test_dropping_a_whole_map_stays_finite():
     assert drop_block(torch.ones(1, 1, 2, 2), 1.0).isfinite().all()
 
 

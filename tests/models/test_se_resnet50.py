@@ -1,4 +1,4 @@
-"""SE-ResNet-50: its size, and that each block's channels are reweighted by their own mean."""
+"""SE-ResNet-50: number of parameters, and squeeze and excitation of a block."""
 
 import torch
 from torchvision.models import resnet50
@@ -7,7 +7,7 @@ from models.se_resnet50 import SEBottleneck, SEResNet50
 
 
 def test_parameters():
-    """Hu et al.'s 28,088,024 with 1,000 classes, whose layer has 2,049,000."""
+    """Hu et al.'s 28,088,024 less the 2,049,000 of the layer for 1,000 classes."""
     assert sum(p.numel() for p in SEResNet50().parameters()) == 28_088_024 - 2_049_000
 
 

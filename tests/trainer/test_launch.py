@@ -1,4 +1,4 @@
-"""Processes started in each of the ways that there are, and those that do not find each other."""
+"""Every way to start processes, and failures to connect them."""
 
 import json
 import os
@@ -15,18 +15,18 @@ from moco.checkpoint import load_checkpoint
 
 
 def command(data, folder, *more):
-    words = ["main_moco.py", data, "--model_path", folder, *TINY, "--epochs", 2, *more]
-    return [str(word) for word in words]
+    argv = ["main_moco.py", data, "--model_path", folder, *TINY, "--epochs", 2, *more]
+    return [str(arg) for arg in argv]
 
 
-def start(words, **environment):
+def start(argv, **environment):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
-    how = {"cwd": REPOSITORY, "env": environment, "text": True}
-    return subprocess.Popen(words, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **how)
+    options = {"cwd": REPOSITORY, "env": environment, "text": True}
+    return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
-def srun_variables(rank, of=2):
-    """What srun says to each of the tasks on one machine."""
+def srun_environment(rank, of=2):
+    """Return what srun sets for each of its tasks on one machine."""
     return {
         "SLURM_STEP_NUM_TASKS": f"{of}", "SLURM_PROCID": f"{rank}", "SLURM_LOCALID": f"{rank}",
         "SLURM_NODEID": "0", "SLURM_JOB_ID": f"{os.getpid()}", "SLURM_STEP_ID": "0",
@@ -42,9 +42,10 @@ def free_port():
 
 
 def ended(processes):
-    found = [process.communicate(timeout=120) for process in processes]
-    assert [process.returncode for process in processes] == [0] * len(processes), found
-    return found
+    """Return the outputs of processes that must succeed."""
+    outputs = [process.communicate(timeout=120) for process in processes]
+    assert [process.returncode for process in processes] == [0] * len(processes), outputs
+    return outputs
 
 
 @pytest.mark.slow
@@ -58,8 +59,8 @@ def test_every_launcher_trains_the_same(data, tmp_path):
         torchrun += ["--master-port", str(free_port()), "--node-rank"]
         ended([start([*torchrun, str(n), *command(data, tmp_path / name)]) for n in range(nodes)])
     srun = [*python, *command(data, tmp_path / "srun")]
-    said = ended([start(srun, **srun_variables(rank)) for rank in (0, 1)])
-    assert "2 epochs done" in said[0][0] and not said[1][0]  # one speaks for both
+    outputs = ended([start(srun, **srun_environment(rank)) for rank in (0, 1)])
+    assert "2 epochs done" in outputs[0][0] and not outputs[1][0]  # only rank 0 prints
     machines = ["--world-size", 2, "--dist-url", f"tcp://127.0.0.1:{free_port()}"]
     by_hand = [*python, *command(data, tmp_path / "machines", *machines)]
     ended([start([*by_hand, "--rank", str(rank)]) for rank in (1, 0)])
@@ -68,13 +69,13 @@ def test_every_launcher_trains_the_same(data, tmp_path):
         assert states_equal(load_checkpoint(tmp_path / name)["state_dict"], whole), name
 
 
-def complaint(words, **environment):
-    """The one line on which a process ends, with exit code 2."""
-    process = start([sys.executable, *words], **environment)
-    said = process.communicate(timeout=120)[1]
-    assert process.returncode == 2 and "Traceback" not in said, said
-    lines = [line for line in said.splitlines() if "error:" in line]
-    assert len(lines) == 1, said
+def error_line(argv, **environment):
+    """Return the one-line error of a process that ends with exit code 2."""
+    process = start([sys.executable, *argv], **environment)
+    stderr = process.communicate(timeout=120)[1]
+    assert process.returncode == 2 and "Traceback" not in stderr, stderr
+    lines = [line for line in stderr.splitlines() if "error:" in line]
+    assert len(lines) == 1, stderr
     return lines[0]
 
 
@@ -82,9 +83,9 @@ ONE_AFTER_THE_OTHER = """
 import json, os, sys
 import main_moco
 from trainer import cli
-for words, environment in json.loads(sys.stdin.read()):
+for argv, environment in json.loads(sys.stdin.read()):
     if os.fork() == 0:
-        sys.argv = words
+        sys.argv = argv
         os.environ.update(environment)
         cli.run(main_moco.main, several=True)
         os._exit(0)
@@ -93,72 +94,71 @@ for words, environment in json.loads(sys.stdin.read()):
 """
 
 
-def complaints(*runs):
-    """The `complaint` of each of the runs, (words, environment); what they import, they share."""
+def error_lines(*runs):
+    """Return the `error_line` of each run, (argv, environment); they share the imports."""
     ran = subprocess.run(
         [sys.executable, "-c", ONE_AFTER_THE_OTHER], cwd=REPOSITORY, input=json.dumps(runs),
         capture_output=True, text=True, timeout=300,
     )  # fmt: skip
-    *found, rest = ran.stderr.split("ended: 2\n")
-    assert ran.returncode == 0 and len(found) == len(runs) and not rest, ran.stderr
+    *stderrs, rest = ran.stderr.split("ended: 2\n")
+    assert ran.returncode == 0 and len(stderrs) == len(runs) and not rest, ran.stderr
     assert "Traceback" not in ran.stderr, ran.stderr
-    lines = [[line for line in said.splitlines() if "error:" in line] for said in found]
+    lines = [[line for line in stderr.splitlines() if "error:" in line] for stderr in stderrs]
     assert all(len(errors) == 1 for errors in lines), ran.stderr
     return [errors[0] for errors in lines]
 
 
-def test_those_that_do_not_come_are_named(data, tmp_path):
+def test_missing_ranks_are_named(data, tmp_path):
     def of_4(rank, url):
         machines = ["--world-size", 4, "--rank", rank, "--dist-url", url, "--dist-timeout", 2]
         return command(data, tmp_path, *machines), {}
 
     with socket.socket() as taken, socket.socket() as silent:
-        for there in (taken, silent):
-            there.bind(("127.0.0.1", 0))
-            there.listen()
+        for listener in (taken, silent):
+            listener.bind(("127.0.0.1", 0))
+            listener.listen()
         occupied, mute, free = (
             f"tcp://127.0.0.1:{port}"
             for port in (taken.getsockname()[1], silent.getsockname()[1], free_port())
         )
         nowhere = "tcp://no-such-host.invalid:10001"
         of_2 = ["--world-size", 2, "--rank", 1, "--dist-url", mute, "--dist-timeout", 1]
-        lines = complaints(
+        lines = error_lines(
             of_4(0, free),
             of_4(1, free),
             of_4(1, nowhere),
             of_4(0, occupied),
             (command(data, tmp_path, *of_2), {}),
-            (command(data, tmp_path, "--dist-timeout", 2), srun_variables(0)),
+            (command(data, tmp_path, "--dist-timeout", 2), srun_environment(0)),
         )
-    said = [
-        f"error: of 4 processes 1, 2, 3 did not come to {free} within 2 s",
-        f"process 1 of 4 cannot reach the others at {free}, which process 0 op",
-        f"process 1 of 4 cannot reach the others at {nowhere}",
-        f"process 0 of 4 cannot reach the others at {occupied}",
-        f"process 1 of 2 cannot reach the others at {mute}",  # it is there, but does not answer
-        "error: of 2 processes 1 did not come to file:///",
+    expected = [
+        f"error: missing ranks 1, 2, 3 of 4 at {free} after 2 s",
+        f"rank 1 of 4 cannot reach the others at {free}, which rank 0 opens",
+        f"rank 1 of 4 cannot reach the others at {nowhere}",
+        f"rank 0 of 4 cannot reach the others at {occupied}",
+        f"rank 1 of 2 cannot reach the others at {mute}",  # it listens, but does not answer
+        "error: missing ranks 1 of 2 at file:///",
     ]
-    for part, line in zip(said, lines):
+    for part, line in zip(expected, lines):
         assert part in line
     assert not (tmp_path / "checkpoint.pth.tar").exists()
 
 
 @pytest.mark.slow
-def test_all_that_came_are_told(data, tmp_path):
+def test_all_present_ranks_report_the_missing(data, tmp_path):
     machines = ["--world-size", 4, "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--rank"]
-    words = [sys.executable, *command(data, tmp_path, "--dist-timeout", 10, *machines)]
-    both = [start([*words, str(rank)]) for rank in (0, 1)]
-    said = [process.communicate(timeout=120)[1] for process in both]
-    assert [process.returncode for process in both] == [2, 2] and "Traceback" not in str(said)
-    assert "of 4 processes 2, 3 did not come" in said[0]
-    assert "did not come" in said[1] or "process 0, which has left, names those" in said[1]
-    assert "frame #" not in str(said)  # of torch's, about a connection that is lost
+    argv = [sys.executable, *command(data, tmp_path, "--dist-timeout", 10, *machines)]
+    both = [start([*argv, str(rank)]) for rank in (0, 1)]
+    errors = [process.communicate(timeout=120)[1] for process in both]
+    assert [process.returncode for process in both] == [2, 2] and "Traceback" not in str(errors)
+    assert "missing ranks 2, 3 of 4" in errors[0] and "missing ranks" in errors[1]
+    assert "frame #" not in str(errors)  # torch's stack trace of a lost connection
 
 
 def test_interrupted_while_it_waits(data, tmp_path):
     url = f"tcp://127.0.0.1:{free_port()}"
     machines = ["--world-size", 2, "--rank", 0, "--dist-url", url]
-    # What is begun with & would hand on that it ignores it.
+    # A background shell has SIGINT ignored, which children would inherit.
     before = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start([sys.executable, *command(data, tmp_path, *machines)])
     signal.signal(signal.SIGINT, before)
@@ -166,8 +166,8 @@ def test_interrupted_while_it_waits(data, tmp_path):
         assert process.poll() is None, process.communicate()
         time.sleep(0.1)
     process.send_signal(signal.SIGINT)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 130 and "interrupted" in said and "Traceback" not in said
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 130 and "interrupted" in stderr and "Traceback" not in stderr
 
 
 def is_open(url):
@@ -177,9 +177,9 @@ def is_open(url):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("how", [signal.SIGTERM, signal.SIGINT])
-def test_ended_while_its_processes_start(data, tmp_path, how):
-    """A terminal sends Ctrl-C to all of them."""
+@pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
+def test_ended_while_its_processes_start(data, tmp_path, signum):
+    """A terminal sends Ctrl-C to all processes."""
     several = ["--multiprocessing-distributed", "--nproc", 2]
     process = start([sys.executable, *command(data, tmp_path / "run", *several)])
     children = ["pgrep", "-P", str(process.pid), "-f", "spawn_main"]
@@ -187,66 +187,66 @@ def test_ended_while_its_processes_start(data, tmp_path, how):
         assert process.poll() is None, process.communicate()
         time.sleep(0.01)
     time.sleep(0.2)
-    if how == signal.SIGINT:
+    if signum == signal.SIGINT:
         for child in subprocess.run(children, capture_output=True).stdout.split():
-            os.kill(int(child), how)
-    process.send_signal(how)
-    said = process.communicate(timeout=60)[1]
-    assert process.returncode == 128 + how and not (tmp_path / "run").exists()
-    assert said.startswith(f"stopped by {how.name} while its processes started; the same command")
-    assert len(said.splitlines()) == 1
+            os.kill(int(child), signum)
+    process.send_signal(signum)
+    stderr = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + signum and not (tmp_path / "run").exists()
+    assert stderr.startswith(f"stopped by {signum.name} while starting processes")
+    assert len(stderr.splitlines()) == 1
 
 
 HUGE = ["--moco-k", 8 * 10**12]
 
 
-def test_too_little_memory(data, tmp_path, capsys, monkeypatch):
-    _, *words = command(data, tmp_path, *HUGE)
-    said = refused(capsys, monkeypatch, "main_moco", *words)
-    assert "too little memory (tried to allocate 4096" in said
+def test_out_of_memory(data, tmp_path, capsys, monkeypatch):
+    _, *argv = command(data, tmp_path, *HUGE)
+    error = refused(capsys, monkeypatch, "main_moco", *argv)
+    assert "out of memory (tried to allocate 4096" in error
 
 
 @pytest.mark.slow
-def test_too_little_memory_for_two(data, tmp_path):
+def test_out_of_memory_in_two_processes(data, tmp_path):
     several = ["--multiprocessing-distributed", "--nproc", 2]
-    said = complaint(command(data, tmp_path, *HUGE, *several))
-    assert "too little memory (tried to allocate 4096" in said
+    error = error_line(command(data, tmp_path, *HUGE, *several))
+    assert "out of memory (tried to allocate 4096" in error
 
 
 @pytest.mark.slow
-def test_those_that_see_other_files_are_refused(data, tmp_path):
-    """Each would go on from where it thinks that all are."""
-    name, *words = command(data, tmp_path / "0")
-    call(name.removesuffix(".py"), *words)
+def test_ranks_with_different_files_are_refused(data, tmp_path):
+    """They would resume from different states."""
+    name, *argv = command(data, tmp_path / "0")
+    call(name.removesuffix(".py"), *argv)
     machines = ["--world-size", 2, "--dist-url", f"tcp://127.0.0.1:{free_port()}", "--epochs", 4]
     both = [
         start([sys.executable, *command(data, tmp_path / f"{rank}", *machines, "--rank", rank)])
         for rank in (0, 1)
     ]
-    said = [process.communicate(timeout=120)[1] for process in both]
+    errors = [process.communicate(timeout=120)[1] for process in both]
     assert [process.returncode for process in both] == [2, 2]
-    assert all("different arguments or data, or see different files" in line for line in said)
+    assert all("see different files in" in error for error in errors)
 
 
 @pytest.mark.slow
-def test_one_that_is_lost_ends_the_others(data, tmp_path):
-    words = [sys.executable, *command(data, tmp_path, "--epochs", 10_000)]
-    first, second = (start(words, **srun_variables(rank)) for rank in (0, 1))
+def test_a_lost_rank_ends_the_others(data, tmp_path):
+    argv = [sys.executable, *command(data, tmp_path, "--epochs", 10_000)]
+    first, second = (start(argv, **srun_environment(rank)) for rank in (0, 1))
     while not (tmp_path / "log.jsonl").exists():
         assert first.poll() is None, first.communicate()
         time.sleep(0.1)
     second.kill()
-    said = first.communicate(timeout=60)[1]
-    assert first.returncode == 2 and "Traceback" not in said
-    assert "main_moco.py: error: cannot talk to the other processes, or lost one (" in said
-    assert "the same command goes on from the last checkpoint" in said
+    stderr = first.communicate(timeout=60)[1]
+    assert first.returncode == 2 and "Traceback" not in stderr
+    assert "main_moco.py: error: lost connection to another rank (" in stderr
+    assert "rerun the same command to resume" in stderr
     second.communicate()
 
 
-def test_what_is_one_process_is_not_several(chain, data, tmp_path, capsys, monkeypatch):
-    for name, value in srun_variables(1).items():
+def test_single_process_script_refuses_several(chain, data, tmp_path, capsys, monkeypatch):
+    for name, value in srun_environment(1).items():
         monkeypatch.setenv(name, value)
-    words = [data, "--resume", chain.pretrained, "--output", tmp_path]
-    line = refused(capsys, monkeypatch, "test", *words)
-    assert "test.py: error: srun has started 2 of it; it is one process" in line
+    argv = [data, "--resume", chain.pretrained, "--output", tmp_path]
+    line = refused(capsys, monkeypatch, "test", *argv)
+    assert "test.py: error: srun started 2 processes" in line
     assert not list(tmp_path.iterdir())

@@ -1,4 +1,4 @@
-"""What a run writes down of itself."""
+"""A run's log."""
 
 import json
 import math
@@ -7,15 +7,15 @@ from trainer.log import RunLog
 
 
 def test_log_is_appended_unless_overwritten(tmp_path):
-    """An epoch that was logged, but not saved, is there once: when it has been trained again."""
+    """An epoch that was logged but not saved is replaced when it is trained again."""
     for overwrite, done, lines in ((False, 0, 2), (False, 0, 3), (False, 1, 5), (True, 0, 2)):
         log = RunLog(tmp_path, {"command": "x"}, overwrite, done)
         log.epoch(1, {"loss": 2.0})
-        found = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
-        assert len(found) == lines and found[-1] == {"epoch": 1, "loss": 2.0}
+        logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+        assert len(logged) == lines and logged[-1] == {"epoch": 1, "loss": 2.0}
 
 
-def test_only_the_first_process_writes(tmp_path, monkeypatch):
+def test_only_rank_0_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.log.is_main", lambda: False)
     RunLog(tmp_path / "run", {"command": "x"}).epoch(1, {"loss": 2.0})
     assert not (tmp_path / "run").exists()

@@ -1,4 +1,4 @@
-"""The form in which a model computes fastest."""
+"""Preparing models for their device."""
 
 import pytest
 import torch
@@ -8,13 +8,13 @@ from trainer import performance
 from trainer.performance import prepare
 
 
-@pytest.mark.parametrize("flags, told", [("avx2 fma", True), ("avx512_bf16 amx_bf16", False)])
-def test_slow_mixed_precision_is_told(flags, told, tmp_path, monkeypatch, capsys):
-    described = tmp_path / "cpuinfo"
-    described.write_text(f"flags : fpu {flags}\n")
-    monkeypatch.setattr(performance, "Path", lambda path: described)
+@pytest.mark.parametrize("flags, slow", [("avx2 fma", True), ("avx512_bf16 amx_bf16", False)])
+def test_note_on_slow_mixed_precision(flags, slow, tmp_path, monkeypatch, capsys):
+    cpuinfo = tmp_path / "cpuinfo"
+    cpuinfo.write_text(f"flags : fpu {flags}\n")
+    monkeypatch.setattr(performance, "Path", lambda path: cpuinfo)
     for device, amp in (("cpu", False), ("meta", True)):
         prepare(nn.Linear(2, 2), torch.device(device), amp)
     assert not capsys.readouterr().out
     prepare(nn.Linear(2, 2), torch.device("cpu"), amp=True)
-    assert ("no bfloat16; with --amp they can take ten times" in capsys.readouterr().out) == told
+    assert ("no bfloat16" in capsys.readouterr().out) == slow

@@ -1,9 +1,9 @@
-"""What a file says of how it was made."""
+"""Provenance of files."""
 
 from trainer.provenance import provenance
 
 
 def test_provenance_is_plain():
-    found = provenance()
-    assert {"command", "commit", "torch", "date"} <= found.keys()
-    assert all(value is None or isinstance(value, str) for value in found.values())
+    record = provenance()
+    assert {"command", "commit", "torch", "date"} <= record.keys()
+    assert all(value is None or isinstance(value, str) for value in record.values())

@@ -1,4 +1,4 @@
-"""Settings: a field is a flag, a check of files, and nothing else has to know of it."""
+"""Settings: one field defines a flag and the validation of files."""
 
 from dataclasses import FrozenInstanceError, dataclass
 from pathlib import Path
@@ -46,7 +46,7 @@ class Small(Speed):
     aliases: list[str] | None = setting(None, "some names", metavar="NAME")
 
 
-def test_what_is_given_stays_apart_from_defaults():
+def test_parse_returns_only_given_settings():
     assert parse(Small, ["x"]) == {"folder": Path("x")}
     given = parse(Small, ["x", "--rate=0", "--steps", "--no-fast", "--aliases", "p", "q"])
     assert given == {
@@ -59,33 +59,35 @@ class Anywhere(Settings):
     folder: Path | None = setting(None, "where, if anywhere", positional=True)
 
 
-def test_a_positional_one_may_be_left_out():
+def test_optional_positional():
     assert parse(Anywhere, []) == {} and parse(Anywhere, ["x"]) == {"folder": Path("x")}
     assert resolve(Anywhere, parse(Anywhere, [])).folder is None
 
 
-def test_given_then_inherited_then_the_machine_then_defaults():
-    found = resolve(Small, {"folder": Path("x")}, {"fast": True}, {"rate": 0.2, "steps": [9]})
-    assert found.record() == {
+def test_precedence_of_given_inherited_auto_and_default():
+    settings = resolve(Small, {"folder": Path("x")}, {"fast": True}, {"rate": 0.2, "steps": [9]})
+    assert settings.record() == {
         "folder": "x", "rate": 0.2, "steps": [3, 4], "fast": True, "kind": "a", "aliases": None,
     }  # fmt: skip
-    found = resolve(Small, {"folder": Path("x"), "rate": 0.1}, inherited={"rate": 0.2, "kind": "b"})
-    assert found.rate == 0.1 and found.kind == "b"
+    settings = resolve(
+        Small, {"folder": Path("x"), "rate": 0.1}, inherited={"rate": 0.2, "kind": "b"}
+    )
+    assert settings.rate == 0.1 and settings.kind == "b"
     with pytest.raises(InputError, match="--kind a conflicts with F, created with --kind b"):
         resolve(Small, {"folder": Path("x"), "kind": "a"}, inherited={"kind": "b"}, where="F")
     with pytest.raises(FrozenInstanceError):
-        found.rate = 0.3
+        settings.rate = 0.3
 
 
-def test_help_names_groups_defaults_and_where_they_come_from():
+def test_help_shows_groups_and_defaults():
     text = " ".join(parser_of(Small).format_help().split())
-    for said in ("how fast:", "the rate (default: the other's)", "some steps (default: 3 4)",
+    for message in ("how fast:", "the rate (default: the other's)", "some steps (default: 3 4)",
                  "be fast (default: where it can be)", "{a,b}"):  # fmt: skip
-        assert said in text
+        assert message in text
 
 
 @pytest.mark.parametrize(
-    "value, said",
+    "value, message",
     [
         ({"rate": 1.0}, r"--rate must be in \[0, 1\), got 1.0"),
         ({"rate": float("nan")}, "--rate must be in"),
@@ -98,14 +100,14 @@ def test_help_names_groups_defaults_and_where_they_come_from():
         ({"rate": None}, "--rate is None"),
     ],
 )
-def test_a_file_may_say_what_the_command_line_can(value, said):
-    with pytest.raises(ValueError, match=said):
+def test_invalid_values_in_files(value, message):
+    with pytest.raises(ValueError, match=message):
         Small.complete({"folder": "x", **value})
 
 
-def test_what_a_file_lacks_has_its_default():
-    found = Small.complete({"folder": "x", "of another age": 1})
-    assert found == {
+def test_missing_settings_have_defaults():
+    completed = Small.complete({"folder": "x", "of another age": 1})
+    assert completed == {
         "folder": "x", "rate": 0.5, "steps": [3, 4], "fast": None, "kind": "a", "aliases": None,
     }  # fmt: skip
     require_fixed(Small, {"rate": 0.5}, {"folder": "x"}, "F")
@@ -136,8 +138,8 @@ class NewerStudent(config.Distillation):
 
 
 def test_a_new_setting_touches_one_place(chain, data, tmp_path, monkeypatch, capsys):
-    """Yesterday's checkpoints and pseudo labels have its default: they are resumed, taught from and
-    scored, and refused only where it is given another value."""
+    """Older checkpoints and pseudo labels get its default: they can be resumed, distilled and
+    tested, and are refused only if it is given another value."""
     for cls, name, stage in (
         (Newer, "Pretraining", "moco"),
         (NewerStudent, "Distillation", "distill"),
@@ -154,19 +156,20 @@ def test_a_new_setting_touches_one_place(chain, data, tmp_path, monkeypatch, cap
     student = [data, "--savedir", chain.labels, "--model_path", tmp_path / "d", "-j", 0]
     call("main_distill", *student, "--epochs", 1, "--sparkle", 5)
     assert load_checkpoint(tmp_path / "d")["args"]["sparkle"] == 5
-    call("test", data, "--resume", chain.student, "--load_cla", "-j", 0, "--overwrite")
+    scores = tmp_path / "scores"
+    call("test", data, "--resume", chain.student, "--load_cla", "-j", 0, "--output", scores)
     again += ["--model_path", tmp_path / "b", "--sparkle", 4]
     line = refused(capsys, monkeypatch, "main_moco", *again)
     assert "--sparkle 4 conflicts with" in line and "created with --sparkle 3" in line
 
 
-def test_files_of_yesterday(chain, tmp_path):
-    """A checkpoint without a setting that there is today reads as if it had its default."""
+def test_older_files(chain, tmp_path):
+    """A file without a newer setting reads as if it had its default."""
     checkpoint = torch.load(chain.student / CHECKPOINT, weights_only=True)
     del checkpoint["args"]["dic_scale"], checkpoint["args"]["bn_groups"]
     torch.save(checkpoint, tmp_path / CHECKPOINT)
-    found = load_checkpoint(tmp_path)["args"]
-    assert found["dic_scale"] == 1.0 and found["bn_groups"] == 4
+    args = load_checkpoint(tmp_path)["args"]
+    assert args["dic_scale"] == 1.0 and args["bn_groups"] == 4
     _, labels = load_pseudo_labels(chain.labels)
     teacher = {**labels.about["teacher"]}
     del teacher["moco_t"]

@@ -1,4 +1,4 @@
-"""Stopped anywhere, the same command goes on, and ends bit for bit as if it never had been."""
+"""A run stopped anywhere resumes with the same command and ends bit for bit the same."""
 
 import json
 import os
@@ -28,14 +28,14 @@ def student(data, labels, folder):
             "--epochs", 3]  # fmt: skip
 
 
-def stopping(monkeypatch, *words):
-    """Have the run's Watch want each of `words` in turn, one a step, and nothing after them."""
-    left = list(words)
-    monkeypatch.setattr(Watch, "wanted", lambda self: left.pop(0) if left else 0)
+def stopping(monkeypatch, *actions):
+    """Have the run's Watch return each of `actions` in turn, one a step, and CONTINUE after."""
+    left = list(actions)
+    monkeypatch.setattr(Watch, "action", lambda self: left.pop(0) if left else 0)
 
 
 TERM = signal.SIGTERM
-STOPS = {  # 4 batches an epoch: after which of the looks at the signals
+STOPS = {  # the actions of each step, with 4 batches an epoch
     "first step": [TERM],
     "middle": [0, 0, TERM],
     "end of an epoch": [0, 0, 0, TERM],
@@ -61,9 +61,9 @@ def test_stopped_at_any_step(chain, data, tmp_path, monkeypatch, stage, when):
     assert half["epoch"] == looks // 4
     assert (half["part"] is None) if looks == 4 else (half["part"]["steps"] == looks % 4)
     call(*command(tmp_path / "stopped"))
-    found, whole = (load_checkpoint(tmp_path / name) for name in ("stopped", "whole"))
-    assert found["epoch"] == 3 and states_equal(found["state_dict"], whole["state_dict"])
-    for a, b in zip(*(c["optimizer"]["state"].values() for c in (found, whole))):
+    resumed, whole = (load_checkpoint(tmp_path / name) for name in ("stopped", "whole"))
+    assert resumed["epoch"] == 3 and states_equal(resumed["state_dict"], whole["state_dict"])
+    for a, b in zip(*(c["optimizer"]["state"].values() for c in (resumed, whole))):
         assert torch.equal(a["momentum_buffer"], b["momentum_buffer"])
     logs = []
     for name in ("stopped", "whole"):
@@ -73,21 +73,21 @@ def test_stopped_at_any_step(chain, data, tmp_path, monkeypatch, stage, when):
     assert logs[0] == logs[1]
 
 
-@pytest.mark.parametrize("how", [["-j", 1], ["--views", "batch"], ["--amp"]])
-def test_however_images_come(data, tmp_path, monkeypatch, how):
-    call(*moco(data, tmp_path / "whole", *how))
+@pytest.mark.parametrize("flags", [["-j", 1], ["--views", "batch"], ["--amp"]])
+def test_any_kind_of_views(data, tmp_path, monkeypatch, flags):
+    call(*moco(data, tmp_path / "whole", *flags))
     for steps in (2, 3):  # twice in a row, the second time in another epoch
         stopping(monkeypatch, *[0] * steps, TERM)
         with pytest.raises(Stopped):
-            call(*moco(data, tmp_path / "stopped", *how))
+            call(*moco(data, tmp_path / "stopped", *flags))
     stopping(monkeypatch)
-    call(*moco(data, tmp_path / "stopped", *how))
-    found, whole = (load_checkpoint(tmp_path / name) for name in ("stopped", "whole"))
-    assert states_equal(found["state_dict"], whole["state_dict"])
+    call(*moco(data, tmp_path / "stopped", *flags))
+    resumed, whole = (load_checkpoint(tmp_path / name) for name in ("stopped", "whole"))
+    assert states_equal(resumed["state_dict"], whole["state_dict"])
 
 
-def test_the_newest_checkpoint_is_broken(data, tmp_path, monkeypatch, capsys):
-    """Then the one before it serves, and is not lost by what is saved next."""
+def test_newest_checkpoint_is_damaged(data, tmp_path, monkeypatch, capsys):
+    """The run resumes from the previous one, which the next save does not replace."""
     call(*moco(data, tmp_path / "whole"))
     stopping(monkeypatch, 0, SAVE, TERM)
     with pytest.raises(Stopped):
@@ -101,16 +101,16 @@ def test_the_newest_checkpoint_is_broken(data, tmp_path, monkeypatch, capsys):
     stopping(monkeypatch, TERM)
     with pytest.raises(Stopped):
         call(*moco(data, tmp_path / "run"))
-    assert "the one before it is taken" in capsys.readouterr().out
+    assert "falling back to the previous checkpoint" in capsys.readouterr().out
     assert before.read_bytes() == kept and load_checkpoint(newest)["part"]["steps"] == 3
     call(*moco(data, tmp_path / "run"))
     assert not list((tmp_path / "run").glob(".*"))
-    found, whole = (load_checkpoint(tmp_path / name) for name in ("run", "whole"))
-    assert states_equal(found["state_dict"], whole["state_dict"])
+    resumed, whole = (load_checkpoint(tmp_path / name) for name in ("run", "whole"))
+    assert states_equal(resumed["state_dict"], whole["state_dict"])
 
 
-def test_a_disk_that_is_full(data, tmp_path, monkeypatch):
-    """What was saved before stays, and no unfinished file does."""
+def test_full_disk(data, tmp_path, monkeypatch):
+    """The checkpoint before remains, and no temporary file."""
     stopping(monkeypatch, SAVE, SAVE)
     whole_save, saved = torch.save, []
 
@@ -142,7 +142,7 @@ def wait_for(condition, process):
             return
         assert process.poll() is None, process.stderr.read()
         time.sleep(0.05)
-    raise AssertionError("it never came")
+    raise AssertionError("timed out")
 
 
 @pytest.mark.parametrize(
@@ -158,20 +158,20 @@ def test_signals_of_a_real_run(data, tmp_path, name, code):
     wait_for((tmp_path / "log.jsonl").exists, process)
     time.sleep(1)
     process.send_signal(getattr(signal, name))
-    said = process.communicate(timeout=60)[1]
+    stderr = process.communicate(timeout=60)[1]
     assert process.returncode == code
-    assert f"stopped by {name} after saving; the same command goes on" in said
-    assert "Traceback" not in said and load_checkpoint(tmp_path)["epoch"] >= 0
+    assert f"stopped by {name} after saving" in stderr and "rerun the same command" in stderr
+    assert "Traceback" not in stderr and load_checkpoint(tmp_path)["epoch"] >= 0
 
 
 def saved_since(folder, nanoseconds):
-    there = folder / CHECKPOINT
-    return there.exists() and there.stat().st_mtime_ns > nanoseconds
+    path = folder / CHECKPOINT
+    return path.exists() and path.stat().st_mtime_ns > nanoseconds
 
 
 @pytest.mark.slow
-def test_two_processes_stop_and_go_on_as_one(data, tmp_path):
-    """The signal reaches the parent alone; then one of its processes is killed."""
+def test_two_processes_stop_and_resume(data, tmp_path):
+    """First the parent alone gets a signal; then one of its processes is killed."""
 
     def command(folder):
         return moco(data, folder, "--epochs", 40, "--multiprocessing-distributed", "--nproc", 2,
@@ -189,64 +189,64 @@ def test_two_processes_stop_and_go_on_as_one(data, tmp_path):
                 ["pgrep", "-P", str(process.pid)], capture_output=True, text=True
             ).stdout.split()
             os.kill(int(children[-1]), signal.SIGKILL)
-        said = process.communicate(timeout=60)[1]
+        stderr = process.communicate(timeout=60)[1]
         codes.append(process.returncode)
-        assert "Traceback" not in said, said
-    assert codes == [143, 2] and "the same command goes on from the last checkpoint" in said
+        assert "Traceback" not in stderr, stderr
+    assert codes == [143, 2] and "rerun the same command to resume" in stderr
     for name in ("run", "whole"):
         assert start(command(tmp_path / name)).wait(timeout=300) == 0
-    found, whole = (load_checkpoint(tmp_path / name) for name in ("run", "whole"))
-    assert found["epoch"] == 40 and states_equal(found["state_dict"], whole["state_dict"])
+    resumed, whole = (load_checkpoint(tmp_path / name) for name in ("run", "whole"))
+    assert resumed["epoch"] == 40 and states_equal(resumed["state_dict"], whole["state_dict"])
 
 
-def test_a_requeued_job_goes_on_though_it_may_overwrite(data, tmp_path, monkeypatch, capsys):
-    """What it began itself it does not begin anew; what another one did, it does."""
+def test_requeued_job_resumes_despite_overwrite(data, tmp_path, monkeypatch, capsys):
+    """It resumes its own run, but overwrites that of another job."""
     monkeypatch.setenv("SLURM_JOB_ID", "7")
     call(*moco(data, tmp_path, "--overwrite"))
     monkeypatch.setenv("SLURM_RESTART_COUNT", "1")
     call(*moco(data, tmp_path, "--overwrite"))
-    assert "3 epochs were done before" in capsys.readouterr().out
+    assert "3 epochs already done" in capsys.readouterr().out
     monkeypatch.setenv("SLURM_JOB_ID", "8")
     call(*moco(data, tmp_path, "--overwrite"))
-    assert "were done before" not in capsys.readouterr().out
+    assert "already done" not in capsys.readouterr().out
 
 
-def test_the_same_command_with_resume_goes_on(chain, data, tmp_path, monkeypatch, capsys):
-    """As a cluster gives it once more: from its own checkpoint, not from the one that it names."""
-    words = moco(data, tmp_path, "--resume", chain.pretrained, "--start-epoch", 0)
+def test_rerun_with_resume_flag(chain, data, tmp_path, monkeypatch, capsys):
+    """A requeued command resumes from its own checkpoint, not from that of --resume."""
+    argv = moco(data, tmp_path, "--resume", chain.pretrained, "--start-epoch", 0)
     monkeypatch.setattr(sys, "argv", ["main_moco.py", "one"])
     stopping(monkeypatch, 0, 0, 0, 0, TERM)
     with pytest.raises(Stopped):
-        call(*words)
-    call(*words)
+        call(*argv)
+    call(*argv)
     assert "from epoch 2 of 3, after step 1" in capsys.readouterr().out
     lines = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
     assert [line["epoch"] for line in lines if "epoch" in line] == [1, 2, 3]
-    call(*words)
-    assert "3 epochs were done before" in capsys.readouterr().out
+    call(*argv)
+    assert "3 epochs already done" in capsys.readouterr().out
     monkeypatch.setattr(sys, "argv", ["main_moco.py", "another"])
     with pytest.raises(InputError, match="already holds a run"):
-        call(*words)
+        call(*argv)
 
 
 @pytest.mark.slow
-def test_in_the_middle_of_an_epoch_as_many_processes(data, tmp_path, monkeypatch):
+def test_resuming_within_an_epoch_needs_as_many_processes(data, tmp_path, monkeypatch):
     stopping(monkeypatch, TERM)
     with pytest.raises(Stopped):
         call(*moco(data, tmp_path))
     two = ["--multiprocessing-distributed", "--nproc", 2]
-    with pytest.raises(InputError, match="by 1 process.*, not 2; go on with as many"):
+    with pytest.raises(InputError, match="by 1 process, not 2;"):
         call(*moco(data, tmp_path, *two))
 
 
-def test_a_second_interrupt_ends_it_at_once(monkeypatch):
-    """But not the same one, from the terminal and passed on by the parent."""
+def test_second_ctrl_c_ends_at_once(monkeypatch):
+    """But not the same one, from the terminal and forwarded by the parent."""
     now = [100.0]
     monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     watch = Watch(0, lambda number: number)
     watch.note(signal.SIGINT, None)
     watch.note(signal.SIGINT, None)
-    assert watch.wanted() == signal.SIGINT
+    assert watch.action() == signal.SIGINT
     now[0] += 2
     with pytest.raises(KeyboardInterrupt):
         watch.note(signal.SIGINT, None)
@@ -256,15 +256,15 @@ def test_time_to_save(monkeypatch):
     now = [0.0]
     monkeypatch.setattr(signals.time, "monotonic", lambda: now[0])
     watch, never = Watch(2, lambda number: number), Watch(0, lambda number: number)
-    wanted = []
+    actions = []
     for now[0] in (0, 119, 121, 122, 240, 242):
-        wanted.append(watch.wanted())
-        assert never.wanted() == 0
-    assert wanted == [0, 0, SAVE, 0, 0, SAVE]
-    assert Watch(0, lambda number: max(number, TERM)).wanted() == TERM  # another's signal
+        actions.append(watch.action())
+        assert never.action() == 0
+    assert actions == [0, 0, SAVE, 0, 0, SAVE]
+    assert Watch(0, lambda number: max(number, TERM)).action() == TERM  # another rank's signal
 
 
-def test_handlers_are_put_back():
+def test_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
     with signals.watching(0, lambda number: number):
         assert signal.getsignal(signal.SIGTERM) != before

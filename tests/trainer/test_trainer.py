@@ -1,4 +1,4 @@
-"""The loop: schedule, checkpoints, resuming."""
+"""The training loop: schedule, checkpoints, resuming."""
 
 import functools
 import json
@@ -37,16 +37,16 @@ def distill(data, labels, folder, epochs, *more):
     return load_checkpoint(folder)
 
 
-@pytest.mark.parametrize("how", [["-j", 0], ["-j", 1, "--no-cache"], ["--views", "batch"]])
-def test_resumed_is_as_never_stopped(data, tmp_path, how):
-    pretrain(data, tmp_path, 1, *how)
-    resumed = pretrain(data, tmp_path, 2, *how, "--resume", tmp_path)
-    whole = pretrain(data, tmp_path / "whole", 2, *how)
+@pytest.mark.parametrize("flags", [["-j", 0], ["-j", 1, "--no-cache"], ["--views", "batch"]])
+def test_resumed_equals_uninterrupted(data, tmp_path, flags):
+    pretrain(data, tmp_path, 1, *flags)
+    resumed = pretrain(data, tmp_path, 2, *flags, "--resume", tmp_path)
+    whole = pretrain(data, tmp_path / "whole", 2, *flags)
     assert resumed["epoch"] == whole["epoch"] == 2
     assert states_equal(resumed["state_dict"], whole["state_dict"])
-    # Resuming what is finished changes nothing.
+    # Resuming a finished run changes nothing.
     before = (tmp_path / CHECKPOINT).read_bytes()
-    pretrain(data, tmp_path, 2, *how, "--resume", tmp_path)
+    pretrain(data, tmp_path, 2, *flags, "--resume", tmp_path)
     assert (tmp_path / CHECKPOINT).read_bytes() == before
 
 
@@ -58,11 +58,11 @@ def test_a_resumed_run_keeps_its_precision_and_views(data, tmp_path):
         pretrain(data, tmp_path, 3, "--resume", tmp_path, "--no-amp")
 
 
-def test_views_of_either_kind_teach_alike(data, tmp_path):
-    """Without and with the cache the very same; of a batch at once about the same loss."""
-    how = {"pil": ["--views", "pil"], "file": ["--no-cache"], "batch": ["--views", "batch"]}
+def test_all_kinds_of_views_train_alike(data, tmp_path):
+    """Identical with and without the cache; about the same loss with batch views."""
+    kinds = {"pil": ["--views", "pil"], "file": ["--no-cache"], "batch": ["--views", "batch"]}
     losses, states = {}, {}
-    for name, flags in how.items():
+    for name, flags in kinds.items():
         states[name] = pretrain(data, tmp_path / name, 3, "-j", 0, *flags)["state_dict"]
         log = (tmp_path / name / "log.jsonl").read_text().splitlines()
         losses[name] = [json.loads(line)["loss"] for line in log[1:]]
@@ -71,12 +71,12 @@ def test_views_of_either_kind_teach_alike(data, tmp_path):
     assert losses["batch"] == pytest.approx(losses["pil"], rel=0.1)
 
 
-def test_a_resumed_student_is_as_never_stopped(chain, data, tmp_path, capsys):
-    """The epochs are the teacher's 2; stopped after one by an error, it goes on by itself."""
+def test_resumed_student_equals_uninterrupted(chain, data, tmp_path, capsys):
+    """Resumed after one of the teacher's 2 epochs."""
     whole = distill(data, chain.labels, tmp_path / "whole", 2)
     half = distill(data, chain.labels, tmp_path / "half", 1)
     assert "α_t" not in capsys.readouterr().out
-    # As a run for 2 epochs leaves it when it is stopped after the first, where α_t is 0 anyway.
+    # As left by a 2-epoch run stopped after the first epoch, in which α_t is 0 anyway.
     half["args"]["epochs"] = 2
     torch.save(half, tmp_path / "half" / CHECKPOINT)
     resumed = distill(data, chain.labels, tmp_path / "half", 2, "--resume", tmp_path / "half")
@@ -86,16 +86,16 @@ def test_a_resumed_student_is_as_never_stopped(chain, data, tmp_path, capsys):
     assert "--epochs 3 instead of 2 changes α_t" in capsys.readouterr().out
 
 
-def test_a_corrected_student_resumes_exactly(chain, data, tmp_path):
-    """Stopped between two measurements, it goes on with the temperatures of the last."""
-    how = ["--correction", "dic", "--dic-interval", 2, "--dic-gamma", 0.5, "--pseudo-label", "hard"]
-    whole = distill(data, chain.labels, tmp_path / "whole", 4, *how)
-    distill(data, chain.labels, tmp_path / "half", 3, *how)
-    resumed = distill(data, chain.labels, tmp_path / "half", 4, *how, "--resume", tmp_path / "half")
+def test_student_with_dic_resumes_exactly(chain, data, tmp_path):
+    """Between two measurements it resumes with the temperatures of the last."""
+    dic = ["--correction", "dic", "--dic-interval", 2, "--dic-gamma", 0.5, "--pseudo-label", "hard"]
+    whole = distill(data, chain.labels, tmp_path / "whole", 4, *dic)
+    distill(data, chain.labels, tmp_path / "half", 3, *dic)
+    resumed = distill(data, chain.labels, tmp_path / "half", 4, *dic, "--resume", tmp_path / "half")
     assert states_equal(resumed["state_dict"], whole["state_dict"])
 
 
-def test_a_student_is_not_resumed_on_other_labels(chain, data, tmp_path):
+def test_student_refuses_other_labels_on_resume(chain, data, tmp_path):
     distill(data, chain.labels, tmp_path / "d", 0)
     call(
         "generate_pseudo", "--datadir", data, "--resume", chain.pretrained, "--k_shot", 2,
@@ -106,8 +106,8 @@ def test_a_student_is_not_resumed_on_other_labels(chain, data, tmp_path):
 
 
 @pytest.mark.slow
-def test_compiled_as_it_was(data, tmp_path):
-    """The same losses but for rounding; the checkpoint's names, and what reads it, are the same."""
+def test_compiled_equals_plain(data, tmp_path):
+    """The same losses within rounding, and the same names in the checkpoint."""
     logs = []
     for name, how in (("one", []), ("other", ["--compile"])):
         pretrain(data, tmp_path / name, 2, *how)
@@ -118,8 +118,8 @@ def test_compiled_as_it_was(data, tmp_path):
     assert states[0].keys() == states[1].keys()
 
 
-def test_nothing_is_compiled_twice():
-    """Not for DropBlock's rising rate, nor for BatchNorm's counts."""
+def test_nothing_is_recompiled():
+    """Neither DropBlock's rising rate nor BatchNorm's counter causes recompilation."""
     torch._dynamo.reset()
     counters = torch._dynamo.utils.counters
     model = MoCo(functools.partial(build_encoder, "resnet12", 16), 16, 32, batchnorm_groups=2)
@@ -136,7 +136,7 @@ def test_nothing_is_compiled_twice():
 
 def test_no_compiler(data, tmp_path, monkeypatch):
     def fails(function):
-        raise RuntimeError("no C++ compiler\nand a long story")
+        raise RuntimeError("no C++ compiler\nand details")
 
     monkeypatch.setattr(torch, "compile", fails)
     with pytest.raises(InputError, match="^--compile does not work here: no C.. compiler$"):
@@ -144,7 +144,7 @@ def test_no_compiler(data, tmp_path, monkeypatch):
 
 
 def test_resumed_into_another_folder(chain, data, tmp_path):
-    """What is resumed stays as it was; the new folder has a checkpoint and a log of its own."""
+    """The source does not change; the new folder has its own checkpoint and log."""
     before = (chain.pretrained / CHECKPOINT).read_bytes()
     at_once = pretrain(data, tmp_path, 2, "--resume", chain.pretrained)
     assert at_once["epoch"] == 2
@@ -156,12 +156,12 @@ def test_resumed_into_another_folder(chain, data, tmp_path):
 
 
 def test_start_epoch(data, tmp_path):
-    found = pretrain(data, tmp_path, 3, "--start-epoch", 2, "--schedule", 2)
+    checkpoint = pretrain(data, tmp_path, 3, "--start-epoch", 2, "--schedule", 2)
     _, line = map(json.loads, (tmp_path / "log.jsonl").read_text().splitlines())
-    assert found["epoch"] == line["epoch"] == 3 and line["lr"] == pytest.approx(0.003)
+    assert checkpoint["epoch"] == line["epoch"] == 3 and line["lr"] == pytest.approx(0.003)
 
 
-def test_a_student_trains_as_its_teacher_did(chain, data, tmp_path):
+def test_student_inherits_the_teachers_settings(chain, data, tmp_path):
     pretrain(data, tmp_path / "a", 1, "--lr", 0.02, "--cos", "--moco-t", 0.2)
     labelling = ["--datadir", data, "--resume", tmp_path / "a", "--k_shot", 1, "-j", 0]
     call("generate_pseudo", *labelling, "--savedir", tmp_path / "labels")
@@ -176,14 +176,14 @@ def test_a_student_trains_as_its_teacher_did(chain, data, tmp_path):
 
 
 @pytest.mark.parametrize("stage", ["moco", pytest.param("distill", marks=pytest.mark.slow)])
-def test_two_processes_train_as_one(chain, data, tmp_path, stage):
-    def train(folder, epochs, *how):
-        # So that the key encoder moves, too, and rounding does not grow into another path.
-        how = ["--moco-m", 0.5, "--lr", 0.003, *how]
+def test_two_processes_equal_one(chain, data, tmp_path, stage):
+    def train(folder, epochs, *flags):
+        # The key encoder must move, too, and rounding must not be amplified.
+        flags = ["--moco-m", 0.5, "--lr", 0.003, *flags]
         if stage == "moco":
-            return pretrain(data, tmp_path / folder, epochs, *how)["state_dict"]
-        how += ["--correction", "dic", "--dic-interval", 1]
-        return distill(data, chain.labels, tmp_path / folder, epochs, *how)["state_dict"]
+            return pretrain(data, tmp_path / folder, epochs, *flags)["state_dict"]
+        flags += ["--correction", "dic", "--dic-interval", 1]
+        return distill(data, chain.labels, tmp_path / folder, epochs, *flags)["state_dict"]
 
     two_processes = ["--multiprocessing-distributed", "--nproc", 2]
     epochs = 1 if stage == "moco" else 2  # the correction comes after the first
@@ -194,13 +194,13 @@ def test_two_processes_train_as_one(chain, data, tmp_path, stage):
     for name in one:
         if one[name].is_floating_point():  # weights, queue and BatchNorm's running statistics
             moved, apart = (one[name] - start[name]).norm(), (two[name] - one[name]).norm()
-            # Flat parts of a picture are ties in max-pooling, which rounding decides.
+            # Flat image regions are ties in max-pooling, which rounding breaks.
             most = 0.15 if "query_encoder.backbone" in name else 0.02
             assert moved > 0 and apart < most * moved, (name, apart / moved)
 
 
-def test_no_error_waits_for_the_readers(data, tmp_path):
-    """A defect of ours, say, ends the run with its traceback, although they ignore signals."""
+def test_errors_do_not_wait_for_workers(data, tmp_path):
+    """A bug ends the run with its traceback, although data-loading workers ignore signals."""
     code = (
         "import main_moco\n"
         "def step(*_): raise RuntimeError('a defect')\n"
