@@ -8,6 +8,7 @@ The encoder may have been trained on a base set other than DATA's; a note is the
 import numpy as np
 import torch
 
+import baselines
 from common.files import refuse_to_overwrite
 from datasets.episode import TASK_FILE, load_task, save_task
 from datasets.images import ImageSet, check_readable, describe, unreadable
@@ -24,6 +25,7 @@ from trainer.settings import parse
 
 
 def main(argv: list[str] | None = None) -> None:
+    baselines.register_all()
     given = parse(Labelling, argv)
     checkpoint = load_checkpoint(given["resume"], ("moco",))
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])

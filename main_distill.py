@@ -6,6 +6,7 @@ python main_distill.py DATA --savedir LABELS --model_path OUT
 import torch
 import torch.nn.functional as F
 
+import baselines
 from common.errors import InputError, require_match
 from common.seeding import stream_seed
 from datasets.images import ImageSet
@@ -24,16 +25,17 @@ from trainer.settings import parse
 
 
 def main(argv: list[str] | None = None) -> None:
+    baselines.register_all()
     given = parse(Distillation, argv)
     savedir = given["savedir"]
     task, labels = load_pseudo_labels(savedir)
     teacher = teacher_settings(labels.about["teacher"], savedir)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
     plan = launch_plan(settings)
-    if settings.dic_gamma * settings.dic_scale > 1:
+    if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:
         raise InputError(
-            f"--dic-gamma {settings.dic_gamma} times --dic-scale {settings.dic_scale} must be at "
-            "most 1, or class temperatures could be negative"
+            f"--dic-gamma {settings.dic_gamma} times --dic-scale {settings.dic_scale} must be less "
+            "than 1, or class temperatures could be 0 or negative"
         )
     recorded = {"n_way": task.n_way, "k_shot": task.k_shot}
     require_match({"n_way": settings.n_way, "k_shot": settings.k_shot}, recorded, savedir)

@@ -6,6 +6,7 @@ python main_moco.py DATA --model_path OUT
 import torch
 from torch import Tensor, nn
 
+import baselines
 from common.seeding import stream_seed
 from datasets.images import ImageSet
 from datasets.open import decoded, open_data
@@ -21,6 +22,7 @@ from trainer.settings import parse
 
 
 def main(argv: list[str] | None = None) -> None:
+    baselines.register_all()
     given = parse(Pretraining, argv)
     settings, source = resume.resolve_training(Pretraining, given)
     plan = launch_plan(settings)

@@ -77,10 +77,12 @@ def main(argv: list[str] | None = None) -> None:
         print(f"{task}; classifier: {classifier}; {len(images)} images of {settings.predict}")
     else:
         scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
-        print(f"{task}; classifier: {classifier}; {len(images)} query images")
+        size = f"{len(images)} query images, none from the support set"
+        print(f"{task}; classifier: {classifier}; {size}")
         print(score_table(scores))
     table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
     scores = json.dumps({**scores, **about}, indent=1)
+    files[0].unlink(missing_ok=True)  # an interrupted --overwrite must not look done
     for file, content in ((files[1], table), (files[0], scores)):
         with atomic_write(file) as out:
             out.write(content.encode())

@@ -27,6 +27,7 @@ from trainer import cli
 from trainer.distributed import pick_device
 from trainer.settings import parse, setting
 
+from . import register_all
 from .common import Baseline, Supervised, train_baseline
 
 
@@ -63,6 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     stage = "srl_distill" if settings.teacher else "srl_simple"
     teacher = None
     if settings.teacher:
+        register_all()
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
         expected = {"arch": settings.arch, "image_size": settings.image_size}
         require_match(expected, checkpoint["args"], settings.teacher)

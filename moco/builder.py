@@ -42,10 +42,13 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
 
 def group_batchnorm(module: nn.Module, groups: int) -> nn.Module:
-    """Replace each BatchNorm2d in `module` by a freshly initialised GroupedBatchNorm2d."""
+    """Replace each BatchNorm2d in `module` by a GroupedBatchNorm2d with its state and settings."""
     for name, child in module.named_children():
         if isinstance(child, nn.BatchNorm2d):
-            setattr(module, name, GroupedBatchNorm2d(child.num_features, groups))
+            grouped = GroupedBatchNorm2d(child.num_features, groups)
+            grouped.eps, grouped.momentum = child.eps, child.momentum
+            grouped.load_state_dict(child.state_dict())
+            setattr(module, name, grouped)
         else:
             group_batchnorm(child, groups)
     return module

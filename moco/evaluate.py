@@ -16,6 +16,7 @@ from tqdm import tqdm
 from datasets.cache import pixels
 from datasets.images import ImageSet, TransformedImages
 from trainer.performance import prepare
+from trainer.signals import ignore as ignore_signals
 
 from .augment import plain_view, random_view
 from .batch_augment import to_float
@@ -46,7 +47,7 @@ def encode(
         batches = (torch.from_numpy(stored[i : i + batch_size]) for i in starts)
     else:
         views = TransformedImages(images, plain_view(image_size))
-        batches = DataLoader(views, batch_size, num_workers=workers)
+        batches = DataLoader(views, batch_size, num_workers=workers, worker_init_fn=ignore_signals)
     hidden = None if progress else True  # None: hidden unless on a terminal
     with tqdm(total=len(images), desc=progress, unit="img", disable=hidden) as bar:
         return encode_batches(encoder, batches, device, bar)

@@ -1,4 +1,5 @@
-"""The paper's equations (numbered as in [J], Medical Image Analysis 2024), one function each.
+"""The papers' equations, one function each; numbers are those of Sun et al. 2024 (Medical Image
+Analysis 93, 103102).
 
 `q`, `k`, `queue` are L2-normalised embeddings; `y` and p′ are rows of N class probabilities.
 Losses are means over the batch.

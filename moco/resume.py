@@ -59,8 +59,8 @@ def resolve_training(
     """Return the settings of a training and the checkpoint that it continues from, if any.
 
     A run in --model-path is resumed without --resume, or if the whole command is repeated. Settings
-    not given are those of the checkpoint, else the fastest on the device. Raises InputError if
-    --resume is not a checkpoint, or as `resolve` does.
+    that the machine decides are those of the checkpoint, else the fastest on the device; the others
+    have to be given again. Raises InputError if --resume is not a checkpoint, or as `resolve` does.
     """
     given = dict(given)
     folder, requested = given["model_path"], given.get("resume")
@@ -112,7 +112,7 @@ def batchnorm_groups(settings: ContrastiveTraining, base_images: int, processes:
     if groups % processes or batch % groups or batch // groups < 2:
         raise InputError(
             f"--batch-size {batch} cannot be split into {groups} BatchNorm groups of at least 2 "
-            f"images over {processes} process(es); change -b or --bn-groups"
+            f"images over {processes} processes; change -b or --bn-groups"
         )
     if settings.moco_k % batch:
         raise InputError(

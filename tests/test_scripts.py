@@ -439,3 +439,15 @@ def test_a_file_where_a_folder_should_be(no, chain, data, tmp_path):
             "test", data, "--resume", chain.pretrained, "--output", folder
         )
     assert "no dataset recognised" in no(*moco(tmp_path / "file", tmp_path / "out"))
+
+
+def test_class_temperatures_stay_positive(no, chain, data, tmp_path):
+    argv = distill(data, chain.labels, tmp_path, "--correction", "ddl", "--dic-scale", 3)
+    assert "--dic-gamma 0.4 times --dic-scale 3.0" in no(*argv, "--dic-gamma", 0.4)
+
+
+def test_checkpoints_of_baselines_are_known(no, data, tmp_path):
+    argv = [data, "--model-path", tmp_path, "--arch", "conv4", "--image-size", 32, "-j", 0]
+    call("baselines.simclr", *argv, "--epochs", 0)
+    labelling = ["generate_pseudo", "--datadir", data, "--savedir", tmp_path / "labels"]
+    assert "is a checkpoint of SimCLR" in no(*labelling, "--resume", tmp_path)

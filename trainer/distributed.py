@@ -39,8 +39,9 @@ def all_gather(x: Tensor) -> Tensor:
     """Concatenate the rows of all ranks' `x` (of equal shapes), without gradients."""
     if world_size() == 1:
         return x
+    x = x.contiguous()
     parts = [torch.empty_like(x) for _ in range(world_size())]
-    dist.all_gather(parts, x.contiguous())
+    dist.all_gather(parts, x)
     return torch.cat(parts)
 
 

@@ -7,6 +7,7 @@ whether a later stage inherits it; and the validation of values read from files.
 import argparse
 import dataclasses
 import functools
+import inspect
 import math
 import types
 import typing
@@ -149,7 +150,7 @@ class Settings:
         group_of = {
             name: base
             for base in cls.__mro__  # the last one is the class that first defined it
-            for name in vars(base).get("__annotations__", {})
+            for name in inspect.get_annotations(base)
         }
         by_name = {field.name: field for field in dataclasses.fields(cls)}
         order = sorted(by_name, key=lambda name: cls.__mro__.index(group_of[name]))  # stable
@@ -335,4 +336,6 @@ def require_fixed(
     """
     recorded = cls.complete(recorded)
     for name in cls.names(fixed=True) if names is None else names:
-        require_same_setting(cls.fields()[name], given[name], recorded[name], where)
+        field = cls.fields()[name]
+        if recorded[name] is not None or not field.about.auto:  # an older file may not say
+            require_same_setting(field, given[name], recorded[name], where)

@@ -113,11 +113,13 @@ class Trainer:
         self.epoch = self.step = 0
         self.totals: dict[str, Tensor] = {}
         self.part: dict[str, Any] | None = None  # the checkpoint's, until its epoch continues
+        start_epoch = None if run.resuming else config.start_epoch
         if run.resumed:
+            weights_only = {"part": None} if start_epoch is not None else {}
             with refusing(f"{run.source} does not fit this run"):
-                self.load_state_dict(run.resumed)
-        if config.start_epoch is not None and not run.resuming:
-            self.epoch, self.step, self.part = config.start_epoch, 0, None
+                self.load_state_dict({**run.resumed, **weights_only})
+        if start_epoch is not None:
+            self.epoch = start_epoch
         about = run.about
         require_same_on_all_ranks(
             (self.epoch, self.step, config.epochs, config.lr, config.seed, about["base"],

@@ -1,5 +1,6 @@
 """The encoder pair and the queue."""
 
+import copy
 import functools
 
 import pytest
@@ -179,3 +180,16 @@ def test_the_batchnorm_groups_matter(tmp_path):
     launch(plan(None), gloo_workers.contrast, tmp_path, 1, 1)
     one = torch.load(tmp_path / "1_0.pt", weights_only=True)["losses"]
     assert abs(one - two).item() > 1e-3
+
+
+def test_group_batchnorm_keeps_state_and_settings():
+    torch.manual_seed(0)
+    plain = torch.nn.BatchNorm2d(3, eps=1e-3, momentum=0.01)
+    with torch.no_grad():
+        for value in plain.state_dict().values():
+            value.copy_(torch.rand(value.shape) + 1)
+    images = torch.randn(6, 3, 4, 4)
+    grouped = group_batchnorm(torch.nn.Sequential(copy.deepcopy(plain)), groups=1)
+    for mode in (True, False):
+        assert torch.equal(grouped.train(mode)(images), plain.train(mode)(images))
+    assert torch.equal(grouped[0].running_var, plain.running_var)

@@ -35,6 +35,13 @@ class Speed(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Machine(Settings):
+    """the machine"""
+
+    quick: bool = setting(None, "be quick", fixed=True, auto="where it can be")
+
+
+@dataclass(frozen=True, kw_only=True)
 class Small(Speed):
     """a script"""
 
@@ -111,6 +118,7 @@ def test_missing_settings_have_defaults():
         "folder": "x", "rate": 0.5, "steps": [3, 4], "fast": None, "kind": "a", "aliases": None,
     }  # fmt: skip
     require_fixed(Small, {"rate": 0.5}, {"folder": "x"}, "F")
+    require_fixed(Machine, {"quick": True}, {}, "F")  # a file that is older than the setting
     with pytest.raises(InputError, match="--rate 0.7 conflicts with F, created with --rate 0.5"):
         require_fixed(Small, {"rate": 0.7}, {"folder": "x"}, "F")
 
