@@ -70,7 +70,7 @@ def worker(
     # A seed stream other than stage (a)'s: a fresh initialisation.
     torch.manual_seed(stream_seed("student weights", settings.seed))
     classes = about["task"]["classes"]
-    pair = settings.encoder_pair(settings.arch)
+    pair = settings.encoder_pair()
     student = Student(n_way=len(classes), **pair, batchnorm_groups=groups)
     hard_labels = torch.from_numpy(labels.hard())
     soft_labels = torch.from_numpy(labels.probabilities)

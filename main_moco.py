@@ -51,7 +51,7 @@ def worker(
 ) -> None:
     """Train on one rank."""
     torch.manual_seed(stream_seed("weights", settings.seed))
-    model = MoCo(**settings.encoder_pair(settings.arch), batchnorm_groups=groups)
+    model = MoCo(**settings.encoder_pair(), batchnorm_groups=groups)
     train(model, step, base, settings, resume.run_of(settings, about, source), device)
 
 

@@ -71,7 +71,7 @@ def timed_worker(
 ) -> None:  # fmt: skip
     """Run as `main_moco.worker`, but time each step and stop after `steps`."""
     torch.manual_seed(stream_seed("weights", settings.seed))
-    model = MoCo(**settings.encoder_pair(settings.arch), batchnorm_groups=groups)
+    model = MoCo(**settings.encoder_pair(), batchnorm_groups=groups)
     times, memory = [], None
 
     def step(*batch):

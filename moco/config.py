@@ -9,10 +9,8 @@ from typing import Any, Literal
 from common.errors import listed, refusing
 from datasets.cache import default_folder
 from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
-from trainer.config import DROPS, EPOCHS, Device, Distributed, TrainingSettings
+from trainer.config import Device, Distributed, TrainingSettings
 from trainer.settings import Settings, setting
-
-__all__ = ["DROPS", "EPOCHS", "IMAGE_SIZE"]
 
 IMAGE_SIZE = 224  # as in the papers
 
@@ -120,16 +118,6 @@ class Contrast(Settings):
         inherited="default",
     )  # fmt: skip
 
-    def encoder_pair(self, arch: str) -> dict:
-        """Return the arguments of `builder.MoCo`."""
-        return {
-            "make_encoder": functools.partial(build_encoder, arch, self.moco_dim, self.mlp),
-            "embedding_dim": self.moco_dim,
-            "queue_size": self.moco_k,
-            "encoder_momentum": self.moco_m,
-            "temperature": self.moco_t,
-        }
-
 
 @dataclass(frozen=True, kw_only=True)
 class Encoding(Cache, Device):
@@ -164,6 +152,16 @@ class ImageTraining(Classes, TrainingSettings, Backbone, Cache, Device):
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveTraining(ImageTraining, Contrast, Cache, Distributed):
     """Training by momentum contrast. `Cache` is repeated to follow contrast in the help."""
+
+    def encoder_pair(self) -> dict:
+        """Return the arguments of `builder.MoCo`."""
+        return {
+            "make_encoder": functools.partial(build_encoder, self.arch, self.moco_dim, self.mlp),
+            "embedding_dim": self.moco_dim,
+            "queue_size": self.moco_k,
+            "encoder_momentum": self.moco_m,
+            "temperature": self.moco_t,
+        }
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,7 @@ from common.files import atomic_write, parse_json, require_writable
 from datasets import Collection, lesion_groups, open_dataset
 from datasets.episode import draw_task
 from datasets.images import describe, require_fingerprint
-from moco import config
+from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.plan import (
     METHODS,
@@ -33,6 +33,7 @@ from reproduction.plan import (
 from reproduction.run import TABLE, become, run_here, submit_to_slurm
 from reproduction.table import heading, write_table
 from trainer import cli
+from trainer.config import EPOCHS
 
 
 def make_parser() -> cli.ArgumentParser:
@@ -44,10 +45,10 @@ def make_parser() -> cli.ArgumentParser:
     add("--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="output folder")
     add("--dry-run", action="store_true", help="print the commands instead of running them")
     add = parser.add_argument_group("narrowing (stated in the table's heading)").add_argument
-    add("--epochs", type=cli.positive, default=config.EPOCHS, metavar="N",
+    add("--epochs", type=cli.positive, default=EPOCHS, metavar="N",
         help="epochs of each run; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
     size = cli.number(int, MIN_IMAGE_SIZE)
-    add("--image-size", type=size, default=config.IMAGE_SIZE, metavar="PIXELS",
+    add("--image-size", type=size, default=IMAGE_SIZE, metavar="PIXELS",
         help="image width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
     add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",

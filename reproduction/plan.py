@@ -7,8 +7,8 @@ from pathlib import Path
 
 from datasets.pseudo import PSEUDO_FILE
 from moco.checkpoint import load_checkpoint
-from moco.config import DROPS, EPOCHS
 from trainer.checkpoint import CHECKPOINT
+from trainer.config import DROPS, EPOCHS
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
 SEEDS = (0, 1, 2)

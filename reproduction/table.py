@@ -10,10 +10,11 @@ import numpy as np
 from scipy.stats import wilcoxon
 
 from common.files import atomic_write
-from moco import config
 from moco.checkpoint import load_checkpoint
+from moco.config import IMAGE_SIZE, Distillation
 from plots.read import read_log
 from trainer.checkpoint import CHECKPOINT
+from trainer.config import EPOCHS
 from trainer.log import LOG
 
 from .plan import IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
@@ -61,10 +62,10 @@ def heading(study: Study) -> str:
         narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
     if study.arch not in (table.arch, RELEASED_BACKBONES.get(table.arch)):
         narrower.append(f"{study.arch} instead of {table.arch}")
-    if study.image_size != config.IMAGE_SIZE:
-        narrower.append(f"{study.image_size} pixels instead of {config.IMAGE_SIZE}")
-    if study.epochs != config.EPOCHS:
-        narrower.append(f"{study.epochs} epochs instead of {config.EPOCHS}")
+    if study.image_size != IMAGE_SIZE:
+        narrower.append(f"{study.image_size} pixels instead of {IMAGE_SIZE}")
+    if study.epochs != EPOCHS:
+        narrower.append(f"{study.epochs} epochs instead of {EPOCHS}")
     if study.amp:
         narrower.append("mixed precision")
     if study.seeds != SEEDS:
@@ -75,7 +76,7 @@ def heading(study: Study) -> str:
         narrower.append("methods " + ", ".join(study.methods))
     if study.lesion_disjoint:
         narrower.append("lesion-disjoint tasks")
-    if study.epochs <= config.Distillation.fields()["dic_interval"].default:
+    if study.epochs <= Distillation.fields()["dic_interval"].default:
         narrower.append("too short for DIC, whose rows do without it")
     block = study.arch if study.arch == RELEASED_BACKBONES.get(table.arch) else table.arch
     note = ", the block that the authors ran" if block != table.arch else ""

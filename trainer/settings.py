@@ -5,6 +5,7 @@ whether a later stage inherits it; and the validation of values read from files.
 """
 
 import argparse
+import copy
 import dataclasses
 import functools
 import inspect
@@ -302,7 +303,7 @@ def resolve(
             values[name] = auto[name]
         else:
             assert field.default is not dataclasses.MISSING, name
-            values[name] = field.default
+            values[name] = copy.copy(field.default)  # of a list each has its own
     return cls(**values)
 
 

@@ -4,7 +4,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -65,7 +65,7 @@ class Run:
     resumed: dict[str, Any] | None = None
     source: Path | None = None
     resuming: bool = False
-    overwrite: bool = field(default=False, kw_only=True)
+    overwrite: bool = False
 
 
 def learning_rate(lr: float, epoch: int, epochs: int, schedule: Sequence[int], cos: bool) -> float:
