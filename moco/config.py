@@ -10,7 +10,7 @@ from common.errors import listed, refusing
 from datasets.cache import default_folder
 from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
 from trainer.config import Device, Distributed, TrainingSettings
-from trainer.settings import Settings, setting
+from trainer.settings import Settings, binding, recipe, setting
 
 IMAGE_SIZE = 224  # as in the papers
 
@@ -19,12 +19,10 @@ IMAGE_SIZE = 224  # as in the papers
 class Classes(Settings):
     """your own images"""
 
-    base_classes: list[str] | None = setting(
-        None, "common diseases and normal controls", metavar="CLASS", fixed=True, inherited="always"
-    )
-    rare_classes: list[str] | None = setting(
-        None, "rare diseases", metavar="CLASS", fixed=True, inherited="always"
-    )
+    base_classes: list[str] | None = binding(
+        None, "common diseases and normal controls", metavar="CLASS",
+    )  # fmt: skip
+    rare_classes: list[str] | None = binding(None, "rare diseases", metavar="CLASS")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,8 +30,8 @@ class Drawing(Settings):
     """how a task is drawn"""
 
     lesion_disjoint: bool = setting(
-        False, "exclude images of the support set's lesions from the query set (ISIC 2018)"
-    )
+        False, "exclude images of the support set's lesions from the query set (ISIC 2018)",
+    )  # fmt: skip
     rare_split: bool = setting(
         False, "draw the support set from 70 % of the rare images and score on another 20 %, the "
         "same for all seeds (the papers' comparison with an oracle)",
@@ -55,8 +53,7 @@ class Cache(SkipUnreadable):
     """cache of decoded images"""
 
     cache: Path = setting(
-        default_folder(), "cache folder, shared by epochs and runs", metavar="DIR",
-        runtime=True,
+        default_folder(), "cache folder, shared by epochs and runs", metavar="DIR", runtime=True,
     )  # fmt: skip
     no_cache: bool = setting(False, "decode each image in every epoch", runtime=True)
 
@@ -70,22 +67,16 @@ class Cache(SkipUnreadable):
 class Backbone(Settings):
     """encoder"""
 
-    arch: str = setting(
-        "resnet12", "backbone", flags=("-a",), choices=tuple(BACKBONES), fixed=True,
-        inherited="always",
-    )  # fmt: skip
-    image_size: int = setting(
+    arch: str = binding("resnet12", "backbone", flags=("-a",), choices=tuple(BACKBONES))
+    image_size: int = binding(
         IMAGE_SIZE, "width and height to which images are resized", low=MIN_IMAGE_SIZE,
-        metavar="PIXELS", fixed=True, inherited="always",
+        metavar="PIXELS",
     )  # fmt: skip
-    aug_plus: bool = setting(
-        False, "MoCo v2's augmentation: also hue and greyscale", negatable=True, fixed=True,
-        inherited="default",
-    )  # fmt: skip
+    aug_plus: bool = recipe(False, "MoCo v2's augmentation: also hue and greyscale", negatable=True)
     views_by: Literal["batch", "pil"] = setting(
-        None, "how random views are computed: batch, a batch at once on the device, from the cache "
-        "of decoded images; pil, one by one in -j processes", flags=("--views",), fixed=True,
-        auto="batch on a GPU with the cache, else pil",
+        None, "how random views are computed: batch, a batch at once on the device, from the "
+        "cache of decoded images; pil, one by one in -j processes", flags=("--views",),
+        fixed=True, auto="batch on a GPU with the cache, else pil",
     )  # fmt: skip
 
 
@@ -93,29 +84,16 @@ class Backbone(Settings):
 class Contrast(Settings):
     """contrast"""
 
-    moco_dim: int = setting(
-        None, "embedding dimension", low=1, metavar="D", fixed=True, inherited="always",
-        auto="128; conv4_released: 64",
+    moco_dim: int = binding(
+        None, "embedding dimension", low=1, metavar="D", auto="128; conv4_released: 64",
     )  # fmt: skip
-    moco_k: int = setting(
-        1280, "queue size: number of negative keys", low=1, metavar="L", fixed=True,
-        inherited="default",
-    )  # fmt: skip
-    moco_m: float = setting(
-        0.999, "momentum of the key encoder", low=0, high=1, metavar="M", fixed=True,
-        inherited="default",
-    )  # fmt: skip
-    moco_t: float = setting(
-        0.07, "softmax temperature", low=1e-6, metavar="T", fixed=True, inherited="default"
-    )
-    mlp: bool = setting(
-        False, "MoCo v2's projection head, with a hidden layer", negatable=True, fixed=True,
-        inherited="always",
-    )  # fmt: skip
-    bn_groups: int = setting(
-        4, "parts into which BatchNorm splits the total batch, as on that many GPUs; at least one "
-        "per process", low=1, metavar="N", fixed=True,
-        inherited="default",
+    moco_k: int = recipe(1280, "queue size: number of negative keys", low=1, metavar="L")
+    moco_m: float = recipe(0.999, "momentum of the key encoder", low=0, high=1, metavar="M")
+    moco_t: float = recipe(0.07, "softmax temperature", low=1e-6, metavar="T")
+    mlp: bool = binding(False, "MoCo v2's projection head, with a hidden layer", negatable=True)
+    bn_groups: int = recipe(
+        4, "parts into which BatchNorm splits the total batch, as on that many GPUs; at least "
+        "one per process", low=1, metavar="N",
     )  # fmt: skip
 
 
@@ -124,8 +102,8 @@ class Encoding(Cache, Device):
     """encoding"""
 
     batch_size: int = setting(
-        32, "images encoded per batch", flags=("-b",), low=1, metavar="N", runtime=True
-    )
+        32, "images encoded per batch", flags=("-b",), low=1, metavar="N", runtime=True,
+    )  # fmt: skip
     amp: bool = setting(
         None, "mixed precision: encoders compute in bfloat16 where safe, all else in float32",
         negatable=True, auto="on GPUs with bfloat16", runtime=True,
@@ -187,8 +165,8 @@ class Labelling(Classes, Regression, Drawing, Encoding):
     resume: Path = setting(help="stage (a)'s checkpoint, or its folder", metavar="PATH")
     savedir: Path = setting(help="folder for the task and the pseudo labels", metavar="DIR")
     arch: str | None = setting(
-        None, "backbone; must match the checkpoint", flags=("-a",),
-        choices=tuple(BACKBONES), inherited="always",
+        None, "backbone; must match the checkpoint", flags=("-a",), choices=tuple(BACKBONES),
+        inherited="always",
     )  # fmt: skip
     n_way: int | None = setting(
         None, "rare classes in the task, drawn at random (default: all)", low=1, metavar="N",
@@ -215,7 +193,8 @@ class Correction(Settings):
     )  # fmt: skip
     dic_scale: float = setting(
         1.0, "factor on each class's share in eq. (7); the authors' code uses the number of "
-        "classes, which spreads the temperatures more by that factor", low=1e-6, metavar="F", fixed=True,
+        "classes, which spreads the temperatures more by that factor", low=1e-6, metavar="F",
+        fixed=True,
     )  # fmt: skip
     dic_interval: int = setting(
         10, "epochs between measurements of the dispersions; no correction before the first",
@@ -236,18 +215,20 @@ class Distillation(Correction, ContrastiveTraining):
 
     data: Path = setting(help="data folder", positional=True, metavar="DATA")
     savedir: Path = setting(
-        help="generate_pseudo.py's folder: the task and the pseudo labels", metavar="DIR"
-    )
+        help="generate_pseudo.py's folder: the task and the pseudo labels", metavar="DIR",
+    )  # fmt: skip
     p_label: bool = setting(
-        True, "use the pseudo labels; without them, contrast only, as a control", negatable=True, fixed=True,
+        True, "use the pseudo labels; without them, contrast only, as a control", negatable=True,
+        fixed=True,
     )  # fmt: skip
     pseudo_label: Literal["adaptive-hard", "adaptive-soft", "hard", "soft"] = setting(
         "adaptive-hard", "hard: the class that the teacher predicts, eq. (3); soft: its "
-        "probabilities, eq. (4); adaptive: mixed with the student's prediction, eq. (5)", fixed=True,
+        "probabilities, eq. (4); adaptive: mixed with the student's prediction, eq. (5)",
+        fixed=True,
     )  # fmt: skip
     alpha: float = setting(
-        0.7, "final weight of the student's prediction in adaptive labels, eq. (5)", low=0, high=1,
-        metavar="A", fixed=True,
+        0.7, "final weight of the student's prediction in adaptive labels, eq. (5)", low=0,
+        high=1, metavar="A", fixed=True,
     )  # fmt: skip
     losses: Literal["con+cls", "cls", "con+reg"] = setting(
         "con+cls", "terms of the loss: contrast, classification by pseudo labels, regression of "
@@ -257,9 +238,7 @@ class Distillation(Correction, ContrastiveTraining):
         "paper", "classification loss: the papers', or that of the authors' code, which differs "
         "with and without --correction", fixed=True,
     )  # fmt: skip
-    n_way: int | None = setting(
-        None, "rare classes; must match the task", low=1, metavar="N",
-    )  # fmt: skip
+    n_way: int | None = setting(None, "rare classes; must match the task", low=1, metavar="N")
     k_shot: int | None = setting(
         None, "support images per class; must match the task", low=1, metavar="K",
     )  # fmt: skip
@@ -278,15 +257,16 @@ class Testing(Classes, Regression, Drawing, Encoding):
     )  # fmt: skip
     resume: Path = setting(help="checkpoint of stage (a) or (d), or its folder", metavar="PATH")
     arch: str | None = setting(
-        None, "backbone; must match the checkpoint", flags=("-a",),
-        choices=tuple(BACKBONES), inherited="always",
+        None, "backbone; must match the checkpoint", flags=("-a",), choices=tuple(BACKBONES),
+        inherited="always",
     )  # fmt: skip
     load_cla: bool = setting(
-        False, "use the student's classifier instead of a logistic regression fitted on the support "
-        "set",
+        False, "use the student's classifier instead of a logistic regression fitted on the "
+        "support set",
     )  # fmt: skip
     predict: Path | None = setting(
-        None, "classify the unlabelled images in this folder instead of scoring", metavar="FOLDER",
+        None, "classify the unlabelled images in this folder instead of scoring",
+        metavar="FOLDER",
     )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",
@@ -305,8 +285,8 @@ class Testing(Classes, Regression, Drawing, Encoding):
         metavar="SEED",
     )  # fmt: skip
     output: Path | None = setting(
-        None, "folder for the scores (default: the checkpoint's)", metavar="DIR"
-    )
+        None, "folder for the scores (default: the checkpoint's)", metavar="DIR",
+    )  # fmt: skip
 
 
 def inherited_from(args: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:

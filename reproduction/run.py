@@ -17,7 +17,7 @@ import torch
 
 from common.errors import InputError, listed
 from common.files import folder_lock
-from trainer.distributed import processors
+from trainer.distributed import available_cpus
 from trainer.signals import handling
 
 from .plan import Job
@@ -125,7 +125,7 @@ def _environment(slot: int, max_jobs: int) -> dict[str, str]:
     """Return the environment of a job: its share of the CPU cores, and one of several GPUs."""
     environment = dict(os.environ)
     if max_jobs > 1:
-        environment.setdefault("OMP_NUM_THREADS", str(max(1, processors() // max_jobs)))
+        environment.setdefault("OMP_NUM_THREADS", str(max(1, available_cpus() // max_jobs)))
         if (gpus := torch.cuda.device_count()) > 1:
             visible = environment.get("CUDA_VISIBLE_DEVICES") or ",".join(map(str, range(gpus)))
             environment["CUDA_VISIBLE_DEVICES"] = visible.split(",")[slot % gpus]

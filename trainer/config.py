@@ -6,7 +6,7 @@ from typing import Literal
 
 from .distributed import readers
 from .launch_plan import Plan, plan
-from .settings import Settings, setting
+from .settings import Settings, recipe, setting
 
 EPOCHS, DROPS = 200, (120, 160)  # the papers' epochs and learning-rate drops
 
@@ -19,39 +19,28 @@ class Training(Settings):
         EPOCHS, "number of epochs; 0 writes the untrained encoder", low=0, metavar="N",
         inherited="default",
     )  # fmt: skip
-    batch_size: int = setting(
-        16, "batch size, over all processes", flags=("-b",), low=1, metavar="N", fixed=True,
-        inherited="default",
+    batch_size: int = recipe(
+        16, "batch size, over all processes", flags=("-b",), low=1, metavar="N",
     )  # fmt: skip
-    lr: float = setting(
+    lr: float = recipe(
         0.03, "initial learning rate", flags=("--lr", "--learning-rate"), low=0, metavar="LR",
-        fixed=True, inherited="default",
     )  # fmt: skip
-    schedule: list[int] = setting(
+    schedule: list[int] = recipe(
         list(DROPS), "epochs at which the learning rate is divided by 10", low=0, metavar="EPOCH",
-        fixed=True, inherited="default",
     )  # fmt: skip
-    cos: bool = setting(
-        False, "cosine schedule instead of --schedule", negatable=True, fixed=True,
-        inherited="default",
-    )  # fmt: skip
-    momentum: float = setting(
-        0.9, "SGD momentum", low=0, below=1, metavar="M", fixed=True, inherited="default"
-    )
-    wd: float = setting(
-        1e-4, "weight decay", flags=("--wd", "--weight-decay"), low=0, metavar="W", fixed=True,
-        inherited="default",
-    )  # fmt: skip
-    amp: bool = setting(
+    cos: bool = recipe(False, "cosine schedule instead of --schedule", negatable=True)
+    momentum: float = recipe(0.9, "SGD momentum", low=0, below=1, metavar="M")
+    wd: float = recipe(1e-4, "weight decay", flags=("--wd", "--weight-decay"), low=0, metavar="W")
+    amp: bool = recipe(
         None, "mixed precision: encoders in bfloat16 where autocast allows, the rest in float32",
-        negatable=True, fixed=True, inherited="default", auto="on GPUs with bfloat16",
+        negatable=True, auto="on GPUs with bfloat16",
     )  # fmt: skip
     compile: bool = setting(
-        False, "compile the encoders with torch.compile; takes half a minute or more at the start"
-    )
+        False, "compile the encoders with torch.compile; takes half a minute or more at the start",
+    )  # fmt: skip
     start_epoch: int | None = setting(
-        None, "first epoch of a new run (default: the checkpoint's with --resume, else 0)",
-        low=0, metavar="N",
+        None, "first epoch of a new run (default: the checkpoint's with --resume, else 0)", low=0,
+        metavar="N",
     )  # fmt: skip
     seed: int = setting(0, "random seed of the run", low=0, fixed=True)
     detect_anomaly: bool = setting(False, "report the operation that produced a NaN; much slower")
@@ -68,16 +57,15 @@ class Output(Settings):
     )  # fmt: skip
     overwrite: bool = setting(False, "start a new run over an existing one")
     save_minutes: float = setting(
-        15, "minutes between checkpoints within an epoch; 0: only at the end of each epoch", low=0,
-        metavar="MINUTES",
+        15, "minutes between checkpoints within an epoch; 0: only at the end of each epoch",
+        low=0, metavar="MINUTES",
     )  # fmt: skip
     print_freq: int = setting(
-        10, "steps between updates of the loss shown", flags=("-p",), low=1,
-        metavar="STEPS",
+        10, "steps between updates of the loss shown", flags=("-p",), low=1, metavar="STEPS",
     )  # fmt: skip
     knn_every: int = setting(
-        0, "epochs between k-NN scores on the base classes, for the log only; 0: never",
-        low=0, metavar="EPOCHS",
+        0, "epochs between k-NN scores on the base classes, for the log only; 0: never", low=0,
+        metavar="EPOCHS",
     )  # fmt: skip
 
 
@@ -93,8 +81,8 @@ class Device(Settings):
     device: str = setting("auto", "auto (a GPU if available), cpu, cuda or cuda:N", runtime=True)
     gpu: int | None = setting(None, "index of the GPU to use", low=0, metavar="ID", runtime=True)
     workers: int = setting(
-        4, "data-loading processes on this machine, at most one per CPU core; 0: load in the main "
-        "process", flags=("-j",), low=0, metavar="N", runtime=True,
+        4, "data-loading processes on this machine, at most one per CPU core; 0: load in the "
+        "main process", flags=("-j",), low=0, metavar="N", runtime=True,
     )  # fmt: skip
 
 
@@ -104,8 +92,8 @@ class Distributed(Device):
 
     multiprocessing_distributed: bool = setting(False, "one process per GPU of this machine")
     nproc: int | None = setting(
-        None, "with it: this many processes instead, on a CPU as well", low=1, metavar="N"
-    )
+        None, "with it: this many processes instead, on a CPU as well", low=1, metavar="N",
+    )  # fmt: skip
     world_size: int = setting(1, "number of machines", low=1, metavar="N")
     rank: int = setting(0, "index of this machine", low=0, metavar="N")
     dist_url: str | None = setting(
@@ -113,11 +101,11 @@ class Distributed(Device):
         "needed on one machine", metavar="URL",
     )  # fmt: skip
     dist_timeout: float = setting(
-        600, "how long ranks wait for each other at the start", low=1, metavar="SECONDS"
-    )
+        600, "how long ranks wait for each other at the start", low=1, metavar="SECONDS",
+    )  # fmt: skip
     dist_backend: Literal["auto", "nccl", "gloo"] = setting(
-        "auto", "auto: nccl between GPUs, gloo otherwise"
-    )
+        "auto", "auto: nccl between GPUs, gloo otherwise",
+    )  # fmt: skip
 
 
 def launch_plan(settings: Distributed) -> Plan:

@@ -132,10 +132,10 @@ def pick_device(name: str, gpu: int | None = None) -> torch.device:
 
 def readers(workers: int, nproc: int = 1) -> int:
     """Return a rank's share of this machine's `workers`, at most one per CPU core."""
-    return min(-(-workers // nproc), processors())
+    return min(-(-workers // nproc), available_cpus())
 
 
-def processors() -> int:
+def available_cpus() -> int:
     """Return the number of CPU cores this process may use."""
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))

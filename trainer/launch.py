@@ -26,7 +26,7 @@ import torch.multiprocessing as mp
 from common.errors import InputError, listed, reason
 
 from . import distributed
-from .distributed import pick_device, processors
+from .distributed import available_cpus, pick_device
 from .launch_plan import ANY_PORT, Plan
 from .signals import EXIT_CODES, Stopped, forwarding, hold, release
 
@@ -139,7 +139,7 @@ def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...])
         gpus = torch.cuda.device_count()  # 1 where srun restricts each process to its own GPU
         gpu = (plan.local_rank + index) % gpus if gpus else None
         if "OMP_NUM_THREADS" not in os.environ:
-            torch.set_num_threads(max(1, processors() // plan.local_world_size))
+            torch.set_num_threads(max(1, available_cpus() // plan.local_world_size))
     device = pick_device(plan.device, gpu)
     if backend == "auto":
         backend = "nccl" if device.type == "cuda" else "gloo"

@@ -10,7 +10,7 @@ from pathlib import Path
 import torch
 import torchvision
 
-from .distributed import processors
+from .distributed import available_cpus
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 
@@ -40,7 +40,7 @@ def provenance() -> dict:
         "torch": str(torch.__version__),
         "torchvision": str(torchvision.__version__),
         "machine": ", ".join(
-            [f"{processors()} processor cores ({torch.backends.cpu.get_cpu_capability()})"]
+            [f"{available_cpus()} processor cores ({torch.backends.cpu.get_cpu_capability()})"]
             + [torch.cuda.get_device_name(i) for i in range(torch.cuda.device_count())]
         ),
         "job": os.environ.get("SLURM_JOB_ID"),

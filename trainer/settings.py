@@ -75,6 +75,17 @@ def setting(default: Any = dataclasses.MISSING, help: str = "", **options: Any) 
     return dataclasses.field(default=default, metadata={"setting": about})
 
 
+def recipe(*args: Any, **kwargs: Any) -> Any:
+    """Define a setting of the training recipe: a resumed run may not change it, and a later stage
+    takes it over unless told otherwise."""
+    return setting(*args, fixed=True, inherited="default", **kwargs)
+
+
+def binding(*args: Any, **kwargs: Any) -> Any:
+    """Define a setting that binds resumed runs and all later stages."""
+    return setting(*args, fixed=True, inherited="always", **kwargs)
+
+
 @dataclasses.dataclass(frozen=True)
 class Field:
     """A field of a `Settings` class, from its annotation and its `setting`."""

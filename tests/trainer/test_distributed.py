@@ -55,5 +55,5 @@ def test_pick_device(capsys):
 
 def test_readers():
     assert distributed.readers(0) == 0
-    assert distributed.readers(1000) == distributed.processors()
+    assert distributed.readers(1000) == distributed.available_cpus()
     assert distributed.readers(2, nproc=4) == 1
