@@ -41,6 +41,11 @@ class Source:
             self._checkpoint = load_checkpoint(self.path)
         return self._checkpoint
 
+    def take(self) -> dict:
+        """Return the contents for the last time: they take as much memory as the model."""
+        checkpoint, self._checkpoint = self.checkpoint, None
+        return checkpoint
+
     def __getstate__(self) -> dict:
         return {"path": self.path, "_checkpoint": None}  # other processes read the file
 
@@ -173,7 +178,7 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
 def run_of(settings: Output, about: dict, source: Source | None) -> Run:
     """Return the trainer's description of the run `about`."""
     return Run(
-        settings.model_path, about, save_checkpoint, source.checkpoint if source else None,
+        settings.model_path, about, save_checkpoint, source.take() if source else None,
         source.path if source else None, is_resuming(settings), overwrite=settings.overwrite,
     )  # fmt: skip
 

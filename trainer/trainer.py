@@ -118,6 +118,7 @@ class Trainer:
             weights_only = {"part": None} if start_epoch is not None else {}
             with refusing(f"{run.source} does not fit this run"):
                 self.load_state_dict({**run.resumed, **weights_only})
+            run.resumed = None  # not kept in memory while training
         if start_epoch is not None:
             self.epoch = start_epoch
         about = run.about
