@@ -19,7 +19,7 @@ from common.errors import InputError, listed, refusing
 from common.files import atomic_write, parse_json, require_writable
 from datasets import Collection, lesion_groups, open_dataset
 from datasets.episode import draw_task
-from datasets.images import describe, require_fingerprint
+from datasets.images import describe, require_fingerprint, same_images
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.plan import (
@@ -196,7 +196,7 @@ def require_same_images(root: Path, data: Collection) -> None:
         for part in current:
             require_fingerprint(recorded[part])
     for part, fingerprint in current.items():
-        if recorded[part] != fingerprint:
+        if not same_images(recorded[part], fingerprint):
             raise InputError(
                 f"the runs in {root} used {describe(recorded[part])}, but the data folder holds "
                 f"{describe(fingerprint)}; choose another --out"
