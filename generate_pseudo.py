@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 import baselines
+from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
 from datasets.episode import TASK_FILE, load_task, save_task
 from datasets.images import ImageSet, check_readable, describe, same_images, unreadable
@@ -29,6 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     given = parse(Labelling, argv)
     checkpoint = load_checkpoint(given["resume"], ("moco",))
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
+    tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
     data = open_data(settings.datadir, settings)
     base = data.base.fingerprint()

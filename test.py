@@ -13,6 +13,7 @@ import torch
 
 import baselines
 from common.errors import InputError, refusing, require_match
+from common.failures import tracebacks_to
 from common.files import atomic_write, parse_json, refuse_to_overwrite
 from datasets.cache import files_key
 from datasets.episode import TASK_FILE, Task, load_task
@@ -49,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         images = task.query(rare)
     classifier = "direct" if settings.load_cla else "lr"
     files = result_files(settings, task, classifier, images)
+    tracebacks_to(files[0].parent)
     scored = {**images.fingerprint(), "files": files_key(images)}
     if files[0].exists() and not settings.overwrite:
         if previous := previous_scores(files[0], settings, given, checkpoint, scored):

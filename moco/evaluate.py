@@ -10,18 +10,17 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from datasets.cache import pixels
 from datasets.images import ImageSet, TransformedImages
 from trainer.performance import prepare
-from trainer.signals import ignore as ignore_signals
 
 from .augment import plain_view, random_view
 from .batch_augment import to_float
 from .checkpoint import query_encoder
-from .loader import RandomViews
+from .loader import ImageLoader, RandomViews
 from .scores import score
 
 NEIGHBOURS = 20
@@ -47,7 +46,7 @@ def encode(
         batches = (torch.from_numpy(stored[i : i + batch_size]) for i in starts)
     else:
         views = TransformedImages(images, plain_view(image_size))
-        batches = DataLoader(views, batch_size, num_workers=workers, worker_init_fn=ignore_signals)
+        batches = ImageLoader(views, workers, batch_size=batch_size)
     hidden = None if progress else True  # None: hidden unless on a terminal
     with tqdm(total=len(images), desc=progress, unit="img", disable=hidden) as bar:
         return encode_batches(encoder, batches, device, bar)
@@ -117,7 +116,7 @@ class FrozenEncoder:
             embeddings = self.embed(support)
         else:
             copies = _Copies(support, self.image_size, self.aug_plus, augnum, seed)
-            batches = DataLoader(copies, batch_size=32)
+            batches = ImageLoader(copies, batch_size=32)
             embeddings = encode_batches(self.encoder, batches, self.device, tqdm(disable=True))
         labels = np.repeat(support.labels, max(augnum, 1))
         return fit_classifier(embeddings, labels, normalize)

@@ -1,22 +1,28 @@
 """Batches of random views, in an order that depends only on seed and epoch."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import active_children
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 from torchvision import transforms
+from tqdm import tqdm
 
+from common.errors import reason
 from common.seeding import stream_seed
 from datasets.cache import pixels
 from datasets.images import ImageSet, read_image
-from trainer.distributed import rank, world_size
+from trainer.distributed import is_main, open_files_limit, rank, world_size
 from trainer.signals import ignore as ignore_signals
 
 from .augment import random_view
 from .batch_augment import random_views
+
+FILES = 256  # fewer open files may not suffice for shared memory: each tensor of a batch is a file
 
 
 class EpochBatches(Sampler):
@@ -77,6 +83,78 @@ class RandomViews(Dataset):
             return [self.transform(image) for _ in range(self.views)], row
 
 
+class ImageLoader(DataLoader):
+    """Loader of views, B×3×S×S, or of (views, rows), that needs no shared memory.
+
+    Where that or the number of open files is short, as in containers, batches of the data-loading
+    processes come through a pipe, which is slower; where none can be started, this process loads.
+    """
+
+    def __init__(self, dataset: Dataset, workers: int = 0, **options):
+        super().__init__(
+            dataset, num_workers=workers, collate_fn=collate, worker_init_fn=ignore_signals,
+            **options,
+        )  # fmt: skip
+        self.told = False  # that batches come through a pipe
+
+    def __iter__(self) -> Iterator:
+        for batch in self.start():
+            views = batch[0] if isinstance(batch, list) else [batch]
+            if isinstance(views[0], np.ndarray) and not self.told:
+                note(
+                    "shared memory (/dev/shm) or the limit of open files is small: sending batches "
+                    "by a pipe; enlarge it (docker run --shm-size=8g; ulimit -n 4096), or load "
+                    "in the main process (--workers 0)"
+                )
+                self.told = True
+            views = [torch.as_tensor(view) for view in views]
+            yield [views, torch.as_tensor(batch[1])] if isinstance(batch, list) else views[0]
+
+    def start(self) -> Iterator:
+        """Start the data-loading processes, or none if the machine does not let them start."""
+        running = active_children()
+        hook, sys.unraisablehook = (
+            sys.unraisablehook,
+            lambda _: None,
+        )  # deletes a half-made iterator
+        try:
+            return super().__iter__()
+        except OSError as error:  # too few files or processes, or no semaphores in /dev/shm
+            if self.num_workers == 0:
+                raise
+            note(f"cannot start data-loading processes ({reason(error)}); loading in this process")
+        finally:
+            sys.unraisablehook = hook
+        for process in set(active_children()).difference(running):
+            process.kill()
+        self.num_workers = 0
+        return super().__iter__()
+
+
+def note(text: str) -> None:
+    """Print a note on rank 0, above the progress bar."""
+    if is_main():
+        tqdm.write(f"note: {text}")
+
+
+def collate(samples: list) -> Tensor | np.ndarray | list:
+    """Return a batch of views, or of [views, rows]; NumPy arrays are sent through a pipe."""
+    if isinstance(samples[0], Tensor):
+        return stacked(samples)
+    views, rows = zip(*samples)
+    return [[stacked(view) for view in zip(*views)], np.array(rows)]
+
+
+def stacked(views: Sequence[Tensor]) -> Tensor | np.ndarray:
+    """Stack views, in a data-loading process into shared memory if there is enough."""
+    if get_worker_info() is None:
+        return torch.stack(list(views))
+    if open_files_limit() >= FILES:
+        with contextlib.suppress(OSError, RuntimeError):
+            return default_collate(list(views))
+    return torch.stack(list(views)).numpy()
+
+
 class BatchViews:
     """Loader of (`views` random views, rows) for `batches`, augmented batchwise on `device`.
 
@@ -128,12 +206,11 @@ def training_loader(
     """
     if views_by == "batch":
         return BatchViews(pixels(images), batches, views, seed, aug_plus, device)
-    return DataLoader(
+    return ImageLoader(
         RandomViews(images, random_view(image_size, aug_plus), views, seed),
+        workers,
         batch_sampler=batches,
-        num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # leaves the global random state to the training steps
         pin_memory=device.type == "cuda",
     )

@@ -6,6 +6,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from common.failures import tracebacks_to
 from datasets.images import ImageSet
 from trainer.config import readers_of
 from trainer.trainer import Run, StepFn, Trainer, Values, nothing
@@ -31,6 +32,7 @@ def train(
     `model.query_encoder` on the classes of `images`. Raises InputError and Stopped as `Trainer.fit`
     does.
     """
+    tracebacks_to(run.folder)
     batches = EpochBatches(len(images), settings.batch_size, settings.seed)
     workers, interval = readers_of(settings), settings.knn_every
     make_loader = functools.partial(

@@ -16,6 +16,7 @@ from pathlib import Path
 
 import baselines
 from common.errors import InputError, listed, refusing
+from common.failures import tracebacks_to
 from common.files import atomic_write, parse_json, require_writable
 from datasets import Collection, lesion_groups, open_dataset
 from datasets.episode import draw_task
@@ -151,6 +152,7 @@ def main(argv: list[str] | None = None) -> None:
         if args.only not in by_name:
             raise InputError(f"--only {args.only}: must be one of {listed(by_name)} or {TABLE}")
         return become(by_name[args.only])
+    tracebacks_to(study.root)
     require_writable(study.root)
     data = open_dataset(study.data)
     print(data.summary())

@@ -58,7 +58,11 @@ def has_bfloat16(device: torch.device) -> bool:
 def lacks_bfloat16(device: torch.device) -> bool:
     """Return whether `device` is a CPU known to have no bfloat16 instructions."""
     cpuinfo = Path("/proc/cpuinfo")  # Linux: avx512_bf16, amx_bf16, bf16
-    return device.type == "cpu" and cpuinfo.exists() and "bf16" not in cpuinfo.read_text()
+    return (
+        device.type == "cpu"
+        and cpuinfo.exists()
+        and "bf16" not in cpuinfo.read_text(encoding="utf-8")
+    )
 
 
 def require_compiler(device: torch.device) -> None:
