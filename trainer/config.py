@@ -57,8 +57,12 @@ class Output(Settings):
     )  # fmt: skip
     overwrite: bool = setting(False, "start a new run over an existing one")
     save_minutes: float = setting(
-        15, "minutes between checkpoints within an epoch; 0: only at the end of each epoch",
-        low=0, metavar="MINUTES",
+        15, "minutes between checkpoints within an epoch; 0: only at the end of epochs", low=0,
+        metavar="MINUTES",
+    )  # fmt: skip
+    save_share: float = setting(
+        0.05, "save after an epoch if the last checkpoint took at most this share of the time since "
+        "then; 1: after each", low=0, high=1, metavar="SHARE",
     )  # fmt: skip
     print_freq: int = setting(
         10, "steps between updates of the loss shown", flags=("-p",), low=1, metavar="STEPS",
