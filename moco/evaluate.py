@@ -38,8 +38,9 @@ def encode(
 ) -> np.ndarray:
     """Return the embeddings of the evaluation views of M images, M×D, not normalised, in order.
 
-    Runs in evaluation mode, not compiled, and restores the encoder's mode. Images `cached` at this size are read
-    from the cache, others by `workers` processes. `progress` is the title of a progress bar.
+    Runs in evaluation mode, not compiled, and restores the encoder's mode. Images `cached` at this
+    size are read from the cache, others by `workers` processes. `progress` is the title of a
+    progress bar.
     """
     stored = pixels(images)
     if stored is not None and stored.shape[1] == image_size:

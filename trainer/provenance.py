@@ -30,6 +30,7 @@ def provenance() -> dict:
     """Return command, commit, versions, machine, job and date as JSON types. Without git, as in a
     copy of the files, the commit is that of GIT_COMMIT in the environment, if any."""
     git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty"]
+    commit: str | None
     try:
         commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):

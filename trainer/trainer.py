@@ -102,7 +102,7 @@ class Trainer:
         run: Run,
         device: torch.device,
     ):
-        prepare(model, device, config.amp, config.compile)
+        prepare(model, device, config.amp, bool(config.compile))
         self.model, self.step_fn, self.images = model, step_fn, images
         self.batches, self.loader, self.config, self.run = batches, loader, config, run
         self.device = device
