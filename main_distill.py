@@ -3,6 +3,8 @@
 python main_distill.py DATA --savedir LABELS --model_path OUT
 """
 
+import common.threads  # noqa: F401
+
 import torch
 import torch.nn.functional as F
 

@@ -3,6 +3,8 @@
 python main_moco.py DATA --model_path OUT
 """
 
+import common.threads  # noqa: F401
+
 import torch
 from torch import Tensor, nn
 

@@ -8,6 +8,8 @@ python test.py --resume STUDENT --load_cla --predict FOLDER_OR_IMAGES_OR_CSV
 import json
 from pathlib import Path
 
+import common.threads  # noqa: F401
+
 import numpy as np
 import torch
 

@@ -25,6 +25,7 @@ from moco.config import Stage, register
 from moco.losses import tempered_kl
 from trainer import cli
 from trainer.distributed import pick_device
+from trainer.performance import prepare
 from trainer.settings import parse, setting
 
 from . import register_all
@@ -70,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
         require_match(expected, checkpoint["args"], settings.teacher)
         require_same(checkpoint["base"], base.fingerprint(), f"{settings.teacher} was trained on")
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
-        teacher = torch.nn.Sequential(*parts).to(device)
+        teacher = torch.nn.Sequential(*parts)
+        prepare(teacher, device, settings.amp)  # computes as the model that it teaches
     torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
     model = Supervised(settings.arch, len(base.classes))
 

@@ -37,8 +37,9 @@ def encode(
 ) -> np.ndarray:
     """Return the embeddings of the evaluation views of M images, M×D, not normalised, in order.
 
-    Runs in evaluation mode and restores the encoder's mode. Images `cached` at this size are read
-    from the cache, others by `workers` processes. `progress` is the title of a progress bar.
+    Runs in evaluation mode, not compiled, and restores the encoder's mode. Images `cached` at this
+    size are read from the cache, others by `workers` processes. `progress` is the title of a
+    progress bar.
     """
     stored = pixels(images)
     if stored is not None and stored.shape[1] == image_size:
@@ -63,7 +64,8 @@ def encode_batches(
     for images in batches:
         images = images.to(device)
         images = to_float(images) if images.dtype == torch.uint8 else images
-        embeddings.append(encoder(images).cpu())
+        # `forward`, not a call: a compiled encoder would be compiled anew for each size of batch.
+        embeddings.append(encoder.forward(images).cpu())
         bar.update(len(images))
     encoder.train(was_training)
     return torch.cat(embeddings).numpy()

@@ -20,7 +20,9 @@ from trainer.distributed import is_main, open_files_limit, rank, world_size
 from trainer.signals import ignore as ignore_signals
 
 from .augment import random_view
-from .batch_augment import random_views
+from .batch_augment import apply, draw_views, random_views
+
+CHUNK = 256  # steps whose views' parameters are drawn together
 
 FILES = 256  # fewer open files may not suffice for shared memory: each tensor of a batch is a file
 
@@ -159,6 +161,7 @@ class BatchViews:
     """Loader of (`views` random views, rows) for `batches`, augmented batchwise on `device`.
 
     pixels: M×S×S×3, uint8. They are moved to a GPU if they fit into half of its free memory.
+    `compile`: compile the augmentation.
     """
 
     def __init__(
@@ -169,9 +172,11 @@ class BatchViews:
         seed: int,
         aug_plus: bool,
         device: torch.device,
+        compile: bool = False,
     ):
         self.pixels, self.batch_sampler, self.device = torch.from_numpy(pixels), batches, device
         self.views, self.seed, self.aug_plus = views, seed, aug_plus
+        self.apply = torch.compile(apply, dynamic=False) if compile else apply
         if device.type == "cuda" and 2 * pixels.nbytes < torch.cuda.mem_get_info(device)[0]:
             self.pixels = self.pixels.to(device)
 
@@ -179,13 +184,18 @@ class BatchViews:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        epoch = self.batch_sampler.epoch
+        epoch, size = self.batch_sampler.epoch, self.pixels.shape[1]
         order = torch.tensor([[row for _, row in keys] for keys in self.batch_sampler])
         on_device = order.to(self.device)  # once per epoch: a copy per step would wait for the GPU
         indices = on_device if self.pixels.device == self.device else order
-        for rows, index in zip(on_device, indices):
-            images = self.pixels[index].to(self.device, non_blocking=True)
-            yield random_views(images, rows, self.views, self.seed, epoch, self.aug_plus), rows
+        # Parameters of many steps at once: drawn for each, they take as many kernels as the views.
+        for chunk, chunk_indices in zip(on_device.split(CHUNK), indices.split(CHUNK)):
+            all_rows = chunk.flatten()
+            drawn = draw_views(all_rows, size, self.views, self.seed, epoch, self.aug_plus)
+            parameters = zip(*(view.split(chunk.shape[1]) for view in drawn))
+            for rows, index, of_batch in zip(chunk, chunk_indices, parameters):
+                images = self.pixels[index].to(self.device, non_blocking=True)
+                yield random_views(images, of_batch, self.apply), rows
 
 
 def training_loader(
@@ -198,14 +208,15 @@ def training_loader(
     views_by: str,
     workers: int,
     device: torch.device,
+    compile: bool = False,
 ) -> DataLoader | BatchViews:
     """Return a loader of (`views` random views, rows) for `batches` of `images`.
 
     `views_by`: "pil", one view at a time in `workers` processes (0: in this one); "batch", a whole
-    batch at once on `device`, which requires `cached` images.
+    batch at once on `device`, which requires `cached` images, by compiled code if `compile`.
     """
     if views_by == "batch":
-        return BatchViews(pixels(images), batches, views, seed, aug_plus, device)
+        return BatchViews(pixels(images), batches, views, seed, aug_plus, device, compile)
     return ImageLoader(
         RandomViews(images, random_view(image_size, aug_plus), views, seed),
         workers,

@@ -1,5 +1,6 @@
 """Training on random views of images, with k-NN scores in the log."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
@@ -9,6 +10,7 @@ from torch import nn
 from common.failures import tracebacks_to
 from datasets.images import ImageSet
 from trainer.config import readers_of
+from trainer.performance import compiling_pays
 from trainer.trainer import Run, StepFn, Trainer, Values, nothing
 
 from .config import ImageTraining
@@ -34,10 +36,14 @@ def train(
     """
     tracebacks_to(run.folder)
     batches = EpochBatches(len(images), settings.batch_size, settings.seed)
+    if settings.compile is None:
+        compile = compiling_pays(device, settings.epochs * len(batches))
+        settings = dataclasses.replace(settings, compile=compile)
     workers, interval = readers_of(settings), settings.knn_every
     make_loader = functools.partial(
         training_loader, images, batches, views, settings.seed, settings.image_size,
         settings.aug_plus, settings.views_by, workers, device,
+        bool(settings.compile) and device.type == "cuda",
     )  # fmt: skip
 
     def score(epoch: int) -> Values:

@@ -151,7 +151,7 @@ def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...])
     try:
         dist.init_process_group(
             backend, store=_rendezvous(plan, rank), rank=rank, world_size=plan.world_size,
-            timeout=COLLECTIVE_TIMEOUT,
+            timeout=COLLECTIVE_TIMEOUT, device_id=device if backend == "nccl" else None,
         )  # fmt: skip
         distributed.cpu_group = _cpu_group() if backend == "nccl" else None
         with explained():
