@@ -16,7 +16,7 @@ from datasets.open import decoded, draw, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
-from moco.config import Labelling, inherited_from
+from moco.config import STAGES, Labelling, inherited_from
 from moco.evaluate import FrozenEncoder
 from trainer import cli
 from trainer.distributed import readers
@@ -27,7 +27,7 @@ from trainer.settings import parse
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given = parse(Labelling, argv)
-    checkpoint = load_checkpoint(given["resume"], ("moco",))
+    checkpoint = load_checkpoint(given["resume"], ("moco", "pretrained"))
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
     classes = settings.base_classes, settings.rare_classes
@@ -46,7 +46,7 @@ def main(argv: list[str] | None = None) -> None:
     if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
         refuse_to_overwrite(files[:1], settings.overwrite)
     support, query = task.support(data.rare), task.query(data.rare)
-    if base != checkpoint["base"]:
+    if base != checkpoint["base"] and STAGES[checkpoint["stage"]].trained:
         trained_on = describe(checkpoint["base"])
         print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}")
     for name, count in query.counts().items():
@@ -64,7 +64,8 @@ def main(argv: list[str] | None = None) -> None:
         about={
             "task": task.to_dict(),
             "base": base,
-            "teacher": inherited_from(checkpoint["args"], settings),
+            "teacher": inherited_from(checkpoint, settings),
+            "weights": checkpoint["weights"],
             "epoch": checkpoint["epoch"],
             "checkpoint_made_by": checkpoint["made_by"],
             "args": settings.record(),

@@ -14,6 +14,7 @@ from moco import losses, resume
 from moco.builder import MoCo, contrast_accuracy
 from moco.config import Pretraining
 from moco.train import train
+from moco.weights import weights_record
 from trainer import cli
 from trainer.config import launch_plan
 from trainer.launch import launch
@@ -34,6 +35,7 @@ def main(argv: list[str] | None = None) -> None:
         "args": settings.record(),
         "base": base.fingerprint(),
         "task": None,
+        "weights": weights_record(settings, source),
         "made_by": provenance(),
     }
     resume.check_run(settings, about, source)

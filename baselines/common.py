@@ -13,6 +13,7 @@ from datasets.open import decoded
 from moco import resume
 from moco.config import ImageTraining
 from moco.train import train
+from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
 from trainer.provenance import provenance
 from trainer.settings import setting
@@ -29,9 +30,11 @@ class Baseline(ImageTraining):
 class Supervised(nn.Module):
     """A backbone and a linear classifier on its features, without an embedding head."""
 
-    def __init__(self, arch: str, num_classes: int):
+    def __init__(self, arch: str, num_classes: int, image_size: int):
         super().__init__()
-        self.query_encoder = build_encoder(arch, None)  # test.py expects this name
+        self.query_encoder = build_encoder(
+            arch, None, image_size=image_size
+        )  # test.py expects this name
         self.classifier = LinearClassifier(self.query_encoder.out_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -64,6 +67,7 @@ def train_baseline(
         "args": {**settings.record(), "moco_dim": None, "mlp": False},
         "base": images.fingerprint(),
         "task": task and task.to_dict(),
+        "weights": weights_record(settings, source),
         "made_by": provenance(),
     }
     resume.check_run(settings, about, source)

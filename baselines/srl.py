@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts).to(device)
     torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
-    model = Supervised(settings.arch, len(base.classes))
+    model = Supervised(settings.arch, len(base.classes), settings.image_size)
 
     def step(model, views, rows, epoch):
         logits = model(views[0])
