@@ -10,7 +10,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
+import torchvision.models
 from torch import Tensor, nn
+from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from common.errors import InputError, reason
 
@@ -114,10 +116,12 @@ def _require_known(arch: str, names: list[str], known: bool) -> None:
         raise InputError(f"--arch {arch}: {arch.partition('/')[0]} has no such network{hint}")
 
 
-def _torchvision_network(name: str, image_size: int) -> Network:
-    from torchvision import models
+def _torchvision_names() -> list[str]:
+    return torchvision.models.list_models(module=torchvision.models)  # classification only
 
-    names = models.list_models(module=models)
+
+def _torchvision_network(name: str, image_size: int) -> Network:
+    names = _torchvision_names()
     _require_known(f"torchvision/{name}", names, name in names)
     options: dict[str, Any] = {}
     if name.startswith("vit_"):
@@ -126,7 +130,7 @@ def _torchvision_network(name: str, image_size: int) -> Network:
         options = {"input_size": (image_size, image_size)}
     elif name in ("googlenet", "inception_v3"):  # their weights expect transform_input
         options = {"aux_logits": False, "init_weights": True, "transform_input": True}
-    net = models.get_model(name, weights=None, **options)
+    net = torchvision.models.get_model(name, weights=None, **options)
     layers = [
         name for name, layer in net.named_modules() if isinstance(layer, nn.Linear | nn.Conv2d)
     ]
@@ -136,8 +140,6 @@ def _torchvision_network(name: str, image_size: int) -> Network:
 
 def _torchvision_weights(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:
     """Return weights of torchvision with today's names and position embeddings of this size."""
-    from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
-
     old = r"(denselayer\d+\.(?:norm|conv))\.(\d\.)"  # DenseNet's published files: norm.1 for norm1
     weights = {re.sub(old, r"\1\2", name): value for name, value in weights.items()}
     positions = weights.get("encoder.pos_embedding")
@@ -190,10 +192,8 @@ def default_weights(arch: str) -> Path:
     """
     library, _, name = arch.partition("/")
     if library == "torchvision":
-        from torchvision import models
-
-        _require_known(arch, names := models.list_models(module=models), name in names)
-        return _downloaded(models.get_model_weights(name).DEFAULT.url)
+        _require_known(arch, names := _torchvision_names(), name in names)
+        return _downloaded(torchvision.models.get_model_weights(name).DEFAULT.url)
     if library != "timm":
         raise InputError(f"--weights default: nobody publishes weights of --arch {arch}")
     timm = _import_timm(arch)

