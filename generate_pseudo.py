@@ -19,7 +19,7 @@ from datasets.open import decoded, draw, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
-from moco.config import Labelling, inherited_from
+from moco.config import STAGES, Labelling, inherited_from
 from moco.evaluate import FrozenEncoder
 from trainer import cli
 from trainer.distributed import readers
@@ -30,7 +30,7 @@ from trainer.settings import parse
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given = parse(Labelling, argv)
-    checkpoint = load_checkpoint(given["resume"], ("moco",))
+    checkpoint = load_checkpoint(given["resume"], ("moco", "pretrained"))
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
         refuse_to_overwrite(files[:1], settings.overwrite)
     support, query = task.support(data.rare), task.query(data.rare)
-    if not same_images(base, checkpoint["base"]):
+    if STAGES[checkpoint["stage"]].trained and not same_images(base, checkpoint["base"]):
         trained_on = describe(checkpoint["base"])
         print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}")
     for name, count in query.counts().items():
@@ -69,7 +69,8 @@ def main(argv: list[str] | None = None) -> None:
             "task": task.to_dict(),
             "data": data.to_dict(),
             "base": base,
-            "teacher": inherited_from(checkpoint["args"], settings),
+            "teacher": inherited_from(checkpoint, settings),
+            "weights": checkpoint["weights"],
             "epoch": checkpoint["epoch"],
             "checkpoint_made_by": checkpoint["made_by"],
             "args": settings.record(),

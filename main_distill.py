@@ -16,9 +16,10 @@ from datasets.open import decoded, open_data
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import resume
 from moco.builder import Student
-from moco.config import Distillation, teacher_settings
+from moco.config import Distillation, student_start, teacher_settings
 from moco.distill import class_correction, distillation_step
 from moco.train import train
+from moco.weights import require_teachers_start, weights_record
 from trainer import cli
 from trainer.config import launch_plan
 from trainer.launch import launch
@@ -31,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     savedir = given["savedir"]
     task, labels = load_pseudo_labels(savedir)
     teacher = teacher_settings(labels.about["teacher"], savedir)
+    given, teacher = student_start(given, teacher)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
     plan = launch_plan(settings)
     if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:
@@ -47,9 +49,11 @@ def main(argv: list[str] | None = None) -> None:
     about = resume.about_run(
         "distill", settings, data, base,
         task=task.to_dict(),
+        weights=weights_record(settings, source),
         pseudo_labels=labels.sha256(),
         pseudo_labels_made_by=labels.about["made_by"],
     )  # fmt: skip
+    require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
     resume.check_run(settings, about, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, labels, groups, about, source)
@@ -65,7 +69,7 @@ def worker(
     source: resume.Source | None,
 ) -> None:
     """Train on one rank. `labels`: the teacher's pseudo labels, in the order of `base`."""
-    # A seed stream other than stage (a)'s: a fresh initialisation.
+    # A seed stream other than stage (a)'s: a fresh initialisation of what --weights does not load.
     torch.manual_seed(stream_seed("student weights", settings.seed))
     classes = about["task"]["classes"]
     pair = settings.encoder_pair()

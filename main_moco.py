@@ -16,6 +16,7 @@ from moco import losses, resume
 from moco.builder import MoCo, contrast_accuracy
 from moco.config import Pretraining
 from moco.train import train
+from moco.weights import weights_record
 from trainer import cli
 from trainer.config import launch_plan
 from trainer.launch import launch
@@ -30,7 +31,7 @@ def main(argv: list[str] | None = None) -> None:
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
     base = data.base
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
-    about = resume.about_run("moco", settings, data, base)
+    about = resume.about_run("moco", settings, data, base, weights=weights_record(settings, source))
     resume.check_run(settings, about, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, groups, about, source)

@@ -14,6 +14,7 @@ from datasets.open import decoded
 from moco import resume
 from moco.config import ImageTraining
 from moco.train import train
+from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
 from trainer.settings import setting
 from trainer.trainer import StepFn
@@ -29,9 +30,11 @@ class Baseline(ImageTraining):
 class Supervised(nn.Module):
     """A backbone and a linear classifier on its features, without an embedding head."""
 
-    def __init__(self, arch: str, num_classes: int):
+    def __init__(self, arch: str, num_classes: int, image_size: int):
         super().__init__()
-        self.query_encoder = build_encoder(arch, None)  # test.py expects this name
+        self.query_encoder = build_encoder(
+            arch, None, image_size=image_size
+        )  # test.py expects this name
         self.classifier = LinearClassifier(self.query_encoder.out_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -61,7 +64,10 @@ def train_baseline(
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(images)} images"
         )
-    about = resume.about_run(stage, settings, data, images, task=task and task.to_dict())
+    about = resume.about_run(
+        stage, settings, data, images,
+        task=task and task.to_dict(), weights=weights_record(settings, source),
+    )  # fmt: skip
     about["args"] |= {"moco_dim": None, "mlp": False}
     resume.check_run(settings, about, source)
     cache = settings.cache_folder

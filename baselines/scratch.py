@@ -53,7 +53,7 @@ def main(argv: list[str] | None = None) -> None:
     device = pick_device(settings.device, settings.gpu)
     labels = torch.tensor(support.labels, device=device)
     torch.manual_seed(stream_seed("scratch weights", settings.seed))
-    model = Supervised(settings.arch, task.n_way)
+    model = Supervised(settings.arch, task.n_way, settings.image_size)
 
     def step(model, views, rows, epoch):
         logits = model(views[0])

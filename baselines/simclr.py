@@ -52,9 +52,9 @@ def nt_xent_logits(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 class SimCLR(nn.Module):
     """Backbone f and projection head g with one hidden layer."""
 
-    def __init__(self, arch: str, projection_dim: int = 128):
+    def __init__(self, arch: str, image_size: int, projection_dim: int = 128):
         super().__init__()
-        self.query_encoder = build_encoder(arch, None)
+        self.query_encoder = build_encoder(arch, None, image_size=image_size)
         features = self.query_encoder.out_features
         self.projection = nn.Sequential(
             nn.Linear(features, features), nn.ReLU(), nn.Linear(features, projection_dim)
@@ -72,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
     base = data.base
     device = pick_device(settings.device, settings.gpu)
     torch.manual_seed(stream_seed("simclr weights", settings.seed))
-    model = SimCLR(settings.arch)
+    model = SimCLR(settings.arch, settings.image_size)
 
     def step(model, views, rows, epoch):
         logits, positives = nt_xent_logits(model(views), settings.simclr_t)

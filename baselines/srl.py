@@ -74,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         teacher = torch.nn.Sequential(*parts)
         prepare(teacher, device, settings.amp)  # computes as the model that it teaches
     torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
-    model = Supervised(settings.arch, len(base.classes))
+    model = Supervised(settings.arch, len(base.classes), settings.image_size)
 
     def step(model, views, rows, epoch):
         logits = model(views[0])

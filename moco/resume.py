@@ -13,7 +13,7 @@ from common.files import require_writable
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet, require_same
-from models import default_embedding_dim
+from models import default_embedding_dim, has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings
 from trainer.distributed import pick_device
@@ -23,7 +23,7 @@ from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
 from .checkpoint import load_checkpoint, require_stage, save_checkpoint
-from .config import STAGES, ContrastiveTraining, Distillation, ImageTraining
+from .config import FROM_WEIGHTS, STAGES, ContrastiveTraining, Distillation, ImageTraining
 
 S = TypeVar("S", bound=Settings)
 T = TypeVar("T", bound=ImageTraining)
@@ -85,7 +85,7 @@ def resolve_training(
     arch = given.get("arch") or (inherited or {}).get("arch") or cls.fields()["arch"].default
     gpu = given.get("gpu") if torch.cuda.is_available() else None
     device = pick_device(given.get("device", "auto"), gpu)
-    auto = {
+    auto: dict[str, Any] = {
         "amp": has_bfloat16(device),
         "views_by": "batch" if device.type == "cuda" and not given.get("no_cache") else "pil",
         "moco_dim": default_embedding_dim(arch),
@@ -93,6 +93,8 @@ def resolve_training(
     if source:
         recorded = source.checkpoint["args"]
         auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
+    if (given.get("weights") or (inherited or {}).get("weights") or "none") != "none":
+        auto |= FROM_WEIGHTS
     return resolve(cls, given, auto, inherited, where), source
 
 
@@ -104,19 +106,23 @@ def resolve_encoding(
     Raises InputError as `resolve` does.
     """
     device = pick_device(given.get("device", "auto"), given.get("gpu"))
-    return resolve(cls, given, {"amp": has_bfloat16(device)}, checkpoint["args"], where), device
+    auto = {"amp": has_bfloat16(device), "augnum": STAGES[checkpoint["stage"]].augnum}
+    return resolve(cls, given, auto, checkpoint["args"], where), device
 
 
 def batchnorm_groups(settings: ContrastiveTraining, base_images: int, processes: int) -> int:
-    """Return the number of BatchNorm groups per process.
+    """Return the number of BatchNorm groups per process; 1 for a backbone without BatchNorm.
 
     Raises InputError if the batch cannot be split equally into processes and groups, the queue is
     not a multiple of the batch, or the base set is smaller than one batch.
     """
-    batch, groups = settings.batch_size, max(settings.bn_groups, processes)
+    batch, groups = settings.batch_size, processes
+    grouped = has_batchnorm(settings.arch, settings.image_size)
+    if grouped:
+        groups = max(groups, settings.bn_groups)
     if batch % processes:
         raise InputError(f"--batch-size {batch} must be divisible by {processes} processes")
-    if groups % processes or batch % groups or batch // groups < 2:
+    if grouped and (groups % processes or batch % groups or batch // groups < 2):
         raise InputError(
             f"--batch-size {batch} cannot be split into {groups} BatchNorm groups of at least 2 "
             f"images over {processes} processes; change -b or --bn-groups"

@@ -16,6 +16,7 @@ from trainer.trainer import Run, StepFn, Trainer, Values, nothing
 from .config import ImageTraining
 from .evaluate import encode, knn_score
 from .loader import EpochBatches, closing_loader, training_loader
+from .weights import initial_weights, load_initial
 
 
 def train(
@@ -28,13 +29,15 @@ def train(
     views: int = 2,
     after_epoch: Callable[[int], Values] = nothing,
 ) -> None:
-    """Train a model on `views` random views of `images`.
+    """Train a model on `views` random views of `images`, a new run from --weights.
 
     `step_fn`, `after_epoch`: see `Trainer`. Every --knn-every epochs, logs a k-NN score of
     `model.query_encoder` on the classes of `images`. Raises InputError and Stopped as `Trainer.fit`
     does.
     """
     tracebacks_to(run.folder)
+    if run.resumed is None and (initial := initial_weights(settings.weights, settings.arch)):
+        load_initial(model, initial)
     batches = EpochBatches(len(images), settings.batch_size, settings.seed)
     if settings.compile is None:
         compile = compiling_pays(device, settings.epochs * len(batches))

@@ -22,6 +22,7 @@ try:
     from common.files import atomic_write, refuse_to_overwrite
     from common.packages import required
     from moco.checkpoint import load_checkpoint, no_classifier, query_encoder, student_classifier
+    from models import BACKBONES
     from trainer import cli
     from trainer.checkpoint import torch_save
 except ModuleNotFoundError as error:
@@ -70,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
 def network(checkpoint: dict, classifier: bool) -> tuple[nn.Module, str]:
     """Return the network in evaluation mode and an expression that builds the architecture."""
     args, encoder = checkpoint["args"], query_encoder(checkpoint)
-    built_by = f"build_encoder({args['arch']!r}, {args['moco_dim']}, mlp={args['mlp']})"
+    sized = "" if args["arch"] in BACKBONES else f", image_size={args['image_size']}"
+    built_by = f"build_encoder({args['arch']!r}, {args['moco_dim']}, mlp={args['mlp']}{sized})"
     if not classifier:
         return encoder, built_by
     head = student_classifier(checkpoint)

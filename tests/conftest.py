@@ -15,6 +15,7 @@ import numpy as np
 import pytest
 import torch
 
+from baselines.pretrained import Pretrained
 from baselines.scratch import Scratch
 from baselines.simclr import SimCLRSettings
 from baselines.srl import SRL
@@ -84,6 +85,7 @@ SETTINGS = {
     "generate_pseudo": Labelling,
     "main_distill": Distillation,
     "test": Testing,
+    "baselines.pretrained": Pretrained,
     "baselines.scratch": Scratch,
     "baselines.simclr": SimCLRSettings,
     "baselines.srl": SRL,

@@ -29,7 +29,8 @@ class Setting:
     """What describes a flag besides its field's name, type and default.
 
     `flags`: other spellings, of which the help shows the long one; `positional`: an argument
-    without a flag. `choices`: the valid values, if the annotation is not a Literal. `low`, `high`,
+    without a flag. `choices`: the valid values, if the annotation is not a Literal; one that ends
+    in /NAME stands for any name. `low`, `high`,
     `below`: the range, `below` excluded. `fixed`: a resumed run may not change it. `inherited`:
     "default", a later stage uses it unless given another value; "always", it must use it.
     `runtime`: affects where and how fast a command runs, not its results. `auto`: the default
@@ -147,11 +148,16 @@ class Field:
         return clean(value) if self.kind is str else value
 
     def _problem(self, value: Any) -> str | None:
-        if self.choices and value not in self.choices:
+        if self.choices and not any(_is_choice(value, choice) for choice in self.choices):
             return f"must be one of {', '.join(self.choices)}, got {value}"
         if self.kind in (int, float) and not self.about.contains(value):
             return f"must be {self.about.range()}, got {value}"
         return None
+
+
+def _is_choice(value: str, choice: str) -> bool:
+    prefix = choice.removesuffix("NAME") if choice.endswith("/NAME") else None
+    return value == choice if prefix is None else value.startswith(prefix) and value != prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
