@@ -30,8 +30,7 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = load_checkpoint(given["resume"], ("moco",))
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
-    classes = settings.base_classes, settings.rare_classes
-    data = open_data(settings.datadir, *classes, settings.skip_unreadable)
+    data = open_data(settings.datadir, settings)
     base = data.base.fingerprint()
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
@@ -63,6 +62,7 @@ def main(argv: list[str] | None = None) -> None:
         embeddings=embeddings,
         about={
             "task": task.to_dict(),
+            "data": data.to_dict(),
             "base": base,
             "teacher": inherited_from(checkpoint["args"], settings),
             "epoch": checkpoint["epoch"],

@@ -38,10 +38,8 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
-    rare = None
-    if settings.data:
-        classes = settings.base_classes, settings.rare_classes
-        rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
+    data = open_data(settings.data, settings, use=["rare"]) if settings.data else None
+    rare = data.rare if data else None
     task = find_task(settings, checkpoint, rare)
     if settings.predict:
         images = unlabelled(settings.predict)
@@ -68,7 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(*([images, support] if support else [images]))
     probabilities = predict(settings, checkpoint, device, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": classifier, "epoch": checkpoint["epoch"],
-             "images": scored,
+             "images": scored, "data": data and data.to_dict(),
              "args": settings.record(), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
              "training": resume.training_of(checkpoint)}  # fmt: skip

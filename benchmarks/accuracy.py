@@ -181,6 +181,7 @@ def main(argv: list[str] | None = None) -> None:
         names = ("arch", "image_size", "epochs", "schedule")
         settings = {name: getattr(args, name) for name in names}
         data = open_dataset(args.data)
+        print(data.summary())
         if others := [run for run in read_runs(args.out) if run["settings"] != settings]:
             raise InputError(f"{args.out} has runs with other settings: {others[0]['settings']}")
         for seed in args.seeds:

@@ -1,7 +1,8 @@
 """Data: base and rare images of a data folder, few-shot tasks, pseudo labels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import InputError, listed
@@ -9,16 +10,64 @@ from common.errors import InputError, listed
 from . import isic2018, medmnist, oct, own, papsmear
 from .images import ImageSet, image_set
 
+NAMED = 3  # files passed over that are named
 DATASETS = (isic2018, papsmear, oct, medmnist, own)  # the first match wins
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A dataset split into D_base (common diseases and normal controls) and D_rare."""
+    """A dataset split into D_base (common diseases and normal controls) and D_rare.
+
+    `unused` counts the images of the other classes; `passed_over` has the names of files and
+    folders that were not taken, by reason; `groups` the patient or lesion of each image id, where
+    known.
+    """
 
     name: str
     base: ImageSet
     rare: ImageSet
+    unused: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def without(self, ids: Iterable[str], reason: str) -> "Collection":
+        """Return the collection without the images `ids`, which are passed over for `reason`."""
+        ids = tuple(ids)
+        if not ids:
+            return self
+        dropped = set(ids)
+        base, rare = (s.take(i for i in s.ids if i not in dropped) for s in (self.base, self.rare))
+        named = self.passed_over.get(reason, ()) + ids
+        return replace(self, base=base, rare=rare, passed_over=self.passed_over | {reason: named})
+
+    def to_dict(self) -> dict:
+        """Return what was found as JSON types, for a run's files."""
+        return {
+            "dataset": self.name,
+            "base": self.base.counts(),
+            "rare": self.rare.counts(),
+            "not_used": self.unused,
+            "passed_over": {
+                reason: {"files": len(names), "first": list(names[:NAMED])}
+                for reason, names in self.passed_over.items()
+            },
+        }
+
+    def summary(self, quiet: bool = False) -> str:
+        """Return what was found as a block of lines, or if `quiet` as a line."""
+        parts = {"base": self.base.counts(), "rare": self.rare.counts(), "not used": self.unused}
+        numbers = {part: sum(counts.values()) for part, counts in parts.items()}
+        numbers["passed over"] = sum(map(len, self.passed_over.values()))
+        numbers = {part: number for part, number in numbers.items() if number}
+        if quiet:
+            return f"{self.name}: " + ", ".join(f"{n} {part}" for part, n in numbers.items())
+        lines = [f"{self.name}:"]
+        for part, number in numbers.items():
+            counts = ", ".join(f"{name} {n}" for name, n in parts.get(part, {}).items())
+            lines.append(f"  {part:11} {number:>7}  {counts}".rstrip())
+        for reason, names in self.passed_over.items():
+            lines.append(f"    {len(names)} {reason}: {listed(names, NAMED)}")
+        return "\n".join(lines)
 
 
 def open_dataset(
@@ -37,12 +86,12 @@ def open_dataset(
         raise InputError(f"the data folder does not exist: {root}")
     dataset = _recognise(root)
     try:
-        rows = dataset.rows(root)
+        listing = dataset.find(root)
     except InputError:
         if dataset not in (papsmear, oct) or not base_classes or not rare_classes:
             raise
-        dataset, rows = own, own.rows(root)  # own images, with class names that coincide
-    available = list(dict.fromkeys(label for _, _, label in rows))
+        dataset, listing = own, own.find(root)  # own images, with class names that coincide
+    available = Counter(row.label for row in listing.rows)
     if base_classes is None and rare_classes is None:
         base_classes, rare_classes = dataset.BASE_CLASSES, dataset.RARE_CLASSES
     known = set(available).issuperset([*(base_classes or ()), *(rare_classes or ())])
@@ -59,8 +108,11 @@ def open_dataset(
     name = dataset.NAME or root.resolve().stem
     return Collection(
         name=name,
-        base=image_set(name, tuple(base_classes), rows),
-        rare=image_set(name, tuple(rare_classes), rows),
+        base=image_set(name, tuple(base_classes), listing.rows),
+        rare=image_set(name, tuple(rare_classes), listing.rows),
+        unused={label: n for label, n in available.items() if label not in chosen},
+        passed_over={reason: tuple(names) for reason, names in listing.passed_over.items()},
+        groups={row.id: row.group for row in listing.rows if row.group is not None},
     )
 
 

@@ -13,7 +13,6 @@ from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -23,23 +22,14 @@ from tqdm import tqdm
 from common.errors import InputError, is_text, listed, reason
 from common.files import read_array
 
+from .listing import ArrayImage
+
 # Allowed content, whatever the extension. Excludes PostScript, which Pillow runs in Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
 # Pillow warns of large images and odd tags, but reads them or raises an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-class ArrayImage(NamedTuple):
-    """Location of an image in an array file: row `row` of `array` in an .npz, or of an .npy."""
-
-    file: Path
-    array: str
-    row: int
-
-    def __str__(self) -> str:
-        return f"{self.array}[{self.row}] of {self.file}"
 
 
 @dataclass(frozen=True)
@@ -86,15 +76,13 @@ class ImageSet:
         )
 
 
-def image_set(
-    name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path | ArrayImage, str]]
-) -> ImageSet:
-    """Return the ImageSet of the `rows` (id, path, class name) whose class is in `classes`.
+def image_set(name: str, classes: tuple[str, ...], rows: Iterable[tuple]) -> ImageSet:
+    """Return the ImageSet of the `rows` (id, path, class name, …) whose class is in `classes`.
 
     Images are sorted by class, then id.
     """
     rows = sorted(
-        ((classes.index(label), i, path) for i, path, label in rows if label in classes),
+        ((classes.index(label), i, path) for i, path, label, *_ in rows if label in classes),
         key=lambda row: row[:2],
     )
     return ImageSet(
@@ -271,15 +259,15 @@ def check_readable(*sets: ImageSet) -> None:
         raise unreadable_error(errors.values(), sum(map(len, sets)))
 
 
-def without_unreadable(images: ImageSet) -> ImageSet:
-    """Return `images` without those that cannot be decoded, which are printed.
+def without_unreadable(images: ImageSet, show: bool = True) -> ImageSet:
+    """Return `images` without those that cannot be decoded, which are printed if `show`.
 
     Raises InputError if none is left.
     """
     errors = unreadable(images)
     if errors and len(errors) == len(images):
         raise unreadable_error(errors.values(), len(images))
-    if errors:
+    if errors and show:
         skipped = f"{len(errors)} of {len(images)} images of {', '.join(images.classes)}"
         print(f"note: skipping unreadable files, {skipped}: {listed(errors.values(), 100)}")
     return images.take(i for i, path in zip(images.ids, images.paths) if path not in errors)

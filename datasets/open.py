@@ -1,8 +1,8 @@
 """Open images and draw tasks as the command line specifies."""
 
-import dataclasses
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Protocol
 
 from common.errors import InputError
 
@@ -12,23 +12,39 @@ from .episode import Task, draw_task
 from .images import ImageSet, check_readable, without_unreadable
 
 
+class DataSettings(Protocol):
+    """The settings that say how data is opened."""
+
+    @property
+    def base_classes(self) -> list[str] | None: ...
+    @property
+    def rare_classes(self) -> list[str] | None: ...
+    @property
+    def skip_unreadable(self) -> bool: ...
+    @property
+    def quiet(self) -> bool: ...
+
+
 def open_data(
     folder: Path,
-    base_classes: Sequence[str] | None,
-    rare_classes: Sequence[str] | None,
-    skip_unreadable: bool = False,
+    settings: DataSettings,
     use: Sequence[str] = ("base", "rare"),
+    show: bool = True,
 ) -> Collection:
-    """Open the dataset in `folder`; raises InputError as `open_dataset` does.
+    """Open the dataset in `folder` and print what was found, if `show` (on rank 0).
 
-    `skip_unreadable` drops images that cannot be decoded from the parts in `use`.
+    --skip-unreadable drops images that cannot be decoded from the parts in `use`. Raises InputError
+    as `open_dataset` does.
     """
-    data = open_dataset(folder, base_classes, rare_classes)
-    if not skip_unreadable:
-        return data
-    return dataclasses.replace(
-        data, **{part: without_unreadable(getattr(data, part)) for part in use}
-    )
+    data = open_dataset(folder, settings.base_classes, settings.rare_classes)
+    if settings.skip_unreadable:
+        for part in use:
+            images = getattr(data, part)
+            kept = set(without_unreadable(images, show).ids)
+            data = data.without((i for i in images.ids if i not in kept), "unreadable")
+    if show:
+        print(data.summary(settings.quiet))
+    return data
 
 
 def decoded(

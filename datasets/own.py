@@ -6,6 +6,7 @@ from pathlib import Path
 from common.errors import InputError, listed
 
 from .images import image_files
+from .listing import Listing, Row
 from .tables import require_unique, table_rows
 
 NAME = None  # taken from the folder or file name
@@ -19,8 +20,8 @@ def recognises(root: Path) -> bool:
     return root.suffix.lower() == ".csv" or any(_folders(root))
 
 
-def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """Return (id, path, class) of every image.
+def find(root: Path) -> Listing:
+    """Return every image.
 
     The id is the path relative to the folder `root`, or as written in the CSV file, where paths
     are absolute or relative to the file's folder. Raises InputError for a folder without images in
@@ -35,26 +36,26 @@ def _folders(root: Path) -> list[Path]:
     return sorted(path for path in entries if path.is_dir() and path.name[0] != ".")
 
 
-def _from_folders(root: Path) -> list[tuple[str, Path, str]]:
+def _from_folders(root: Path) -> Listing:
     found = [
-        (folder.name + str(path).removeprefix(str(folder)), path, folder.name)
+        Row(folder.name + str(path).removeprefix(str(folder)), path, folder.name)
         for folder in _folders(root)
         for path in image_files(folder, recursive=True)
     ]
     if not found:
         raise InputError(f"no images in the subfolders of {root}; expected {LAYOUT}")
-    return found
+    return Listing(found)
 
 
-def _from_csv(table: Path) -> list[tuple[str, Path, str]]:
+def _from_csv(table: Path) -> Listing:
     rows = [row for _, row in table_rows(table, COLUMNS)]
-    found = [(row["path"], table.parent / row["path"], row["label"]) for row in rows]
+    found = [Row(row["path"], table.parent / row["path"], row["label"]) for row in rows]
     if not found:
         raise InputError(f"{table} lists no images")
-    require_unique(table, (os.path.normpath(path) for _, path, _ in found))
-    if missing := [path for _, path, _ in found if not os.path.isfile(path)]:
+    require_unique(table, (os.path.normpath(row.path) for row in found))
+    if missing := [row.path for row in found if not os.path.isfile(row.path)]:
         raise InputError(
             f"{len(missing)} of the {len(found)} images in {table.name} are missing: "
             + listed(missing)
         )
-    return found
+    return Listing(found)

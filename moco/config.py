@@ -39,17 +39,18 @@ class Drawing(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkipUnreadable(Settings):
-    """unreadable images"""
+class Reading(Settings):
+    """reading the data"""
 
     skip_unreadable: bool = setting(
         False, "leave out images that cannot be decoded, and list them; use it in all stages of "
         "an experiment",
     )  # fmt: skip
+    quiet: bool = setting(False, "one line on what the data folder holds", runtime=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cache(SkipUnreadable):
+class Cache(Reading):
     """cache of decoded images"""
 
     cache: Path = setting(

@@ -10,13 +10,14 @@ import torch
 
 from common.errors import InputError
 from common.files import require_writable
-from datasets.images import require_same
+from datasets import Collection
+from datasets.images import ImageSet, require_same
 from models import default_embedding_dim
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
-from trainer.provenance import command
+from trainer.provenance import command, provenance
 from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
@@ -173,6 +174,22 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
     planned = checkpoint["args"]["epochs"]
     if settings.epochs != planned and affected:
         print(f"note: --epochs {settings.epochs} instead of {planned} changes {affected}")
+
+
+def about_run(
+    stage: str, settings: ImageTraining, data: Collection, images: ImageSet, **others: Any
+) -> dict[str, Any]:
+    """Return what a run's checkpoint and log say of it: stage, settings, the training `images`, a
+    part of `data`, and `others`."""
+    return {
+        "stage": stage,
+        "args": settings.record(),
+        "data": data.to_dict(),
+        "base": images.fingerprint(),
+        "task": None,
+        "made_by": provenance(),
+        **others,
+    }
 
 
 def run_of(settings: Output, about: dict, source: Source | None) -> Run:

@@ -18,7 +18,7 @@ from datasets import Collection
 from datasets.images import ImageSet
 from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
-from moco.config import Classes, SkipUnreadable
+from moco.config import Classes, Reading
 from moco.evaluate import FrozenEncoder
 from plots import draw
 from plots.read import Outputs, read_folders, short_names
@@ -32,7 +32,7 @@ MAX_PANELS = 9  # also the most figures of look-alikes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing(Classes, Device, SkipUnreadable):
+class Drawing(Classes, Device, Reading):
     """plots"""
 
     description = "Figures of training runs, pseudo labels and scores."
@@ -128,7 +128,7 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     )
     flags = {name: value for name, value in vars(args).items() if value is not None}
     args = resolve(Drawing, flags, inherited=inherited, where=where)
-    data = open_data(args.data, args.base_classes, args.rare_classes, args.skip_unreadable)
+    data = open_data(args.data, args)
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
     def embed(checkpoint: Path, *sets: ImageSet) -> list[np.ndarray]:

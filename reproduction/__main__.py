@@ -153,6 +153,7 @@ def main(argv: list[str] | None = None) -> None:
         return become(by_name[args.only])
     require_writable(study.root)
     data = open_dataset(study.data)
+    print(data.summary())
     if data.name != study.table.dataset:
         raise InputError(
             f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}"
