@@ -48,7 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         pseudo_labels=labels.sha256(),
         pseudo_labels_made_by=labels.about["made_by"],
     )  # fmt: skip
-    resume.check_run(settings, about, source)
+    resume.check_run(settings, about, base, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, labels, groups, about, source)
 

@@ -6,6 +6,7 @@ python test.py --resume STUDENT --load_cla --predict FOLDER
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -14,10 +15,19 @@ import torch
 import baselines
 from common.errors import InputError, refusing, require_match
 from common.files import atomic_write, parse_json, refuse_to_overwrite
+from datasets import Collection
 from datasets.cache import files_key
+from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.images import ImageSet, check_readable, describe, unlabelled, without_unreadable
-from datasets.open import decoded, draw, open_data
+from datasets.images import (
+    ImageSet,
+    advice,
+    check_readable,
+    describe,
+    unlabelled,
+    without_unreadable,
+)
+from datasets.open import decoded, draw, notes_of, open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import Testing
@@ -40,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("missing data folder; only --predict with --load-cla works without it")
     data = open_data(settings.data, settings, use=["rare"]) if settings.data else None
     rare = data.rare if data else None
-    task = find_task(settings, checkpoint, rare)
+    task = find_task(settings, checkpoint, data)
     if settings.predict:
         images = unlabelled(settings.predict)
         images = without_unreadable(images) if settings.skip_unreadable else images
@@ -48,16 +58,19 @@ def main(argv: list[str] | None = None) -> None:
         images = task.query(rare)
     classifier = "direct" if settings.load_cla else "lr"
     files = result_files(settings, task, classifier, images)
-    scored = {**images.fingerprint(), "files": files_key(images)}
+    scored = {**images.fingerprint(), "content": content_key(images, settings.cache_folder)}
+    shared = None if settings.predict else task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
-        if previous := previous_scores(files[0], settings, given, checkpoint, scored):
+        older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
+        if previous := previous_scores(files[0], settings, given, checkpoint, (scored, older)):
             if not settings.predict:
                 print(score_table(previous))
             print(f"already done: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
     if rare and (fingerprint := rare.fingerprint()) != task.rare:
-        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(fingerprint)}")
+        drawn_from, hint = describe(task.rare), advice(task.rare, rare)
+        print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
     if not settings.predict:
         rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
         images = task.query(rare)
@@ -66,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(*([images, support] if support else [images]))
     probabilities = predict(settings, checkpoint, device, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": classifier, "epoch": checkpoint["epoch"],
-             "images": scored, "data": data and data.to_dict(),
+             "images": scored, "shared_with_support": shared, "data": data and data.to_dict(),
              "args": settings.record(), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
              "training": resume.training_of(checkpoint)}  # fmt: skip
@@ -76,7 +89,10 @@ def main(argv: list[str] | None = None) -> None:
     else:
         scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
         size = f"{len(images)} query images, none from the support set"
-        print(f"{task}; classifier: {classifier}; {size}")
+        word = {None: "; groups unknown", 0: " or its groups"}.get(shared["groups"], "")
+        print(f"{task}; classifier: {classifier}; {size}{word}")
+        for note in notes_of(shared, len(images)):
+            print(note)
         print(score_table(scores))
     table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
     scores = json.dumps({**scores, **about}, indent=1)
@@ -100,12 +116,15 @@ def result_files(
 
 
 def previous_scores(
-    file: Path, settings: Testing, given: dict, checkpoint: dict, images: dict
+    file: Path, settings: Testing, given: dict, checkpoint: dict, images: Sequence[dict]
 ) -> dict | None:
-    """Return the contents of `file` if an equivalent command wrote it, else None."""
+    """Return the contents of `file` if an equivalent command wrote it, else None.
+
+    `images`: what it may record of the scored images, in this version and in earlier ones.
+    """
     with refusing(f"{file} is invalid; replace it with --overwrite"):
         previous = parse_json(file.read_bytes(), newest=0)
-    same_images = previous.get("images") == images
+    same_images = previous.get("images") in images
     same = same_images and resume.is_same_work(settings, given, previous, checkpoint)
     return previous if same else None
 
@@ -131,7 +150,7 @@ def predict(
     return encoder.fit(support, settings.augnum, seed, settings.normalize).predict_proba(embeddings)
 
 
-def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Task:
+def find_task(settings: Testing, checkpoint: dict, data: Collection | None) -> Task:
     """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.
 
     Raises InputError if it conflicts with the settings or the classifier.
@@ -151,12 +170,12 @@ def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Tas
         )
     else:
         return draw(
-            settings.data, rare, settings.n_way, settings.k_shot or 5, settings.seed or 0,
-            settings.lesion_disjoint, settings.rare_split,
+            data, settings.n_way, settings.k_shot or 5, settings.seed or 0,
+            settings.group_disjoint, settings.rare_split,
         )  # fmt: skip
-    if settings.lesion_disjoint or settings.rare_split:
+    if settings.group_disjoint or settings.rare_split:
         raise InputError(
-            f"--lesion-disjoint and --rare-split apply to drawing a task, but {where} has one; "
+            f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
             "pass them to generate_pseudo.py"
         )
     requested = {"n_way": settings.n_way, "k_shot": settings.k_shot, "seed": settings.seed}

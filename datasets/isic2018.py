@@ -25,7 +25,8 @@ def recognises(root: Path) -> bool:
 
 
 def find(root: Path) -> Listing:
-    """Return every image in the ground truth; images without a row are passed over.
+    """Return every image in the ground truth, with its lesion as its group if the groupings are
+    there; images without a row are passed over.
 
     Raises InputError for a missing file, unexpected columns, or a row that is not one-hot.
     """
@@ -34,9 +35,15 @@ def find(root: Path) -> Listing:
         raise InputError(f"ground truth is missing: {table}")
     if not folder.is_dir():
         raise InputError(f"image folder is missing: {folder}")
+    rows, lesion_of = table_rows(table, COLUMNS), lesions(root)
     found = [
-        Row(row["image"], folder / f"{row['image']}.jpg", _class(row, f"{table}, line {line}"))
-        for line, row in table_rows(table, COLUMNS)
+        Row(
+            row["image"],
+            folder / f"{row['image']}.jpg",
+            _class(row, f"{table}, line {line}"),
+            lesion_of.get(row["image"]),
+        )
+        for line, row in rows
     ]
     require_unique(table, (row.id for row in found))
     present = set(os.listdir(folder))
@@ -62,14 +69,14 @@ def _class(row: dict[str, str], location: str) -> str:
 
 
 def lesions(root: Path) -> dict[str, str]:
-    """Return the lesion id of each image id, from the official lesion groupings.
+    """Return the lesion id of each image id, from the official lesion groupings, if there.
 
-    Raises InputError if the file is missing or has unexpected columns or duplicate images.
+    Raises InputError if the file has unexpected columns or duplicate images.
     """
     candidates = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
     table = next((path for path in candidates if path.is_file()), None)
     if table is None:
-        raise InputError(f"lesion groupings are missing: {root / GROUPINGS}")
+        return {}
     rows = [row for _, row in table_rows(table, ("image", "lesion_id"))]
     require_unique(table, (row["image"] for row in rows))
     return {row["image"]: row["lesion_id"] for row in rows}
