@@ -14,7 +14,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.files import atomic_write, folder_lock
 
-from .images import ArrayImage, ImageSet, _array, read_image
+from .images import ArrayImage, ImageSet, _array, _load, read_image
 
 FORMAT = 1  # of the digests
 FOLDER = "contents"  # in the cache folder, with a lock of its own: decoding holds the other long
@@ -68,6 +68,8 @@ def digests(paths: Sequence[Location], cache: Path | None) -> list[str]:
                 continue
             if known.get(source, [None])[0] != current:
                 changed[source] = current
+        if any("\0" in source for source in changed):
+            _load.cache_clear()  # of the file before it changed
         bar = tqdm(
             total=len(changed), desc="comparing images", unit="file", delay=2, leave=False,
             disable=None,

@@ -39,13 +39,14 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
             elsewhere.append(f"{taken[0][0]} ({other[2]}: {other[0]})")
     if relabelled and not allow:
         raise InputError(
-            f"{len(relabelled)} images are in two classes: {listed(relabelled, NAMED)}; keep each "
-            "in one of them, or add --allow-duplicates to count all files as images"
+            f"images that are in two classes ({len(relabelled)}): {listed(relabelled, NAMED)}; "
+            "keep each in one of them, or add --allow-duplicates to count all copies as images"
         )
     notes = list(data.notes)
     if elsewhere:
         notes.append(
-            f"{len(elsewhere)} images are also in a class not used: {listed(elsewhere, NAMED)}"
+            f"images that are also in a class not used ({len(elsewhere)}): "
+            + listed(elsewhere, NAMED)
         )
     base, rare = (
         replace(s, copies={i: first for i, first in first_of.items() if class_of[i] in s.classes})
