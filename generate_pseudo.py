@@ -10,8 +10,8 @@ import torch
 
 import baselines
 from common.files import refuse_to_overwrite
-from datasets.episode import TASK_FILE, load_task, save_task
-from datasets.images import ImageSet, advice, check_readable, describe, unreadable
+from datasets.episode import TASK_FILE, Task, load_task, save_task
+from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
 from datasets.open import decoded, draw, notes_of, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
@@ -38,15 +38,15 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
-        same_images = previous["base"] == base and previous["task"] == task.to_dict()
-        if same_images and resume.is_same_work(settings, given, previous, checkpoint):
+        same = same_images(previous["base"], base) and Task.from_dict(previous["task"]) == task
+        if same and resume.is_same_work(settings, given, previous, checkpoint):
             print(f"already done: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[1:], settings.overwrite)  # a task file alone: unfinished run
     if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
         refuse_to_overwrite(files[:1], settings.overwrite)
     support, query = task.support(data.rare), task.query(data.rare)
-    if base != checkpoint["base"]:
+    if not same_images(base, checkpoint["base"]):
         trained_on = describe(checkpoint["base"])
         hint = advice(checkpoint["base"], data.base)
         print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}{hint}")

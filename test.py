@@ -2,7 +2,7 @@
 
 python test.py DATA --resume STUDENT --load_cla
 python test.py DATA --resume STAGE_A
-python test.py --resume STUDENT --load_cla --predict FOLDER
+python test.py --resume STUDENT --load_cla --predict FOLDER_OR_IMAGES_OR_CSV
 """
 
 import json
@@ -19,15 +19,8 @@ from datasets import Collection
 from datasets.cache import files_key
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.images import (
-    ImageSet,
-    advice,
-    check_readable,
-    describe,
-    unlabelled,
-    without_unreadable,
-)
-from datasets.open import decoded, draw, notes_of, open_data
+from datasets.images import ImageSet, advice, check_readable, describe, same_images
+from datasets.open import decoded, draw, notes_of, open_data, open_unlabelled
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import Testing
@@ -48,12 +41,13 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
-    data = open_data(settings.data, settings, use=["rare"]) if settings.data else None
-    rare = data.rare if data else None
+    data = rare = found = None
+    if settings.data:
+        data = open_data(settings.data, settings, use=["rare"])
+        rare, found = data.rare, data.to_dict()
     task = find_task(settings, checkpoint, data)
     if settings.predict:
-        images = unlabelled(settings.predict)
-        images = without_unreadable(images) if settings.skip_unreadable else images
+        images, found = open_unlabelled(settings.predict, settings)
     else:
         images = task.query(rare)
     classifier = "direct" if settings.load_cla else "lr"
@@ -69,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"already done: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
-    if rare and (fingerprint := rare.fingerprint()) != task.rare:
+    if rare and not same_images(fingerprint := rare.fingerprint(), task.rare):
         drawn_from, hint = describe(task.rare), advice(task.rare, rare)
         print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
     if not settings.predict:
@@ -80,13 +74,13 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(*([images, support] if support else [images]))
     probabilities = predict(settings, checkpoint, device, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": classifier, "epoch": checkpoint["epoch"],
-             "images": scored, "shared_with_support": shared, "data": data and data.to_dict(),
+             "images": scored, "shared_with_support": shared, "data": found,
              "args": settings.record(), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
              "training": resume.training_of(checkpoint)}  # fmt: skip
     if settings.predict:
         scores = {}
-        print(f"{task}; classifier: {classifier}; {len(images)} images of {settings.predict}")
+        print(f"{task}; classifier: {classifier}; {len(images)} images of {images.name}")
     else:
         scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
         size = f"{len(images)} query images, none from the support set"

@@ -7,12 +7,12 @@ from pathlib import Path
 from types import ModuleType
 
 from common.errors import InputError, listed
+from common.names import clean, folded, nearest, printable
 
 from . import isic2018, medmnist, oct, own, papsmear
 from .images import ImageSet, image_set
-from .listing import Listing
+from .listing import OUTSIDE, Listing, found, summary
 
-NAMED = 3  # files passed over that are named
 DATASETS = (isic2018, papsmear, oct, medmnist, own)  # the first match wins
 
 
@@ -21,8 +21,8 @@ class Collection:
     """A dataset split into D_base (common diseases and normal controls) and D_rare.
 
     `others` are the images of the classes not used; `passed_over` has the names of files and
-    folders that were not taken, by reason; `groups` the patient or lesion of each image id, where
-    known; `notes` are further lines of the summary.
+    folders that were not taken, by reason; `notes` say how the rest was read; `groups` the patient
+    or lesion of each image id, where known.
     """
 
     name: str
@@ -30,8 +30,8 @@ class Collection:
     rare: ImageSet
     others: ImageSet
     passed_over: dict[str, tuple[str, ...]] = field(default_factory=dict)
-    groups: dict[str, str] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
+    groups: dict[str, str] = field(default_factory=dict)
 
     @property
     def unused(self) -> dict[str, int]:
@@ -49,43 +49,27 @@ class Collection:
         named = self.passed_over.get(reason, ()) + (tuple(names) or ids)
         return replace(self, base=base, rare=rare, passed_over=self.passed_over | {reason: named})
 
-    def to_dict(self) -> dict:
-        """Return what was found as JSON types, for a run's files."""
+    def _parts(self) -> dict[str, dict[str, int]]:
         return {
-            "dataset": self.name,
             "base": self.base.counts(),
             "rare": self.rare.counts(),
-            "not_used": self.unused,
-            "passed_over": {
-                reason: {"files": len(names), "first": list(names[:NAMED])}
-                for reason, names in self.passed_over.items()
-            },
-            "groups": len(self._groups()),
-            "notes": list(self.notes),
+            "not used": self.others.counts(),
         }
 
-    def _groups(self) -> set[str]:
-        return {self.groups[i] for i in (*self.base.ids, *self.rare.ids) if i in self.groups}
+    def _notes(self) -> list[str]:
+        ids = (*self.base.ids, *self.rare.ids)
+        if not (known := [self.groups[i] for i in ids if i in self.groups]):
+            return list(self.notes)
+        groups = f"{len(set(known))} groups (patients, lesions) of {len(known)} images"
+        return [groups, *self.notes]
+
+    def to_dict(self) -> dict:
+        """Return what was found as JSON types, for a run's files."""
+        return found(self.name, self._parts(), self.passed_over, self._notes())
 
     def summary(self, quiet: bool = False) -> str:
         """Return what was found as a block of lines, or if `quiet` as a line."""
-        parts = {"base": self.base.counts(), "rare": self.rare.counts(), "not used": self.unused}
-        numbers = {part: sum(counts.values()) for part, counts in parts.items()}
-        numbers["passed over"] = sum(map(len, self.passed_over.values()))
-        numbers = {part: number for part, number in numbers.items() if number}
-        if quiet:
-            return f"{self.name}: " + ", ".join(f"{n} {part}" for part, n in numbers.items())
-        lines = [f"{self.name}:"]
-        for part, number in numbers.items():
-            counts = ", ".join(f"{name} {n}" for name, n in parts.get(part, {}).items())
-            lines.append(f"  {part:11} {number:>7}  {counts}".rstrip())
-        for reason, names in self.passed_over.items():
-            lines.append(f"    {len(names)} {reason}: {listed(names, NAMED)}")
-        if groups := self._groups():
-            known = sum(i in self.groups for i in (*self.base.ids, *self.rare.ids))
-            lines.append(f"  {'groups':11} {len(groups):>7}  patients or lesions of {known} images")
-        lines += [f"  note: {note}" for note in self.notes]
-        return "\n".join(lines)
+        return summary(self.name, self._parts(), self.passed_over, self._notes(), quiet)
 
 
 def open_dataset(
@@ -99,7 +83,8 @@ def open_dataset(
     `base_classes` and `rare_classes` override the defaults, which only the papers' datasets have.
     `group_column` names the column of a CSV file of images that has their groups, by default
     "group". Reads names and labels, no pixels, and leaves copies in (`without_copies`). Raises
-    InputError if no layout matches, the data are incomplete, or the classes are missing or invalid.
+    InputError if no layout matches, the data are incomplete, the classes are missing or invalid, or
+    another class differs from one of them in capitals alone.
     """
     root = Path(folder)
     if not root.exists():
@@ -110,33 +95,73 @@ def open_dataset(
     except InputError:
         if dataset not in (papsmear, oct) or not base_classes or not rare_classes:
             raise
-        dataset, listing = (
-            own,
-            _find(own, root, group_column),
-        )  # own images, with class names that coincide
+        listing = _find(own, root, group_column)  # own images, with class names that coincide
+        if dataset is papsmear:
+            papsmear.pass_over_segmentations(listing)
+        dataset = own
     available = Counter(row.label for row in listing.rows)
     if base_classes is None and rare_classes is None:
         base_classes, rare_classes = dataset.BASE_CLASSES, dataset.RARE_CLASSES
-    known = set(available).issuperset([*(base_classes or ()), *(rare_classes or ())])
-    if not base_classes or not rare_classes or not known:
-        raise InputError(
-            f"{root} has the classes {listed(available, 50)}; choose the common ones with "
-            "--base-classes and the rare ones with --rare-classes"
-        )
-    if len(rare_classes) < 2:
-        raise InputError("--rare-classes must name at least 2 classes, got 1")
-    chosen = [*base_classes, *rare_classes]
-    if duplicates := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
-        raise InputError(f"duplicates in --base-classes and --rare-classes: {listed(duplicates)}")
+    base_classes, rare_classes = (
+        tuple(map(clean, names or ())) for names in (base_classes, rare_classes)
+    )
+    _check_classes(root, listing, available, base_classes, rare_classes)
     name = dataset.NAME or root.resolve().stem
     return Collection(
         name=name,
-        base=image_set(name, tuple(base_classes), listing.rows),
-        rare=image_set(name, tuple(rare_classes), listing.rows),
-        others=image_set(name, tuple(c for c in available if c not in chosen), listing.rows),
+        base=image_set(name, base_classes, listing.rows),
+        rare=image_set(name, rare_classes, listing.rows),
+        others=image_set(
+            name,
+            tuple(label for label in available if label not in (*base_classes, *rare_classes)),
+            listing.rows,
+        ),
         passed_over={reason: tuple(names) for reason, names in listing.passed_over.items()},
+        notes=tuple(listing.notes),
         groups={row.id: row.group for row in listing.rows if row.group is not None},
     )
+
+
+def _check_classes(
+    root: Path,
+    listing: Listing,
+    available: dict[str, int],
+    base_classes: tuple[str, ...],
+    rare_classes: tuple[str, ...],
+) -> None:
+    """Raise InputError if these are not two or more classes that `root` has, or one of its others
+    is a near miss of one."""
+    chosen = [*base_classes, *rare_classes]
+    choose = (
+        f"{root} has the classes {listed(available, 50)}; choose the common ones with "
+        "--base-classes and the rare ones with --rare-classes"
+    )
+    if absent := [name for name in chosen if name not in available]:
+        empty = {clean(name[:-1]) for name in listing.passed_over.get(own.EMPTY, ())}
+        if names := [name for name in absent if name in empty]:
+            raise InputError(f"no images in the class folder {root / listed(names)}: it is empty")
+        similar = [(name, nearest(name, available)) for name in absent]
+        names = (f"{name} (nearest: {near})" if near else name for name, near in similar)
+        raise InputError(f"{root} has no class {listed(names)}; {choose}")
+    if not base_classes or not rare_classes:
+        raise InputError(choose)
+    if len(rare_classes) < 2:
+        raise InputError("--rare-classes must name at least 2 classes, got 1")
+    if duplicates := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
+        raise InputError(f"duplicates in --base-classes and --rare-classes: {listed(duplicates)}")
+    named = {folded(name): name for name in chosen}
+    outside = [name[:-1] for name in listing.passed_over.get(OUTSIDE, ()) if name[-1] == "/"]
+    others = {**{name.rpartition("/")[2]: 0 for name in outside}, **available}
+    misses = [
+        f"{printable(name)} ({f'{n} images' if n else 'folder'}; beside {named[folded(name)]})"
+        for name, n in others.items()
+        if name not in chosen and folded(name) in named
+    ]
+    if misses:
+        raise InputError(
+            f"{root} has classes that differ from those named in capitals or spaces alone: "
+            f"{listed(misses)}; rename them, or name both spellings"
+        )
 
 
 def _find(dataset: ModuleType, root: Path, group_column: str | None) -> Listing:

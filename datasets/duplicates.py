@@ -7,9 +7,10 @@ from pathlib import Path
 
 from common.errors import InputError, listed
 
-from . import NAMED, Collection
+from . import Collection
 from .content import copies
 from .images import ImageSet
+from .listing import NAMED
 
 REASON = "copies of another image"
 

@@ -5,7 +5,8 @@ from pathlib import Path
 
 from common.errors import InputError, listed
 
-from . import NAMED, Collection
+from . import Collection
+from .listing import NAMED
 from .own import GROUP
 from .tables import require_unique, table_rows
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from common.errors import InputError, listed
 
-from .listing import Listing, Row
+from .listing import Listing, Row, reason_to_pass_over
 from .tables import require_unique, table_rows
 
 NAME = "isic2018"
@@ -26,7 +26,7 @@ def recognises(root: Path) -> bool:
 
 def find(root: Path) -> Listing:
     """Return every image in the ground truth, with its lesion as its group if the groupings are
-    there; images without a row are passed over.
+    there; others are passed over.
 
     Raises InputError for a missing file, unexpected columns, or a row that is not one-hot.
     """
@@ -35,27 +35,27 @@ def find(root: Path) -> Listing:
         raise InputError(f"ground truth is missing: {table}")
     if not folder.is_dir():
         raise InputError(f"image folder is missing: {folder}")
-    rows, lesion_of = table_rows(table, COLUMNS), lesions(root)
-    found = [
-        Row(
-            row["image"],
-            folder / f"{row['image']}.jpg",
-            _class(row, f"{table}, line {line}"),
-            lesion_of.get(row["image"]),
-        )
-        for line, row in rows
-    ]
-    require_unique(table, (row.id for row in found))
-    present = set(os.listdir(folder))
-    expected = {f"{row.id}.jpg" for row in found}  # compared as names: ids are not paths
-    if missing := sorted(expected - present):
+    listing = Listing()
+    rows = table_rows(table, COLUMNS, listing.notes)
+    require_unique(table, (row["image"] for _, row in rows))
+    lesion_of = lesions(root)
+    files: dict[str, str] = {}  # by id, .jpg first; compared as names: ids are not paths
+    for name in sorted(os.listdir(folder), key=lambda name: (not name.endswith(".jpg"), name)):
+        if not reason_to_pass_over(str(folder), name):
+            files.setdefault(os.path.splitext(name)[0], name)
+    for line, row in rows:
+        name = files.get(row["image"], f"{row['image']}.jpg")
+        label = _class(row, f"{table}, line {line}")
+        listing.rows.append(Row(row["image"], folder / name, label, lesion_of.get(row["image"])))
+    if missing := sorted(f"{row['image']}.jpg" for _, row in rows if row["image"] not in files):
         raise InputError(
-            f"{len(missing)} of the {len(found)} images in {table.name} are missing from {folder}: "
+            f"{len(missing)} of the {len(rows)} images in {table.name} are missing from {folder}: "
             + listed(missing)
         )
-    listing = Listing(found)
-    extra = sorted(name for name in present - expected if name.endswith(".jpg"))
-    listing.pass_over(f"not in {table.name}", *extra)
+    used = {row.path.name for row in listing.rows}
+    listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}")
+    parts = {IMAGES, GROUND_TRUTH, GROUPINGS}
+    listing.pass_over_rest(root, parts.__contains__, "outside the layout of ISIC 2018")
     return listing
 
 

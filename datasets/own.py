@@ -1,16 +1,17 @@
 """User-provided images: one folder per class, or a CSV file of paths and labels."""
 
-import os
 from pathlib import Path
 
 from common.errors import InputError, listed
+from common.names import clean
 
-from .images import image_files
-from .listing import Listing, Row
-from .tables import require_unique, table_rows
+from .listing import OUTSIDE, Listing, Row
+from .tables import table_paths, table_rows
 
 NAME = None  # taken from the folder or file name
 BASE_CLASSES = RARE_CLASSES = None  # given by the user
+EMPTY = "class folders without images"
+TABLES = (".csv", ".tsv", ".txt")
 COLUMNS = ("path", "label")
 GROUP = "group"  # an optional column: the patient or lesion
 LAYOUT = "one folder per class, or a CSV file with the columns path and label"
@@ -18,7 +19,12 @@ LAYOUT = "one folder per class, or a CSV file with the columns path and label"
 
 def recognises(root: Path) -> bool:
     """Return whether `root` is a CSV file or has subfolders."""
-    return root.suffix.lower() == ".csv" or any(_folders(root))
+    return is_table(root) or any(_folders(root))
+
+
+def is_table(path: Path) -> bool:
+    """Return whether a path has the extension of a CSV file."""
+    return path.suffix.lower() in TABLES
 
 
 def find(root: Path, group_column: str | None = None) -> Listing:
@@ -27,45 +33,49 @@ def find(root: Path, group_column: str | None = None) -> Listing:
     The id is the path relative to the folder `root`, or as written in the CSV file, where paths
     are absolute or relative to the file's folder. `group_column` is another name of that column,
     which must then exist. Raises InputError for a folder without images in
-    class folders; for a CSV file as `table_rows` does, or with no rows, duplicate paths or missing
-    files.
+    class folders; for a CSV file as `table_paths` does.
     """
     return _from_csv(root, group_column) if root.is_file() else _from_folders(root)
 
 
 def _folders(root: Path) -> list[Path]:
     entries = root.iterdir() if root.is_dir() else ()
-    return sorted(path for path in entries if path.is_dir() and path.name[0] != ".")
+    folders = [path.name for path in entries if path.is_dir()]
+    return [root / name for name in Listing().without_system(folders)]
 
 
 def _from_folders(root: Path) -> Listing:
-    found = [
-        Row(folder.name + str(path).removeprefix(str(folder)), path, folder.name)
-        for folder in _folders(root)
-        for path in image_files(folder, recursive=True)
-    ]
-    if not found:
+    listing, names = Listing(), {}
+    for folder in _folders(root):
+        if not (label := clean(folder.name)):
+            raise InputError(f"a folder in {root} has a blank name: {ascii(folder.name)}")
+        names.setdefault(label, []).append(folder.name)
+        if not listing.add_folder(root, folder, label):
+            listing.pass_over(EMPTY, folder.name + "/")
+    if not listing.rows:
         raise InputError(f"no images in the subfolders of {root}; expected {LAYOUT}")
-    return Listing(found)
+    for label, spellings in names.items():
+        if len(spellings) > 1:
+            written = listed(map(ascii, spellings))
+            listing.notes.append(f"{label}: one class from the folders {written}")
+    folders = {folder for spellings in names.values() for folder in spellings}
+    listing.pass_over_rest(root, folders.__contains__, OUTSIDE)
+    return listing
 
 
 def _from_csv(table: Path, group_column: str | None) -> Listing:
-    rows = [row for _, row in table_rows(table, COLUMNS)]
-    column = group_column or GROUP
-    if group_column and rows and group_column not in rows[0]:
+    listing = Listing()
+    rows = table_rows(table, COLUMNS, listing.notes)
+    header = rows[0][1] if rows else {}
+    wanted = clean(group_column or GROUP).casefold()
+    column = next((name for name in header if name.casefold() == wanted), "")
+    if group_column and header and not column:
         raise InputError(
-            f"--group-column {group_column}: {table} has the columns {','.join(rows[0])}"
+            f"--group-column {group_column}: {table} has the columns {','.join(header)}"
         )
-    found = [
-        Row(row["path"], table.parent / row["path"], row["label"], row.get(column) or None)
-        for row in rows
+    paths = table_paths(table, rows)
+    listing.rows = [
+        Row(i, path, clean(row["label"]), clean(row.get(column, "")) or None)
+        for (i, path), (_, row) in zip(paths, rows)
     ]
-    if not found:
-        raise InputError(f"{table} lists no images")
-    require_unique(table, (os.path.normpath(row.path) for row in found))
-    if missing := [row.path for row in found if not os.path.isfile(row.path)]:
-        raise InputError(
-            f"{len(missing)} of the {len(found)} images in {table.name} are missing: "
-            + listed(missing)
-        )
-    return Listing(found)
+    return listing

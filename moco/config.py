@@ -278,9 +278,9 @@ class Testing(Classes, Regression, Drawing, Encoding):
         False, "use the student's classifier instead of a logistic regression fitted on the "
         "support set",
     )  # fmt: skip
-    predict: Path | None = setting(
-        None, "classify the unlabelled images in this folder instead of scoring",
-        metavar="FOLDER",
+    predict: list[Path] | None = setting(
+        None, "classify unlabelled images instead of scoring: a folder, image files, or a CSV file "
+        "with the column path", metavar="PATH",
     )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",

@@ -141,12 +141,12 @@ class _Copies(Dataset):
 def knn_score(embeddings: np.ndarray, labels: Sequence[int]) -> dict[str, float]:
     """Return the accuracy of k-NN classification (20 neighbours, cosine), 5-fold cross-validated.
 
-    `knn_accuracy`, and `knn_balanced`, the mean over classes; empty if a class has fewer than two
-    images.
+    `knn_accuracy`, and `knn_balanced`, the mean over classes; empty if there is only one class, or
+    one has fewer than two images.
     """
     _, truth, counts = np.unique(labels, return_inverse=True, return_counts=True)
     smallest = counts.min()
-    if smallest < 2:
+    if len(counts) < 2 or smallest < 2:
         return {}
     folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=0)
     neighbours = min(NEIGHBOURS, len(truth) // 2)

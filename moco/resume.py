@@ -11,6 +11,7 @@ import torch
 from common.errors import InputError
 from common.files import require_writable
 from datasets import Collection
+from datasets.episode import Task
 from datasets.images import ImageSet, require_same
 from models import default_embedding_dim
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
@@ -158,7 +159,8 @@ def check_run(
     require_stage(checkpoint, (about["stage"],), path)
     known = checkpoint.get("known_settings")
     require_fixed(type(settings), settings.record(), checkpoint["args"], path, known)
-    if checkpoint["task"] != about["task"]:
+    tasks = [task and Task.from_dict(task) for task in (checkpoint["task"], about["task"])]
+    if tasks[0] != tasks[1]:
         requested = "the requested one"
         if isinstance(settings, Distillation):
             requested = f"that in {settings.savedir}"

@@ -21,7 +21,7 @@ from datasets import Collection, open_dataset
 from datasets.cache import default_folder
 from datasets.duplicates import without_copies
 from datasets.groups import with_groups
-from datasets.images import advice, describe, require_fingerprint
+from datasets.images import advice, describe, require_fingerprint, same_images
 from datasets.open import draw
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
@@ -206,7 +206,7 @@ def require_same_images(root: Path, data: Collection) -> None:
         for part in current:
             require_fingerprint(recorded[part])
     for part, fingerprint in current.items():
-        if recorded[part] != fingerprint:
+        if not same_images(recorded[part], fingerprint):
             raise InputError(
                 f"the runs in {root} used {describe(recorded[part])}, but the data folder holds "
                 f"{describe(fingerprint)}; choose another --out{advice(recorded[part], sets[part])}"

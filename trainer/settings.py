@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from common.errors import InputError
+from common.names import clean
 
 from .cli import ArgumentParser
 
@@ -112,7 +113,7 @@ class Field:
     def read(self, text: str) -> Any:
         """Parse one value from the command line; raises ArgumentTypeError if it is invalid."""
         try:
-            value = self.kind(text)
+            value = clean(text) if self.kind is str else self.kind(text)
         except ValueError:
             expected = "a whole number" if self.kind is int else "a number"
             raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}") from None
@@ -128,6 +129,8 @@ class Field:
         parts = value if self.several and isinstance(value, list | tuple) else [value]
         kinds = {float: (int, float), Path: (str, Path)}.get(self.kind, (self.kind,))
         wrong = self.several != isinstance(value, list | tuple)
+        if self.several and self.kind is Path:  # an older file has one path for --predict
+            wrong = False
         wrong |= any(
             not isinstance(part, kinds) or (isinstance(part, bool) and self.kind is not bool)
             for part in parts
@@ -137,9 +140,13 @@ class Field:
         for part in parts:
             if problem := self._problem(part):
                 raise ValueError(f"{self.flag} {problem}")
+        parts = [self._converted(part) for part in parts]
+        return parts if self.several else parts[0]
+
+    def _converted(self, value: Any) -> Any:
         if self.kind is Path:
             return Path(value)
-        return list(value) if self.several else value
+        return clean(value) if self.kind is str else value
 
     def _problem(self, value: Any) -> str | None:
         if self.choices and value not in self.choices:
@@ -212,7 +219,12 @@ class Settings:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(plain, value))
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in values.items()}
 
 
 S = TypeVar("S", bound=Settings)

@@ -55,8 +55,8 @@ def test_the_first_of_the_copies_in_a_class_stays(folder):
         "scar/9.bmp (as scar/1.bmp)",
         "scar/new/5.bmp (as scar/1.bmp)",
     )
-    assert f"3 {REASON}: {', '.join(names)}" in data.summary()
-    assert data.to_dict()["passed_over"][REASON] == {"files": 3, "first": list(names)}
+    assert f"3  {REASON}: {', '.join(names)}" in data.summary()
+    assert data.to_dict()["passed_over"][REASON] == {"number": 3, "first": list(names)}
 
 
 def test_allowed_copies_are_images_and_told(folder):
@@ -86,7 +86,7 @@ def test_a_content_in_a_class_not_used_is_told(folder):
     note = "images that are also in a class not used (1): scar/1.bmp (spare: spare/x.bmp)"
     assert data.notes == (note,) and f"note: {note}" in data.summary()
     assert data.to_dict()["notes"] == [note]
-    assert len(data.rare) == 8 and data.unused == {"spare": 6}
+    assert len(data.rare) == 8 and data.others.counts() == {"spare": 6}
 
 
 def test_broken_files_are_no_copies(folder):

@@ -39,8 +39,8 @@ def test_a_column_of_the_csv_file(folder, column, given):
     data = open_dataset(path, *CHOICE, given)
     expected = {i: f"P{n // 2}" for n, i in enumerate(images_of(folder)) if n}
     assert data.groups == expected
-    assert "groups           12  patients or lesions of 23 images" in data.summary()
-    assert data.to_dict()["groups"] == 12
+    note = "12 groups (patients, lesions) of 23 images"
+    assert note in data.summary() and note in data.to_dict()["notes"]
     if given:
         assert open_dataset(path, *CHOICE).groups == {}
         with pytest.raises(InputError, match="--group-column x: .*path,label,patient"):
@@ -59,7 +59,7 @@ def test_a_file_of_groups(folder, tmp_path):
     path = table(tmp_path / "g.csv", "image,age,group", *[r.replace(",", ",40,") for r in rows])
     found = with_groups(data, path)
     assert found.groups == {i: str(n // 3) for n, i in enumerate(images_of(folder))}
-    assert found.notes == () and "groups            8  " in found.summary()
+    assert found.notes == () and "8 groups (patients, lesions) of 24 images" in found.summary()
     path = table(tmp_path / "p.csv", "image,patient", *rows[:3], "x.png,9", "y.png,9")
     found = with_groups(data, path, "patient")
     assert len(found.groups) == 5

@@ -111,3 +111,4 @@ def test_knn_score_of_good_and_bad_embeddings():
     bad = knn_score(generator.normal(0, 1, (100, 3)), labels)
     assert bad["knn_balanced"] < 0.5
     assert knn_score(good, np.array([0] * 99 + [1])) == {}
+    assert knn_score(good, np.zeros(100, int)) == {}  # always right
