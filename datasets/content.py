@@ -128,6 +128,8 @@ def _hex(digest) -> str:
 
 
 def _is_image(path: Location) -> bool:
+    if isinstance(path, ArrayImage):  # so that a large file is not read again
+        return True
     try:
         read_image(path, draft=True)
     except InputError:

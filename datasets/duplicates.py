@@ -18,10 +18,10 @@ REASON = "copies of another image"
 def without_copies(data: Collection, cache: Path | None, allow: bool = False) -> Collection:
     """Return `data` with each content once: of copies in one class the first id stays.
 
-    With `allow` all images stay. Either way the sets know which images are `copies`. Files are
-    compared, or rows of an array file; their digests are kept in the folder `cache`. Raises
-    InputError if a content is in two of the classes in use, unless `allow`; a content that is also
-    in a class not in use is only noted.
+    It takes over the group of a copy if it has none. With `allow` all images stay. Either way the
+    sets know which images are `copies`. Files are compared, or rows of an array file; their digests
+    are kept in the folder `cache`. Raises InputError if a content is in two of the classes in use,
+    unless `allow`; a content that is also in a class not in use is only noted.
     """
     rows = list(chain(_rows(data.base), _rows(data.rare), _rows(data.others)))
     used = {*data.base.classes, *data.rare.classes}
@@ -43,12 +43,13 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
             f"images that are in two classes ({len(relabelled)}): {listed(relabelled, NAMED)}; "
             "keep each in one of them, or add --allow-duplicates to count all copies as images"
         )
-    notes = list(data.notes)
-    if elsewhere:
-        notes.append(
-            f"images that are also in a class not used ({len(elsewhere)}): "
-            + listed(elsewhere, NAMED)
-        )
+    groups, notes, regrouped = dict(data.groups), list(data.notes), []
+    for i, first in first_of.items():
+        if i in groups and groups.setdefault(first, groups[i]) != groups[i]:
+            regrouped.append(f"{first} ({groups[first]}) = {i} ({groups[i]})")
+    for what, found in (("in two groups", regrouped), ("also in a class not used", elsewhere)):
+        if found:
+            notes.append(f"images that are {what} ({len(found)}): {listed(found, NAMED)}")
     base, rare = (
         replace(s, copies={i: first for i, first in first_of.items() if class_of[i] in s.classes})
         for s in (data.base, data.rare)
@@ -59,7 +60,7 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
         notes.append(
             f"{len(first_of)} {REASON}, counted with --allow-duplicates: {listed(named, NAMED)}"
         )
-    data = replace(data, notes=tuple(notes))
+    data = replace(data, groups=groups, notes=tuple(notes))
     return data if allow else data.without(sorted(first_of), REASON, named)
 
 

@@ -4,6 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import InputError, listed
+from common.names import clean
 
 from . import Collection
 from .listing import NAMED
@@ -22,15 +23,23 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
     """
     column = column or GROUP
     rows = [row for _, row in table_rows(table, (IMAGE, column))]
-    require_unique(table, (row[IMAGE] for row in rows))
-    groups = {row[IMAGE]: row[column] for row in rows}
     ids = {*data.base.ids, *data.rare.ids}
+    known = ids | {*data.others.ids}
+    id_of = {_form(i): i for i in known} | {i: i for i in known}
+    names = [id_of.get(row[IMAGE]) or id_of.get(_form(row[IMAGE]), row[IMAGE]) for row in rows]
+    require_unique(table, names)
+    groups = {name: row[column] for name, row in zip(names, rows)}
     if not ids & groups.keys():
         raise InputError(
             f"--groups {table}: none of its {len(groups)} ids is an image of {data.name}, whose "
             f"ids are such as {listed(data.rare.ids, 2)}"
         )
-    notes, others = data.notes, set(data.others.ids)
-    if unknown := [i for i in groups if i not in ids and i not in others]:
+    notes = data.notes
+    if unknown := [i for i in groups if i not in known]:
         notes += (f"{len(unknown)} ids in {table.name} are no images: {listed(unknown, NAMED)}",)
     return replace(data, groups=groups, notes=notes)
+
+
+def _form(name: str) -> str:
+    """Return an id with either slash and in any Unicode form, for comparison."""
+    return clean(name.replace("\\", "/"))

@@ -306,11 +306,12 @@ class Testing(Classes, Regression, Drawing, Encoding):
 def inherited_from(args: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:
     """Return the settings that a student inherits from its teacher, trained with `args`.
 
-    The classes are those used for labelling, as stage (a) may have been run without them.
+    Classes and duplicates are those used for labelling, as stage (a) may have been run without.
     """
     inherited = {name for name, field in Distillation.fields().items() if field.about.inherited}
-    classes = {"base_classes": settings.base_classes, "rare_classes": settings.rare_classes}
-    return {name: args.get(name) for name in sorted(inherited)} | classes
+    reading = ("base_classes", "rare_classes", "allow_duplicates")
+    labelling = {name: getattr(settings, name) for name in reading}
+    return {name: args.get(name) for name in sorted(inherited)} | labelling
 
 
 def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, Any]:

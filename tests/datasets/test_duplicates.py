@@ -12,6 +12,7 @@ from common.errors import InputError
 from datasets import Collection, duplicates, oct, open_dataset, papsmear, synthetic
 from datasets.duplicates import REASON, without_copies
 from datasets.episode import draw_task
+from datasets.groups import with_groups
 from datasets.images import ALLOW, advice, image_set, require_same
 
 CHOICE = ["common", "odd"], ["scar", "burn"]
@@ -87,6 +88,18 @@ def test_a_content_in_a_class_not_used_is_told(folder):
     assert data.notes == (note,) and f"note: {note}" in data.summary()
     assert data.to_dict()["notes"] == [note]
     assert len(data.rare) == 8 and data.others.counts() == {"spare": 6}
+
+
+def test_groups_of_copies(folder, tmp_path):
+    """One without a group takes over that of its copy; two groups of one image are told."""
+    for name in ("7.bmp", "8.bmp", "9.bmp"):
+        write(folder / "scar" / name, 20 + int(name[0]) - 7)  # as 0, 1 and 2
+    rows = ["scar/7.bmp,P", "scar/1.bmp,Q", "scar/8.bmp,Q", "scar/2.bmp,R", "scar/9.bmp,S"]
+    (tmp_path / "g.csv").write_text("\n".join(["image,group", *rows]))
+    data = without_copies(with_groups(open_dataset(folder, *CHOICE), tmp_path / "g.csv"), None)
+    known = {i: data.groups[i] for i in data.rare.ids if i in data.groups}
+    assert known == {"scar/0.bmp": "P", "scar/1.bmp": "Q", "scar/2.bmp": "R"}
+    assert data.notes == ("images that are in two groups (1): scar/2.bmp (R) = scar/9.bmp (S)",)
 
 
 def test_broken_files_are_no_copies(folder):

@@ -66,6 +66,17 @@ def test_a_file_of_groups(folder, tmp_path):
     assert found.notes == ("2 ids in p.csv are no images: x.png, y.png",)
 
 
+def test_ids_with_backslashes_or_in_another_unicode_form(folder, tmp_path):
+    (folder / "scar" / "0.png").rename(folder / "scar" / "n\u00e6vuse\u0301.png")
+    data = open_dataset(folder, *CHOICE)
+    rows = ["scar\\n\u00e6vus\u00e9.png,A", "scar\\1.png,A", "burn/0.png,B"]
+    found = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows))
+    assert set(found.groups) <= set(data.rare.ids) and len(found.groups) == 3 and not found.notes
+    path = table(tmp_path / "g.csv", "image,group", *rows, "scar/1.png,B")
+    with pytest.raises(InputError, match="duplicates: scar/1.png"):
+        with_groups(data, path)
+
+
 @pytest.mark.parametrize(
     ("rows", "message"),
     [

@@ -148,6 +148,18 @@ def test_too_few_epochs_for_dic(capsys):
     assert study("--table", 5, "--dry-run", "--epochs", 1).schedule() == ["--schedule", "1", "1"]
 
 
+def test_groups_and_duplicates_are_passed_on(capsys):
+    flags = ["--group-disjoint", "--groups", "g.csv", "--allow-duplicates"]
+    found = commands(capsys, "--table", 5, "--seeds", 0, "--shots", 1, *flags)
+    for command in found:
+        assert "--allow-duplicates" in command
+        draws = command[0] in ("generate_pseudo.py", "test.py") or "baselines.scratch" in command
+        assert ("g.csv" in command) == draws
+    assert any("--group-disjoint" in c for c in found if c[0] == "generate_pseudo.py")
+    heading = table.heading(study("--table", 5, "--dry-run", *flags))
+    assert "group-disjoint tasks" in heading and "copies counted as images" in heading
+
+
 def test_flags_of_the_oracle(capsys):
     found = commands(capsys, "--table", 11, "--lesion-disjoint")
     for command in (c for c in found if "--oracle" in c):
