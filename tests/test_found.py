@@ -76,9 +76,7 @@ def test_a_data_folder_may_be_renamed_between_stages(clinic, tmp_path, capsys):
     assert load_checkpoint(a)["base"]["dataset"] == "two"  # as it was then
     # Other images are still refused.
     next((folders[4] / "NV").iterdir()).unlink()
-    with pytest.raises(
-        Exception, match="made for three .*, but the data folder contains five"
-    ):
+    with pytest.raises(Exception, match="made for three .*, but the data folder contains five"):
         call("main_distill", folders[4], "--savedir", labels, "--model_path", tmp_path / "e")
 
 
