@@ -53,7 +53,7 @@ def find(root: Path) -> Listing:
             + listed(missing)
         )
     used = {row.path.name for row in listing.rows}
-    listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}")
+    listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}", f"{IMAGES}/")
     parts = {IMAGES, GROUND_TRUTH, GROUPINGS}
     listing.pass_over_rest(root, parts.__contains__, "outside the layout of ISIC 2018")
     return listing
