@@ -46,7 +46,7 @@ class Collection:
             return self
         dropped = set(ids)
         base, rare = (s.take(i for i in s.ids if i not in dropped) for s in (self.base, self.rare))
-        named = self.passed_over.get(reason, ()) + (tuple(names) or ids)
+        named = self.passed_over.get(reason, ()) + tuple(map(printable, tuple(names) or ids))
         return replace(self, base=base, rare=rare, passed_over=self.passed_over | {reason: named})
 
     def _parts(self) -> dict[str, dict[str, int]]:

@@ -6,6 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from common.errors import InputError, listed
+from common.names import printable
 
 from . import Collection
 from .content import copies
@@ -49,7 +50,8 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
             regrouped.append(f"{first} ({groups[first]}) = {i} ({groups[i]})")
     for what, found in (("in two groups", regrouped), ("also in a class not used", elsewhere)):
         if found:
-            notes.append(f"images that are {what} ({len(found)}): {listed(found, NAMED)}")
+            names = listed(map(printable, found), NAMED)
+            notes.append(f"images that are {what} ({len(found)}): {names}")
     base, rare = (
         replace(s, copies={i: first for i, first in first_of.items() if class_of[i] in s.classes})
         for s in (data.base, data.rare)
@@ -57,9 +59,8 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
     data = replace(data, base=base, rare=rare)
     named = [f"{i} (as {first})" for i, first in sorted(first_of.items())]
     if allow and first_of:
-        notes.append(
-            f"{len(first_of)} {REASON}, counted with --allow-duplicates: {listed(named, NAMED)}"
-        )
+        names = listed(map(printable, named), NAMED)
+        notes.append(f"{len(first_of)} {REASON}, counted with --allow-duplicates: {names}")
     data = replace(data, groups=groups, notes=tuple(notes))
     return data if allow else data.without(sorted(first_of), REASON, named)
 

@@ -4,7 +4,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from common.errors import InputError, listed
-from common.names import clean
+from common.names import clean, printable
 
 from . import Collection
 from .listing import NAMED
@@ -36,7 +36,8 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
         )
     notes = data.notes
     if unknown := [i for i in groups if i not in known]:
-        notes += (f"{len(unknown)} ids in {table.name} are no images: {listed(unknown, NAMED)}",)
+        names = listed(map(printable, unknown), NAMED)
+        notes += (f"{len(unknown)} ids in {table.name} are no images: {names}",)
     return replace(data, groups=groups, notes=notes)
 
 

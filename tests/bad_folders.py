@@ -21,6 +21,7 @@ from common.errors import InputError
 from common.files import parse_json
 from common.names import clean, folded, printable
 from datasets import Collection, isic2018, oct, open_dataset, papsmear
+from datasets.duplicates import REASON, without_copies
 from datasets.listing import FORMATS
 
 NFC, NFD = (unicodedata.normalize(form, "névus") for form in ("NFC", "NFD"))
@@ -218,6 +219,30 @@ def check_folder(tree: Tree, data: Collection, unused: int) -> None:
     assert parse_json(json.dumps(data.to_dict()), newest=0) == data.to_dict()
 
 
+def check_copies(data: Collection, known: dict[str, list[bytes]]) -> None:
+    """Assert that one content in two classes is refused, and that otherwise each content stays
+    once, with the other files that have it named."""
+    ids_of: dict[bytes, dict[str, str]] = {}
+    for images in (data.base, data.rare):
+        for i, path, label in zip(images.ids, images.paths, images.labels):
+            if path.is_file() and (content := path.read_bytes()) in known["image"]:
+                ids_of.setdefault(content, {})[i] = images.classes[label]
+    if mixed := [ids for ids in ids_of.values() if len(set(ids.values())) > 1]:
+        try:
+            without_copies(data, None)
+            raise AssertionError("one content in two classes is not refused")
+        except InputError as error:
+            assert f"in two classes ({len(mixed)})" in str(error) and "\n" not in str(error)
+        data = data.without([i for ids in mixed for i in ids], "in two classes")
+    copies = {i: min(ids) for ids in ids_of.values() if ids not in mixed for i in ids}
+    once = without_copies(data, None)
+    left = {*data.base.ids, *data.rare.ids} - {*once.base.ids, *once.rare.ids}
+    assert left == {i for i, first in copies.items() if i != first}
+    named = [printable(f"{i} (as {copies[i]})") for i in sorted(left)]
+    assert list(once.passed_over.get(REASON, ())) == named
+    assert all(line.isprintable() for line in once.summary().splitlines())
+
+
 FOLDER_KINDS: dict[str, Callable[[Tree], tuple]] = {
     "own folders": own_folder,
     "papsmear folders": class_folders(papsmear),
@@ -238,6 +263,7 @@ def folder_outcome(kind: str, folder: Path, dice: random.Random, known: dict) ->
             assert tree.odd, f"refused: {error}"
             return "refused"
         check_folder(tree, data, sum(data.unused.values()))
+        check_copies(data, known)
         return "valid"
     finally:
         shutil.rmtree(os.fsencode(tree.root))
