@@ -13,9 +13,9 @@ import torch
 import baselines
 from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
-from datasets.episode import TASK_FILE, load_task, save_task
-from datasets.images import ImageSet, check_readable, describe, same_images, unreadable
-from datasets.open import decoded, draw, open_data
+from datasets.episode import TASK_FILE, Task, load_task, save_task
+from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
+from datasets.open import decoded, draw, notes_of, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
@@ -36,23 +36,26 @@ def main(argv: list[str] | None = None) -> None:
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
     data = open_data(settings.datadir, settings)
     base = data.base.fingerprint()
+    task = draw(
+        data, settings.n_way, settings.k_shot, settings.seed, settings.group_disjoint,
+        settings.rare_split,
+    )  # fmt: skip
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
-        same = same_images(previous["base"], base)
+        same = same_images(previous["base"], base) and Task.from_dict(previous["task"]) == task
         if same and resume.is_same_work(settings, given, previous, checkpoint):
             print(f"already done: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[1:], settings.overwrite)  # a task file alone: unfinished run
-    task = draw(
-        settings.datadir, data.rare, settings.n_way, settings.k_shot, settings.seed,
-        settings.lesion_disjoint, settings.rare_split,
-    )  # fmt: skip
     if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
         refuse_to_overwrite(files[:1], settings.overwrite)
     support, query = task.support(data.rare), task.query(data.rare)
     if STAGES[checkpoint["stage"]].trained and not same_images(base, checkpoint["base"]):
         trained_on = describe(checkpoint["base"])
-        print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}")
+        hint = advice(checkpoint["base"], data.base)
+        print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}{hint}")
+    for note in notes_of(task.shared(data.rare, data.groups), len(query)):
+        print(note)
     for name, count in query.counts().items():
         if count < settings.k_query:
             print(f"note: {name} has only {count} query images: accuracy in steps of 1/{count}")

@@ -54,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         pseudo_labels_made_by=labels.about["made_by"],
     )  # fmt: skip
     require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
-    resume.check_run(settings, about, source)
+    resume.check_run(settings, about, base, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, labels, groups, about, source)
 

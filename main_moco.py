@@ -32,7 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     base = data.base
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
     about = resume.about_run("moco", settings, data, base, weights=weights_record(settings, source))
-    resume.check_run(settings, about, source)
+    resume.check_run(settings, about, base, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, groups, about, source)
 

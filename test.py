@@ -6,6 +6,7 @@ python test.py --resume STUDENT --load_cla --predict FOLDER_OR_IMAGES_OR_CSV
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import common.threads  # noqa: F401
@@ -17,10 +18,12 @@ import baselines
 from common.errors import InputError, refusing, require_match
 from common.failures import tracebacks_to
 from common.files import atomic_write, parse_json, refuse_to_overwrite
+from datasets import Collection
 from datasets.cache import files_key
+from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.images import ImageSet, check_readable, describe, same_images
-from datasets.open import decoded, draw, open_data, open_unlabelled
+from datasets.images import ImageSet, advice, check_readable, describe, same_images
+from datasets.open import decoded, draw, notes_of, open_data, open_unlabelled
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import Testing
@@ -41,11 +44,11 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
-    rare = found = None
+    data = rare = found = None
     if settings.data:
         data = open_data(settings.data, settings, use=["rare"])
         rare, found = data.rare, data.to_dict()
-    task = find_task(settings, checkpoint, rare)
+    task = find_task(settings, checkpoint, data)
     if settings.predict:
         images, found = open_unlabelled(settings.predict, settings)
     else:
@@ -53,16 +56,20 @@ def main(argv: list[str] | None = None) -> None:
     classifier = "direct" if settings.load_cla else "lr"
     files = result_files(settings, task, classifier, images)
     tracebacks_to(files[0].parent)
-    scored = {**images.fingerprint(), "files": files_key(images)}
+    sets = [images] if settings.load_cla else [images, task.support(rare)]
+    scored = {**images.fingerprint(), "content": content_key(sets, settings.cache_folder)}
+    shared = None if settings.predict else task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
-        if previous := previous_scores(files[0], settings, given, checkpoint, scored):
+        older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
+        if previous := previous_scores(files[0], settings, given, checkpoint, (scored, older)):
             if not settings.predict:
                 print(score_table(previous))
             print(f"already done: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
     if rare and not same_images(fingerprint := rare.fingerprint(), task.rare):
-        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(fingerprint)}")
+        drawn_from, hint = describe(task.rare), advice(task.rare, rare)
+        print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
     if not settings.predict:
         rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
         images = task.query(rare)
@@ -71,7 +78,7 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(*([images, support] if support else [images]))
     probabilities = predict(settings, checkpoint, device, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": classifier, "epoch": checkpoint["epoch"],
-             "images": scored, "data": found,
+             "images": scored, "shared_with_support": shared, "data": found,
              "args": settings.record(), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
              "training": resume.training_of(checkpoint)}  # fmt: skip
@@ -81,7 +88,10 @@ def main(argv: list[str] | None = None) -> None:
     else:
         scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
         size = f"{len(images)} query images, none from the support set"
-        print(f"{task}; classifier: {classifier}; {size}")
+        word = {None: "; groups unknown", 0: " or its groups"}.get(shared["groups"], "")
+        print(f"{task}; classifier: {classifier}; {size}{word}")
+        for note in notes_of(shared, len(images)):
+            print(note)
         print(score_table(scores))
     table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
     scores = json.dumps({**scores, **about}, indent=1)
@@ -105,12 +115,15 @@ def result_files(
 
 
 def previous_scores(
-    file: Path, settings: Testing, given: dict, checkpoint: dict, images: dict
+    file: Path, settings: Testing, given: dict, checkpoint: dict, images: Sequence[dict]
 ) -> dict | None:
-    """Return the contents of `file` if an equivalent command wrote it, else None."""
+    """Return the contents of `file` if an equivalent command wrote it, else None.
+
+    `images`: what it may record of the scored images, in this version and in earlier ones.
+    """
     with refusing(f"{file} is invalid; replace it with --overwrite"):
         previous = parse_json(file.read_bytes(), newest=0)
-    same_images = previous.get("images") == images
+    same_images = previous.get("images") in images
     same = same_images and resume.is_same_work(settings, given, previous, checkpoint)
     return previous if same else None
 
@@ -136,7 +149,7 @@ def predict(
     return encoder.fit(support, settings.augnum, seed, settings.normalize).predict_proba(embeddings)
 
 
-def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Task:
+def find_task(settings: Testing, checkpoint: dict, data: Collection | None) -> Task:
     """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.
 
     Raises InputError if it conflicts with the settings or the classifier.
@@ -156,12 +169,12 @@ def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Tas
         )
     else:
         return draw(
-            settings.data, rare, settings.n_way, settings.k_shot or 5, settings.seed or 0,
-            settings.lesion_disjoint, settings.rare_split,
+            data, settings.n_way, settings.k_shot or 5, settings.seed or 0,
+            settings.group_disjoint, settings.rare_split,
         )  # fmt: skip
-    if settings.lesion_disjoint or settings.rare_split:
+    if settings.group_disjoint or settings.rare_split:
         raise InputError(
-            f"--lesion-disjoint and --rare-split apply to drawing a task, but {where} has one; "
+            f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
             "pass them to generate_pseudo.py"
         )
     requested = {"n_way": settings.n_way, "k_shot": settings.k_shot, "seed": settings.seed}

@@ -69,7 +69,7 @@ def train_baseline(
         task=task and task.to_dict(), weights=weights_record(settings, source),
     )  # fmt: skip
     about["args"] |= {"moco_dim": None, "mlp": False}
-    resume.check_run(settings, about, source)
+    resume.check_run(settings, about, images, source)
     cache = settings.cache_folder
     images = decoded(images, settings.image_size, cache, settings.views_by == "batch")
     train(model, step, images, settings, resume.run_of(settings, about, source), device, views)

@@ -229,10 +229,9 @@ def summary(
         return f"{name}: " + ", ".join(f"{number} {part}" for part, number in numbers.items())
     lines = [f"{name}:"]
     for part, number in numbers.items():
-        counts = listed(
-            (f"{label} {n}" for label, n in parts.get(part, {}).items() if label != UNKNOWN), 20
-        )
-        lines.append(f"  {part:11} {number:>7}  {counts}".rstrip())
+        counts = {label: n for label, n in parts.get(part, {}).items() if label != UNKNOWN}
+        classes = listed((f"{printable(label)} {n}" for label, n in counts.items()), 20)
+        lines.append(f"  {part:11} {number:>7}  {classes}".rstrip())
     for reason, names in passed_over.items():
         lines.append(f"  {'':11} {len(names):>7}  {reason}: {listed(names, NAMED)}")
     return "\n".join(lines + [f"  note: {note}" for note in notes])

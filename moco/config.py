@@ -32,8 +32,17 @@ class Classes(Settings):
 class Drawing(Settings):
     """how a task is drawn"""
 
-    lesion_disjoint: bool = setting(
-        False, "exclude images of the support set's lesions from the query set (ISIC 2018)",
+    group_disjoint: bool = setting(
+        False, "exclude images of the support set's groups (patients, lesions) from the query set",
+        flags=("--group-disjoint", "--lesion-disjoint"), former="lesion_disjoint",
+    )  # fmt: skip
+    groups: Path | None = setting(
+        None, "CSV file with the columns image,group, which says for each image id of which "
+        "patient or lesion it is", metavar="FILE",
+    )  # fmt: skip
+    group_column: str | None = setting(
+        None, "column of groups, in --groups or in the CSV file of images (default: group)",
+        metavar="NAME",
     )  # fmt: skip
     rare_split: bool = setting(
         False, "draw the support set from 70 % of the rare images and score on another 20 %, the "
@@ -48,6 +57,10 @@ class Reading(Settings):
     skip_unreadable: bool = setting(
         False, "leave out images that cannot be decoded, and list them; use it in all stages of "
         "an experiment",
+    )  # fmt: skip
+    allow_duplicates: bool = setting(
+        False, "count copies of an image as separate images, also those in two classes",
+        negatable=True, inherited="default",
     )  # fmt: skip
     quiet: bool = setting(False, "one line on what the data folder holds", runtime=True)
 
@@ -314,7 +327,7 @@ class Testing(Classes, Regression, Drawing, Encoding):
 def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:
     """Return the settings that a student inherits from its teacher, the encoder of `checkpoint`.
 
-    The classes are those used for labelling, as stage (a) may have been run without them. An
+    Classes and duplicates are those used for labelling, as stage (a) may have been run without. An
     encoder that was not trained here has no schedule, and is itself what its students start from.
     """
     args = checkpoint["args"]
@@ -322,7 +335,8 @@ def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[s
     recorded = {name: args.get(name) for name in sorted(inherited)}
     if not STAGES[checkpoint["stage"]].trained:
         recorded["weights"] = str(settings.resume)
-    return recorded | {"base_classes": settings.base_classes, "rare_classes": settings.rare_classes}
+    reading = ("base_classes", "rare_classes", "allow_duplicates")
+    return recorded | {name: getattr(settings, name) for name in reading}
 
 
 def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, Any]:

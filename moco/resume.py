@@ -144,8 +144,11 @@ def is_resuming(settings: Output) -> bool:
     return settings.resume is not None and settings.resume.resolve() in paths
 
 
-def check_run(settings: TrainingSettings, about: dict, source: Source | None) -> None:
-    """Raise InputError if the run `about` may not start in --model-path or continue from `source`.
+def check_run(
+    settings: TrainingSettings, about: dict, images: ImageSet, source: Source | None
+) -> None:
+    """Raise InputError if the run `about`, on `images`, may not start in --model-path or continue
+    from `source`.
 
     It may not if it would overwrite a run, or if `source` has another stage, task, data or pseudo
     labels, or other fixed settings.
@@ -171,7 +174,7 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
     if "known_settings" in checkpoint:
         print(f"note: {path} does not record which images it was trained on")
     else:
-        require_same(checkpoint["base"], about["base"], f"{path} was trained on")
+        require_same(checkpoint["base"], images, f"{path} was trained on")
     affected = "the cosine schedule" if settings.cos else None
     if isinstance(settings, Distillation):
         if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):

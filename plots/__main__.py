@@ -137,7 +137,12 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     recorded = [(run.about.get("args"), run.folder) for run in outputs.runs]
     recorded += [(result.scores["args"], result.path) for result in outputs.every_result()]
     inherited, where = next(
-        (entry for entry in recorded if entry[0] and entry[0].get("base_classes")), ({}, "")
+        (
+            entry
+            for entry in recorded
+            if entry[0] and (entry[0].get("base_classes") or entry[0].get("allow_duplicates"))
+        ),
+        ({}, ""),
     )
     flags = {name: value for name, value in vars(args).items() if value is not None}
     args = resolve(Drawing, flags, inherited=inherited, where=where)

@@ -1,11 +1,11 @@
 """Fuzz all file formats: each corrupted file must be read as valid or refused in one line.
 
 python tests/bad_files.py --number 1000
-python tests/bad_files.py --number 1000 --seed 1 --kind "own csv" "image x.jpg"
+python tests/bad_files.py --number 1000 --seed 1 --kind "own csv" "image x.jpg" "own folders"
 
 A valid file of each kind that the project reads is corrupted and passed to the real loader. In a
 container with checksums only damage to unused bytes may pass as valid; changed pixels of an image
-may, too.
+may, too. Random data folders and tables are made by `bad_folders`.
 """
 
 import argparse
@@ -27,6 +27,8 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository root
 
+import bad_folders  # noqa: E402
+
 import generate_pseudo  # noqa: E402
 import main_moco  # noqa: E402
 from common.errors import InputError  # noqa: E402
@@ -39,6 +41,7 @@ from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels  # noqa: E402
 from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
 from trainer.checkpoint import CHECKPOINT  # noqa: E402
 
+TABLES = "tables"
 SLOW = 5  # seconds
 BAD_STRINGS = [*'\0"\n[', "", "nan", "inf", "1e999", "-1", "x" * 200_000, "../../x", "ü", "1,1"]
 VALUES = [None, True, -1, 0.5, math.nan, math.inf, 10**30, "x", "\ud800", [], [[]], {}, {"a": 1}]
@@ -243,6 +246,23 @@ def run(number: int, seed: int, only: list[str], folder: Path) -> dict[str, Coun
                 result = "failed"
             counts[result] += 1
         path.write_bytes(original)
+    known = bad_folders.contents()
+    for kind in (*bad_folders.FOLDER_KINDS, TABLES):
+        if only and kind not in only:
+            continue
+        counts = table.setdefault(kind, Counter())
+        for index in range(number):
+            dice = random.Random(f"{seed}-{kind}-{index}")
+            try:
+                if kind == TABLES:
+                    result = bad_folders.table_outcome(folder, dice, known)
+                else:
+                    result = bad_folders.folder_outcome(kind, folder, dice, known)
+            except Exception as error:
+                if counts["failed"] < 3:
+                    print(f"--kind {kind!r} --seed {seed}, index {index}: {error!r}")
+                result = "failed"
+            counts[result] += 1
     return table
 
 

@@ -7,9 +7,8 @@ import shutil
 import pytest
 
 from baselines import scratch
-from common.errors import InputError
 from conftest import TINY, call, refused
-from datasets import isic2018, lesion_groups, open_dataset
+from datasets import isic2018, open_dataset
 from datasets.episode import Task, load_task
 from moco.checkpoint import load_checkpoint
 
@@ -92,7 +91,7 @@ def pairs(data, tmp_path_factory):
 
 
 def test_lesion_disjoint_scores(pairs, chain, tmp_path):
-    lesions = lesion_groups(pairs)
+    lesions = open_dataset(pairs).groups
     flags = ["--k_shot", 3, "--lesion-disjoint", "-j", 0]
     call("test", pairs, "--resume", chain.pretrained, *flags, "--output", tmp_path)
     call("generate_pseudo", "--datadir", pairs, "--resume", chain.pretrained,
@@ -126,21 +125,6 @@ def test_rare_split_and_the_oracle(data, chain, tmp_path):
 
 
 def test_flags_that_draw_a_task_are_refused_for_a_student(data, chain, capsys, monkeypatch):
-    for flag in ("--lesion-disjoint", "--rare-split"):
+    for flag in ("--group-disjoint", "--lesion-disjoint", "--rare-split"):
         error = refused(capsys, monkeypatch, "test", data, "--resume", chain.student, flag)
-        assert "--lesion-disjoint" in error and "task" in error
-
-
-def test_missing_groupings(data, folder, tmp_path):
-    with pytest.raises(InputError, match="--lesion-disjoint .*isic2018"):
-        lesion_groups(folder)
-    root = tmp_path / "data"
-    shutil.copytree(data, root)
-    (root / isic2018.GROUPINGS).rename(root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)
-    assert len(lesion_groups(root)) == len(isic2018.find(root).rows)  # as in the download
-    (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).write_text("image,lesion\na,b\n")
-    with pytest.raises(InputError, match="has the columns image,lesion; expected image,lesion_id"):
-        lesion_groups(root)
-    (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).unlink()
-    with pytest.raises(InputError, match="lesion groupings are missing"):
-        lesion_groups(root)
+        assert "--group-disjoint" in error and "task" in error

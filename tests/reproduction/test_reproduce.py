@@ -129,7 +129,7 @@ def test_narrowing(capsys):
     heading = table.heading(study(*narrow, "--dry-run", "--lesion-disjoint"))
     parts = ["Table 5", "resnet12 instead of conv4", "84 pixels instead of 224", "seeds 1"]
     parts += ["100 epochs instead of 200", "shots 1, 5 of 1, 3, 5", "moco_v1, hybrid_dic"]
-    assert all(part in heading for part in [*parts, "lesion-disjoint"])
+    assert all(part in heading for part in [*parts, "group-disjoint"])
     assert "narrowed" not in table.heading(study("--table", 5, "--dry-run"))
     as_run = table.heading(study("--table", 5, "--dry-run", "--arch", "conv4_released"))
     assert "conv4_released, the block that the authors ran" in as_run and "narrowed" not in as_run
@@ -148,11 +148,23 @@ def test_too_few_epochs_for_dic(capsys):
     assert study("--table", 5, "--dry-run", "--epochs", 1).schedule() == ["--schedule", "1", "1"]
 
 
+def test_groups_and_duplicates_are_passed_on(capsys):
+    flags = ["--group-disjoint", "--groups", "g.csv", "--allow-duplicates"]
+    found = commands(capsys, "--table", 5, "--seeds", 0, "--shots", 1, *flags)
+    for command in found:
+        assert "--allow-duplicates" in command
+        draws = command[0] in ("generate_pseudo.py", "test.py") or "baselines.scratch" in command
+        assert ("g.csv" in command) == draws
+    assert any("--group-disjoint" in c for c in found if c[0] == "generate_pseudo.py")
+    heading = table.heading(study("--table", 5, "--dry-run", *flags))
+    assert "group-disjoint tasks" in heading and "copies counted as images" in heading
+
+
 def test_flags_of_the_oracle(capsys):
     found = commands(capsys, "--table", 11, "--lesion-disjoint")
     for command in (c for c in found if "--oracle" in c):
         given = parse(SETTINGS["baselines.scratch"], command[1:])
-        assert given["lesion_disjoint"] and "rare_split" not in given and given["n_way"] == 3
+        assert given["group_disjoint"] and "rare_split" not in given and given["n_way"] == 3
 
 
 def test_mixed_precision_has_its_own_folder_and_heading(capsys):
@@ -333,7 +345,7 @@ def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
 def test_impossible_tasks_are_rejected_early(smears, tmp_path, capsys, monkeypatch):
     argv = ["--data", smears, "--out", tmp_path, "--table", 5]
     message = refused(capsys, monkeypatch, "reproduction.__main__", *argv, "--lesion-disjoint")
-    assert "--lesion-disjoint" in message
+    assert "--group-disjoint" in message
 
 
 def test_one_visible_gpu_per_slot(monkeypatch):
