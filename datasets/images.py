@@ -20,7 +20,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.errors import InputError, is_text, listed, reason
+from common.errors import InputError, is_text, listed, reason, too_many_open_files
 from common.files import read_array
 
 # Allowed content, whatever the extension. Excludes PostScript, which Pillow runs in Ghostscript.
@@ -233,6 +233,8 @@ def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
             rgb = image.convert("RGB")
         return rgb if correction is None else rgb.transpose(correction)
     except Exception as error:  # decoders raise errors of any type on corrupt data
+        if too_many_open_files(error):  # the image may be fine
+            raise
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise InputError(f"{path}: {why}") from error
 
