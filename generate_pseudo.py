@@ -5,6 +5,10 @@ python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
 The encoder may have been trained on a base set other than DATA's; a note is then printed.
 """
 
+import common.interrupt  # noqa: F401
+
+# isort: split
+
 import numpy as np
 import torch
 

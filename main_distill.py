@@ -3,6 +3,10 @@
 python main_distill.py DATA --savedir LABELS --model_path OUT
 """
 
+import common.interrupt  # noqa: F401
+
+# isort: split
+
 import torch
 import torch.nn.functional as F
 

@@ -3,6 +3,10 @@
 python main_moco.py DATA --model_path OUT
 """
 
+import common.interrupt  # noqa: F401
+
+# isort: split
+
 import torch
 from torch import Tensor, nn
 

@@ -5,6 +5,10 @@ python test.py DATA --resume STAGE_A
 python test.py --resume STUDENT --load_cla --predict FOLDER
 """
 
+import common.interrupt  # noqa: F401
+
+# isort: split
+
 import json
 from pathlib import Path
 

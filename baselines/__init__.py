@@ -1,5 +1,9 @@
 """The baselines of the papers, one file per method: each trains a model, test.py scores it."""
 
+import common.interrupt  # noqa: F401
+
+# isort: split
+
 import importlib
 import pkgutil
 

@@ -13,6 +13,9 @@ from collections import OrderedDict
 from pathlib import Path
 
 try:
+    import common.interrupt  # noqa: F401
+
+    # isort: split
     import torch
     from torch import nn
 

