@@ -13,9 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 try:
-    import common.interrupt  # noqa: F401
-
-    # isort: split
+    import common.interrupt  # noqa: F401, I001
     import torch
     from torch import nn
 
