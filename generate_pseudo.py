@@ -5,7 +5,7 @@ python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
 The encoder may have been trained on a base set other than DATA's; a note is then printed.
 """
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401
 
 import numpy as np
 import torch

@@ -3,7 +3,7 @@
 python main_distill.py DATA --savedir LABELS --model_path OUT
 """
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401
 
 import torch
 import torch.nn.functional as F

@@ -3,7 +3,7 @@
 python main_moco.py DATA --model_path OUT
 """
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401
 
 import torch
 from torch import Tensor, nn

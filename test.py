@@ -9,7 +9,7 @@ import json
 from collections.abc import Sequence
 from pathlib import Path
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401
 
 import numpy as np
 import torch

@@ -19,7 +19,7 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.errors import InputError, listed, reason
+from common.errors import InputError, listed, reason, too_many_open_files
 from common.files import read_array
 
 from .dicom import open_heic, read_dicom
@@ -232,6 +232,8 @@ def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
             rgb = image.convert("RGB")
         return rgb if correction is None else rgb.transpose(correction)
     except Exception as error:  # decoders raise errors of any type on corrupt data
+        if too_many_open_files(error):  # the image may be fine
+            raise
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise InputError(f"{path}: {why}") from error
 

@@ -124,7 +124,7 @@ class ImageLoader(DataLoader):
         except OSError as error:  # too few files or processes, or no semaphores in /dev/shm
             if self.num_workers == 0:
                 raise
-            note(f"cannot start data-loading processes ({reason(error)}); loading in this process")
+            note(f"cannot start data-loading processes ({reason(error)}): using the main process")
         finally:
             sys.unraisablehook = hook
         for process in set(active_children()).difference(running):

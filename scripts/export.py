@@ -13,6 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 try:
+    import common.startup  # noqa: F401, I001
     import torch
     from torch import nn
 

@@ -134,6 +134,25 @@ def test_long_names_have_room(alone):
             assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
 
 
+def test_names_that_start_with_an_underscore_are_in_legends():
+    """matplotlib would leave them out."""
+    figure = draw.draw_curves([run("_a", loss=[1]), run("_b", loss=[2])])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_a", "_b"]
+    classes = ("_x", "a_b", "a b")
+    named = labels(0, 1, [0, 1])
+    rare = {"dataset": "x", "counts": dict.fromkeys(classes, 3), "sha256": ""}
+    named.about["task"] = {**task(classes=classes), "rare": rare}
+    (ax,) = draw.draw_pseudo_labels({Path("a"): named}).axes
+    legend = ax.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["a b", "a b", "_x"]
+    colours = [handle.get_facecolor() for handle in legend.legend_handles]
+    assert colours == [bars[0].get_facecolor() for bars in reversed(ax.containers)]
+
+
+def test_letters_of_double_width():
+    assert draw.letters("ab") == 2 and draw.letters("病変a") == 5
+
+
 def test_class_colours_do_not_depend_on_the_task():
     assert draw.color_of("y_z", RARE) == draw.CLASS_COLORS[1]
     assert len(set(draw.CLASS_COLORS)) == 9 and len(set(draw.RUN_COLORS)) == 7
