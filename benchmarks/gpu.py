@@ -190,6 +190,10 @@ def parser() -> argparse.ArgumentParser:
     return arg_parser
 
 
-if __name__ == "__main__":
+def main() -> None:
     args = parser().parse_args()
     args.function(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)
