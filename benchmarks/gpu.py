@@ -23,6 +23,7 @@ import torch
 import torchvision
 
 from datasets import papsmear, synthetic
+from trainer import cli
 
 from . import throughput
 
