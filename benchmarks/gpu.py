@@ -23,6 +23,7 @@ import torch
 import torchvision
 
 from datasets import papsmear, synthetic
+from trainer import cli
 
 from . import throughput
 
@@ -190,6 +191,10 @@ def parser() -> argparse.ArgumentParser:
     return arg_parser
 
 
-if __name__ == "__main__":
+def main() -> None:
     args = parser().parse_args()
     args.function(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

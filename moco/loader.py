@@ -86,10 +86,10 @@ class RandomViews(Dataset):
 
 
 class ImageLoader(DataLoader):
-    """Loader of views, B×3×S×S, or of (views, rows), that needs no shared memory.
+    """Loader of views, B×3×S×S, or of (views, rows), that can do without shared memory.
 
     Where that or the number of open files is short, as in containers, batches of the data-loading
-    processes come through a pipe, which is slower; where none can be started, this process loads.
+    processes come through a pipe; where none can be started, this process loads.
     """
 
     def __init__(self, dataset: Dataset, workers: int = 0, **options):
@@ -115,10 +115,8 @@ class ImageLoader(DataLoader):
     def start(self) -> Iterator:
         """Start the data-loading processes, or none if the machine does not let them start."""
         running = active_children()
-        hook, sys.unraisablehook = (
-            sys.unraisablehook,
-            lambda _: None,
-        )  # deletes a half-made iterator
+        hook = sys.unraisablehook
+        sys.unraisablehook = lambda _: None  # torch's half-made iterator fails to clean up
         try:
             return super().__iter__()
         except OSError as error:  # too few files or processes, or no semaphores in /dev/shm

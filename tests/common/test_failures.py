@@ -11,6 +11,8 @@ import torch
 from common import failures
 from common.errors import InputError
 from common.failures import explain, one_line, outcome, tracebacks_to
+from conftest import REPOSITORY, load_script
+from datasets import synthetic
 
 
 @pytest.fixture(autouse=True)
@@ -120,3 +122,30 @@ def test_every_command_ends_in_one_line(folder, monkeypatch, capsys):
     assert stop.value.code == 1 and stderr.count("\n") == 1
     assert stderr.startswith("main_moco.py: error: unexpected AttributeError: 'NoneType' object")
     assert "command: main_moco.py DATA\n" in next(folder.glob("traceback-*")).read_text("utf-8")
+
+
+def test_every_entry_point_ends_in_one_line():
+    files = [file for file in load_script("scripts/draw_imports").tracked(REPOSITORY)
+             if file.name != "draw_imports.py"]  # needs no other package  # fmt: skip
+    starts = {}
+    for file in files:
+        _, entry, block = (REPOSITORY / file).read_text("utf-8").partition('__name__ == "__main__"')
+        if entry:
+            starts[str(file)] = block
+    assert len(starts) > 15
+    for file, block in starts.items():
+        assert "cli.run(main" in block or file == "datasets/synthetic.py", file
+
+
+def test_synthetic_images_on_a_full_disk(tmp_path, monkeypatch, capsys):
+    def fail(*_):
+        raise OSError(errno.ENOSPC, "No space left on device", "x.jpg")
+
+    monkeypatch.setattr("datasets.synthetic.make", fail)
+    monkeypatch.setattr(sys, "argv", ["synthetic", str(tmp_path / "data")])
+    with pytest.raises(SystemExit) as stop:
+        synthetic.main()
+    assert stop.value.code == 2
+    assert (
+        capsys.readouterr().err == "synthetic: error: [Errno 28] No space left on device: 'x.jpg'\n"
+    )
