@@ -142,9 +142,8 @@ def _check_classes(
             inside = listed(name for name in others if name.startswith(folder))
             what = f"holds no image, only {inside}" if inside else "is empty"
             raise InputError(f"the class folder {root / folder} {what}")
-        similar = [(name, nearest(name, available)) for name in absent]
-        names = (f"{name} (nearest: {near})" if near else name for name, near in similar)
-        raise InputError(f"{root} has no class {listed(names)}; {choose}")
+        hints = (f"{name}{_hint(name, listing, available)}" for name in absent)
+        raise InputError(f"{root} has no class {listed(hints)}; {choose}")
     if not base_classes or not rare_classes:
         raise InputError(choose)
     if len(rare_classes) < 2:
@@ -164,6 +163,16 @@ def _check_classes(
             f"{root} has classes that differ from those named in capitals or spaces alone: "
             f"{listed(misses)}; rename them, or name both spellings"
         )
+
+
+def _hint(name: str, listing: Listing, available: Iterable[str]) -> str:
+    """Return where an absent class may be: in a folder inside another, or the nearest name."""
+    for row in listing.rows:
+        outer, *inner = row.id.split("/")[:-1] or [""]
+        if name in map(clean, inner):
+            return f" (a folder inside {outer})"
+    near = nearest(name, available)
+    return f" (nearest: {near})" if near else ""
 
 
 def _find(dataset: ModuleType, root: Path, group_column: str | None) -> Listing:

@@ -139,6 +139,8 @@ def test_an_absent_class_and_the_nearest_one(folder):
     with pytest.raises(InputError) as error:
         open_dataset(folder, ["healthy", "comon"], ["rare one", "xyz"])
     assert "has no class comon (nearest: common), xyz; " in str(error.value)
+    with pytest.raises(InputError, match=r"no class ward \(a folder inside common\), "):
+        open_dataset(folder, ["ward"], ["rare one", "xyz"])
 
 
 def test_an_empty_class_is_called_empty(folder):
