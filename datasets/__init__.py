@@ -41,12 +41,11 @@ class Collection:
     def without(self, ids: Iterable[str], reason: str, names: Iterable[str] = ()) -> "Collection":
         """Return the collection without the images `ids`, which are passed over for `reason`, under
         their ids or `names`."""
-        ids = tuple(ids)
-        if not ids:
+        dropped = dict.fromkeys(ids)
+        if not dropped:
             return self
-        dropped = set(ids)
         base, rare = (s.take(i for i in s.ids if i not in dropped) for s in (self.base, self.rare))
-        named = self.passed_over.get(reason, ()) + tuple(map(printable, tuple(names) or ids))
+        named = (*self.passed_over.get(reason, ()), *map(printable, names or dropped))
         return replace(self, base=base, rare=rare, passed_over=self.passed_over | {reason: named})
 
     def _parts(self) -> dict[str, dict[str, int]]:
@@ -137,12 +136,14 @@ def _check_classes(
         "--base-classes and the rare ones with --rare-classes"
     )
     if absent := [name for name in chosen if name not in available]:
-        empty = {clean(name[:-1]) for name in listing.passed_over.get(own.EMPTY, ())}
-        if names := [name for name in absent if name in empty]:
-            raise InputError(f"no images in the class folder {root / listed(names)}: it is empty")
-        similar = [(name, nearest(name, available)) for name in absent]
-        names = (f"{name} (nearest: {near})" if near else name for name, near in similar)
-        raise InputError(f"{root} has no class {listed(names)}; {choose}")
+        empty = {clean(name[:-1]): name for name in listing.passed_over.get(own.EMPTY, ())}
+        for folder in (empty[name] for name in absent if name in empty):
+            others = [n for names in listing.passed_over.values() for n in names if n != folder]
+            inside = listed(name for name in others if name.startswith(folder))
+            what = f"holds no image, only {inside}" if inside else "is empty"
+            raise InputError(f"the class folder {root / folder} {what}")
+        hints = (f"{name}{_hint(name, listing, available)}" for name in absent)
+        raise InputError(f"{root} has no class {listed(hints)}; {choose}")
     if not base_classes or not rare_classes:
         raise InputError(choose)
     if len(rare_classes) < 2:
@@ -173,6 +174,16 @@ def _find(dataset: ModuleType, root: Path, group_column: str | None) -> Listing:
             "of image ids and groups as --groups"
         )
     return dataset.find(root)
+
+
+def _hint(name: str, listing: Listing, available: Iterable[str]) -> str:
+    """Return where an absent class may be: in a folder inside another, or the nearest name."""
+    for row in listing.rows:
+        outer, *inner = row.id.split("/")[:-1] or [""]
+        if name in map(clean, inner):
+            return f" (a folder inside {outer})"
+    near = nearest(name, available)
+    return f" (nearest: {near})" if near else ""
 
 
 def _recognise(root: Path):

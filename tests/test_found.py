@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 
 import pytest
 from PIL import Image
 
-from conftest import TINY, call, refused
+from conftest import REPOSITORY, TINY, call, refused
 from datasets import isic2018, open_dataset
 from datasets.episode import Task, draw_task
 from datasets.pseudo import load_pseudo_labels
@@ -156,3 +157,16 @@ def test_nothing_to_predict(chain, tmp_path, capsys, monkeypatch):
     ):
         error = refused(capsys, monkeypatch, *argv, *(tmp_path / path for path in paths))
         assert re.search(says, error), error
+
+
+def test_the_block_in_the_readme(tmp_path):
+    root = tmp_path / "my_images"
+    counts = {"nevus": 640, "melanoma": 172, "scar": 19, "angioma": 12, "keloid": 54}
+    names = [f"{name}/{n}.jpg" for name, count in counts.items() for n in range(count)]
+    names += ["nevus/@eaDir/0.jpg", "scar/Thumbs.db", "scar/notes.txt", "loose.jpg"]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    block = open_dataset(root, ["nevus", "melanoma"], ["scar", "angioma"]).summary()
+    text = (REPOSITORY / "README.md").read_text()
+    assert textwrap.indent(block, "    ") in text
