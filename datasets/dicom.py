@@ -28,7 +28,10 @@ def _imported(kind: str, name: str, package: str) -> ModuleType:
 
 
 def open_heic(file: BinaryIO) -> Image.Image:
-    """Open a HEIC file. Raises ValueError without pillow-heif, or if it has more than 8 bits."""
+    """Open a HEIC file, upright as its container says; the standard ignores EXIF's orientation.
+
+    Raises ValueError without pillow-heif, or if it has more than 8 bits.
+    """
     _imported("HEIC", "pillow_heif", "pillow-heif").register_heif_opener()
     image = Image.open(file, formats=("HEIF",))
     if image.info.get("bit_depth", 8) > 8:  # would be reduced silently
