@@ -45,7 +45,7 @@ class Collection:
         if not dropped:
             return self
         base, rare = (s.take(i for i in s.ids if i not in dropped) for s in (self.base, self.rare))
-        named = (*self.passed_over.get(reason, ()), *map(printable, tuple(names) or dropped))
+        named = (*self.passed_over.get(reason, ()), *map(printable, names or dropped))
         return replace(self, base=base, rare=rare, passed_over=self.passed_over | {reason: named})
 
     def _parts(self) -> dict[str, dict[str, int]]:
@@ -165,16 +165,6 @@ def _check_classes(
         )
 
 
-def _hint(name: str, listing: Listing, available: Iterable[str]) -> str:
-    """Return where an absent class may be: in a folder inside another, or the nearest name."""
-    for row in listing.rows:
-        outer, *inner = row.id.split("/")[:-1] or [""]
-        if name in map(clean, inner):
-            return f" (a folder inside {outer})"
-    near = nearest(name, available)
-    return f" (nearest: {near})" if near else ""
-
-
 def _find(dataset: ModuleType, root: Path, group_column: str | None) -> Listing:
     if dataset is own and root.is_file():
         return own.find(root, group_column)
@@ -184,6 +174,16 @@ def _find(dataset: ModuleType, root: Path, group_column: str | None) -> Listing:
             "of image ids and groups as --groups"
         )
     return dataset.find(root)
+
+
+def _hint(name: str, listing: Listing, available: Iterable[str]) -> str:
+    """Return where an absent class may be: in a folder inside another, or the nearest name."""
+    for row in listing.rows:
+        outer, *inner = row.id.split("/")[:-1] or [""]
+        if name in map(clean, inner):
+            return f" (a folder inside {outer})"
+    near = nearest(name, available)
+    return f" (nearest: {near})" if near else ""
 
 
 def _recognise(root: Path):

@@ -35,6 +35,7 @@ from common.errors import InputError  # noqa: E402
 from datasets import images, isic2018, open_dataset, own, synthetic  # noqa: E402
 from datasets.cache import cached  # noqa: E402
 from datasets.episode import TASK_FILE, load_task  # noqa: E402
+from datasets.groups import with_groups  # noqa: E402
 from datasets.images import check_readable, image_set, read_image  # noqa: E402
 from datasets.medmnist import PARTS  # noqa: E402
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels  # noqa: E402
@@ -190,6 +191,9 @@ def kinds(
     table, medmnist = folder / "own.csv", folder / "dermamnist.npz"
     rows = [f"{path},{label},40" for _, path, label, _ in isic2018.find(data).rows]
     table.write_text("\n".join(["path,label,age", *rows]))
+    groups, found = folder / "groups.csv", open_dataset(data)
+    rows = [f"{i},40,{number // 2}" for number, i in enumerate(found.rare.ids)]
+    groups.write_text("\n".join(["image,age,group", *rows]))
     picture = synthetic.draw_lesion(synthetic.LOOKS["NV"], np.random.default_rng(0), 24)
     parts = {f"{part}_images": [np.asarray(picture)] * 14 for part in PARTS}
     parts |= {f"{part}_labels": np.arange(14, dtype=np.uint8)[:, None] % 7 for part in PARTS}
@@ -200,6 +204,7 @@ def kinds(
         **{f"image {name}": (folder / name, image, break_bytes) for name in IMAGES},
         "isic csv": (truth, lambda _: isic2018.find(data), break_table),
         "lesion csv": (data / isic2018.GROUPINGS, lambda _: isic2018.lesions(data), break_table),
+        "groups csv": (groups, lambda path: with_groups(found, path), break_table),
         "own csv": (table, own.find, break_table),
         "task json": (labels / TASK_FILE, lambda _: load_task(labels), break_json),
         "pseudo labels": (labels / PSEUDO_FILE, pseudo_labels, break_arrays),

@@ -18,5 +18,5 @@ def test_fuzzing(number):
     ran = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
     assert ran.returncode == 0, ran.stdout + ran.stderr
     rows = re.findall(rf"^\| (\w.*) \| {number} \| (\d+) \| \d+ \| 0 \|$", ran.stdout, re.M)
-    assert len(rows) == 18
+    assert len(rows) == 19
     assert all(int(refused) or kind in NEVER for kind, refused in rows)

@@ -100,8 +100,12 @@ def test_what_is_no_image_has_no_copies(tmp_path):
     damaged[100] ^= 255
     (tmp_path / "x.npz").write_bytes(damaged)
     paths += [ArrayImage(tmp_path / "x.npz", "train", n) for n in range(2)]
+    for number in range(2):
+        os.mkfifo(tmp_path / f"pipe{number}.jpg")
+        (tmp_path / f"folder{number}.jpg").mkdir()
+        paths += [tmp_path / f"pipe{number}.jpg", tmp_path / f"folder{number}.jpg"]
     assert copies(paths, tmp_path / "cache") == []
-    assert digests(paths[4:], tmp_path / "cache") == [""] * 4
+    assert digests(paths[4:], tmp_path / "cache") == [""] * 8
 
 
 def test_the_same_file_by_links_is_a_copy(files, tmp_path):
