@@ -23,9 +23,11 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 DICOM = {".dcm", ".dicom"}
 # Images that cannot be read here, and what would help. Pillow would read the previews in some.
 RAW, SLIDE = "camera RAW; convert it to PNG or JPEG", "whole-slide image; export its tiles as PNG"
+UNREAD = "a format that is not read; convert it to PNG"
 OTHERS = {
     **dict.fromkeys(".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mrw .nef".split(), RAW),
     **dict.fromkeys(".nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split(), RAW),
+    **dict.fromkeys(".bpg .exr .fits .jxr .pcx .sgi .tga .xcf".split(), UNREAD),
     **dict.fromkeys(".bif .czi .lif .mrxs .ndpi .scn .svs .vms .vsi".split(), SLIDE),
 }  # fmt: skip
 EXTENSIONS = {
@@ -133,15 +135,17 @@ class Listing:
                 raise InputError(f"a folder name is not UTF-8; rename: {ascii(parent)}")
             if (first := self.visited.setdefault(os.path.realpath(parent), parent)) != parent:
                 raise InputError(f"{parent} and {first} are the same folder; remove the link")
-            name_of_parent = os.path.join(inside, parent[length:])
-            folders[:] = self.without_system(folders, name_of_parent)
+            relative = os.path.join(inside, parent[length:])
+            folders[:] = self.without_system(folders, relative)
+            names = []
             for name in sorted(files):
                 if reason := reason_to_pass_over(parent, name):
-                    self.pass_over(reason, os.path.join(name_of_parent, name))
+                    self.pass_over(reason, os.path.join(relative, name))
                 else:
-                    images.append((os.path.join(name_of_parent, name), os.path.join(parent, name)))
-            if invalid := [ascii(i) for i, _ in images if not is_text(i)]:
-                raise InputError(f"file names are not UTF-8; rename: {listed(invalid)}")
+                    names.append(name)
+            if invalid := [ascii(name) for name in names if not is_text(name)]:
+                raise InputError(f"file names in {parent} are not UTF-8; rename: {listed(invalid)}")
+            images += [(os.path.join(relative, name), os.path.join(parent, name)) for name in names]
         return sorted(images)
 
     def without_system(self, folders: list[str], parent: str = "") -> list[str]:
