@@ -10,8 +10,8 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from plots import draw
-from plots.fonts import choose_fonts
+from plots import draw, fonts
+from plots.fonts import characters, choose_fonts
 
 
 def make_font(path: Path, name: str, letters: str) -> None:
@@ -75,5 +75,7 @@ def test_without_such_a_font():
 
 
 def test_latin_and_greek_need_no_other_font(monkeypatch):
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", None)
+    read = []
+    monkeypatch.setattr(fonts, "characters", lambda font: read.append(font) or characters(font))
     assert choose_fonts(figure_of("nævus_β", "Ðø ≥ 3 µm")[0]) == set()
+    assert len(read) == 1
