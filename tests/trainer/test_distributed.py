@@ -1,14 +1,31 @@
 """Collectives between CPU processes with gloo."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+import conftest
 import gloo_workers
 from common.errors import InputError
 from common.failures import Unexpected
 from gloo_workers import plan
 from trainer import distributed
 from trainer.launch import launch
+
+
+@pytest.mark.parametrize(
+    "paths, hidden", [([], True), (["tests/gpu"], False), (["tests/gpu", "tests/moco"], True)]
+)
+def test_gpus_are_hidden_but_from_the_gpu_tests(monkeypatch, paths, hidden):
+    """So that results are those of the CPU wherever the tests run."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ["XDG_CACHE_HOME"])
+    monkeypatch.setattr(conftest.tempfile, "mkdtemp", lambda **_: os.environ["XDG_CACHE_HOME"])
+    where = SimpleNamespace(dir=conftest.REPOSITORY)
+    conftest.pytest_configure(SimpleNamespace(args=paths or ["tests"], invocation_params=where))
+    assert (os.environ.get("CUDA_VISIBLE_DEVICES") == "") == hidden
 
 
 def test_collectives(tmp_path):
