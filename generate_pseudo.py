@@ -93,7 +93,7 @@ def teach(
     workers = readers(settings.workers)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
     f_q = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
-    f_c = f_q.fit(support, settings.augnum, settings.seed, settings.normalize)
+    f_c = f_q.fit(support, settings.augnum, settings.normalize)
     # (c) p = F(x) for every base image
     embeddings = f_q.embed(base, progress="labelling")
     return embeddings, f_c.predict_proba(embeddings).astype(np.float32)

@@ -2,6 +2,7 @@
 
 python test.py DATA --resume STUDENT --load_cla
 python test.py DATA --resume STAGE_A
+python test.py DATA --resume STAGE_A --tasks 600
 python test.py --resume STUDENT --load_cla --predict FOLDER
 """
 
@@ -10,19 +11,31 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import baselines
-from common.errors import InputError, refusing, require_match
+from common.errors import InputError, listed, refusing, require_match
 from common.files import atomic_write, parse_json, refuse_to_overwrite
 from datasets.cache import files_key
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, check_readable, describe, unlabelled, without_unreadable
-from datasets.open import decoded, draw, open_data
+from datasets.open import decoded, draw, draw_tasks, open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
-from moco.config import Testing
-from moco.evaluate import FrozenEncoder
-from moco.scores import predictions_csv, score, score_table
+from moco.config import STAGES, Testing
+from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
+from moco.scores import (
+    paired,
+    paired_table,
+    predictions_csv,
+    read_tasks,
+    score,
+    score_table,
+    summary,
+    summary_table,
+    task_row,
+    tasks_csv,
+)
 from trainer import cli
 from trainer.distributed import readers
 from trainer.provenance import provenance
@@ -38,6 +51,10 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
+    if settings.tasks:
+        return score_tasks(settings, given, checkpoint, device)
+    if settings.compare:
+        raise InputError("--compare requires --tasks")
     rare = None
     if settings.data:
         classes = settings.base_classes, settings.rare_classes
@@ -56,7 +73,7 @@ def main(argv: list[str] | None = None) -> None:
             if not settings.predict:
                 print(score_table(previous))
             print(f"already done: {files[0]}, {files[1]}")
-            return
+            return None
     refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
     if rare and (fingerprint := rare.fingerprint()) != task.rare:
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(fingerprint)}")
@@ -66,38 +83,122 @@ def main(argv: list[str] | None = None) -> None:
     support = None if settings.load_cla else task.support(rare)
     if settings.predict:
         check_readable(*([images, support] if support else [images]))
-    probabilities = predict(settings, checkpoint, device, images, support, task.seed)
-    about = {"task": task.to_dict(), "classifier": classifier, "epoch": checkpoint["epoch"],
-             "images": scored,
-             "args": settings.record(), "made_by": provenance(),
-             "checkpoint_made_by": checkpoint["made_by"],
-             "training": resume.training_of(checkpoint)}  # fmt: skip
+    predict = predictor_of(settings, checkpoint, device, support, images)
+    probabilities = predict(support, images)
+    about = {"task": task.to_dict(), "classifier": classifier, "images": scored,
+             **about_run(settings, checkpoint)}  # fmt: skip
     if settings.predict:
         scores = {}
         print(f"{task}; classifier: {classifier}; {len(images)} images of {settings.predict}")
     else:
-        scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
+        scores = score_of(images, probabilities)
         size = f"{len(images)} query images, none from the support set"
         print(f"{task}; classifier: {classifier}; {size}")
         print(score_table(scores))
     table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
-    scores = json.dumps({**scores, **about}, indent=1)
+    write_results(files, {**scores, **about}, table)
+    return None
+
+
+def score_of(images: ImageSet, probabilities: np.ndarray) -> dict:
+    """Return the scores of the probabilities, M×N, of M images."""
+    predicted = probabilities.argmax(axis=1)
+    return score(np.array(images.labels), predicted, images.classes, probabilities)
+
+
+def about_run(settings: Testing, checkpoint: dict) -> dict:
+    """Return what the JSON file tells about the command and the checkpoint."""
+    return {
+        "epoch": checkpoint["epoch"],
+        "args": settings.record(),
+        "made_by": provenance(),
+        "checkpoint_made_by": checkpoint["made_by"],
+        "training": resume.training_of(checkpoint),
+    }
+
+
+def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:
+    """Write the JSON file of the scores and the CSV file `table`."""
     files[0].unlink(missing_ok=True)  # an interrupted --overwrite must not look done
-    for file, content in ((files[1], table), (files[0], scores)):
+    for file, content in ((files[1], table), (files[0], json.dumps(scores, indent=1))):
         with atomic_write(file) as out:
             out.write(content.encode())
     print(f"written: {files[0]}, {files[1]}")
+
+
+def score_tasks(settings: Testing, given: dict, checkpoint: dict, device: torch.device) -> None:
+    """Score an encoder on the tasks of seeds 0 to N-1, which `--seed` draws one by one.
+
+    Encodes each image once. Raises InputError for a model of one task, whose support labels have
+    shaped its features, and if a task is impossible.
+    """
+    if checkpoint["task"] or STAGES[checkpoint["stage"]].classifies:
+        raise InputError(
+            f"--tasks: {settings.resume} was trained for one task, whose support labels shaped its "
+            "features; score an encoder of stage (a) or a baseline that knows no task, or train a "
+            "model for each task with python -m reproduction"
+        )
+    of_one = {"--seed": settings.seed, "--savedir": settings.savedir, "--predict": settings.predict}
+    if wrong := [flag for flag, value in of_one.items() if value is not None]:
+        raise InputError(f"--tasks draws the tasks of seeds 0 to N-1; leave out {listed(wrong)}")
+    if settings.compare:
+        read_tasks(settings.compare)  # before the work
+    classes = settings.base_classes, settings.rare_classes
+    rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
+    tasks = list(draw_tasks(
+        settings.data, rare, settings.n_way, settings.k_shot or 5, range(settings.tasks),
+        settings.lesion_disjoint, settings.rare_split,
+    ))  # fmt: skip
+    name = f"tasks_lr_{tasks[0].n_way}way_{tasks[0].k_shot}shot_seeds0-{settings.tasks - 1}"
+    files = result_paths(settings, name)
+    scored = {**rare.fingerprint(), "files": files_key(rare)}
+    done = files[0].exists() and not settings.overwrite
+    if done and (previous := previous_scores(files[0], settings, given, checkpoint, scored)):
+        report_tasks(settings, previous["scores"], read_tasks(files[1]))
+        print(f"already done: {files[0]}, {files[1]}")
+        return
+    refuse_to_overwrite(files[:1], settings.overwrite)
+    rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
+    used = {i for task in tasks for ids in task.support_ids for i in ids}
+    support = rare.take(i for i in rare.ids if i in used)
+    predict = predictor_of(settings, checkpoint, device, support, rare)
+    rows = []
+    for task in tqdm(tasks, desc="tasks", unit="task", disable=None):
+        query = task.query(rare)
+        rows.append(task_row(task, score_of(query, predict(task.support(rare), query))))
+    scores = summary(rows)
+    about = {"classifier": "lr", "images": scored, **about_run(settings, checkpoint)}
+    write_results(files, {"scores": scores, **about}, tasks_csv(rows))
+    report_tasks(settings, scores, rows)
+
+
+def report_tasks(settings: Testing, scores: dict, rows: list[dict]) -> None:
+    """Print the scores over all tasks, and the difference from those of --compare."""
+    drawn = f"{settings.k_shot or 5}-shot tasks of seeds 0 to {settings.tasks - 1}"
+    print(f"logistic regression, {drawn}")
+    print(summary_table(scores))
+    if settings.compare:
+        try:
+            found = paired(rows, read_tasks(settings.compare))
+        except InputError as error:
+            raise InputError(f"--compare {settings.compare}: {error}") from None
+        print(f"\ncompared with {settings.compare}, on the same tasks")
+        print(paired_table(found))
 
 
 def result_files(
     settings: Testing, task: Task, classifier: str, images: ImageSet
 ) -> tuple[Path, Path]:
     """Return the JSON file of the scores and the CSV file of the predictions."""
-    folder = settings.output or (
-        settings.resume if settings.resume.is_dir() else settings.resume.parent
-    )
     name = f"{classifier}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
     name = f"predict_{images.name}_{name}" if settings.predict else f"test_{name}"
+    return result_paths(settings, name)
+
+
+def result_paths(settings: Testing, name: str) -> tuple[Path, Path]:
+    """Return the paths of the JSON and the CSV file called `name`."""
+    checkpoint = settings.resume
+    folder = settings.output or (checkpoint if checkpoint.is_dir() else checkpoint.parent)
     return folder / f"{name}.json", folder / f"{name}.csv"
 
 
@@ -112,25 +213,23 @@ def previous_scores(
     return previous if same else None
 
 
-def predict(
+def predictor_of(
     settings: Testing,
     checkpoint: dict,
     device: torch.device,
-    images: ImageSet,
     support: ImageSet | None,
-    seed: int,
-) -> np.ndarray:
-    """Return class probabilities, M×N, of M images.
+    query: ImageSet,
+) -> Predictor:
+    """Encode the images of one task or many; return what classifies a task's query set.
 
-    By the student's classifier, or with a support set by a logistic regression fitted on it.
+    By the student's classifier, or with `support`, the support images of all tasks, by a logistic
+    regression fitted on those of the task.
     """
-    encoder = FrozenEncoder(
-        checkpoint, device, settings.amp, settings.batch_size, readers(settings.workers)
-    )
-    embeddings = encoder.embed(images, progress="testing")
+    workers = readers(settings.workers)
+    encoder = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
     if support is None:
-        return student_classifier(checkpoint)(torch.from_numpy(embeddings)).softmax(dim=1).numpy()
-    return encoder.fit(support, settings.augnum, seed, settings.normalize).predict_proba(embeddings)
+        return direct(encoder, student_classifier(checkpoint), query)
+    return regressions(encoder, support, query, settings.augnum, settings.normalize)
 
 
 def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Task:

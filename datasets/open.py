@@ -1,7 +1,7 @@
 """Open images and draw tasks as the command line specifies."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import InputError
@@ -66,5 +66,19 @@ def draw(
     rare_split: bool = False,
 ) -> Task:
     """Draw a task as the command line specifies. Raises InputError as `draw_task` does."""
+    return next(draw_tasks(folder, rare, n_way, k_shot, [seed], lesion_disjoint, rare_split))
+
+
+def draw_tasks(
+    folder: Path,
+    rare: ImageSet,
+    n_way: int | None,
+    k_shot: int | None,
+    seeds: Iterable[int],
+    lesion_disjoint: bool = False,
+    rare_split: bool = False,
+) -> Iterator[Task]:
+    """Draw a task for each of `seeds`, as `draw` does."""
     lesions = lesion_groups(folder) if lesion_disjoint else None
-    return draw_task(rare, n_way, k_shot, seed, lesions, rare_split)
+    for seed in seeds:
+        yield draw_task(rare, n_way, k_shot, seed, lesions, rare_split)

@@ -176,7 +176,7 @@ class Labelling(Classes, Regression, Drawing, Encoding):
         15, "warn if a class has fewer query images; the query set is always all remaining images",
         low=0, metavar="Q",
     )  # fmt: skip
-    seed: int = setting(0, "seed of the task and the augmented copies", low=0)
+    seed: int = setting(0, "seed of the task", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -283,6 +283,14 @@ class Testing(Classes, Regression, Drawing, Encoding):
     seed: int | None = setting(
         None, "seed of a drawn task (default: 0); must match an existing task", low=0,
         metavar="SEED",
+    )  # fmt: skip
+    tasks: int | None = setting(
+        None, "score an encoder on the tasks of seeds 0 to N-1: mean and 95 % confidence interval",
+        low=2, metavar="N",
+    )  # fmt: skip
+    compare: Path | None = setting(
+        None, "with --tasks: the CSV file of another encoder on the same tasks, for the paired "
+        "difference and Wilcoxon's test", metavar="CSV", runtime=True,
     )  # fmt: skip
     output: Path | None = setting(
         None, "folder for the scores (default: the checkpoint's)", metavar="DIR",

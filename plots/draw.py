@@ -16,7 +16,7 @@ from datasets.episode import Task
 from datasets.images import read_image
 from datasets.pseudo import PseudoLabels
 
-from .read import Result, Run, most_similar, short_names, worst_mistakes
+from .read import Result, Run, Tasks, most_similar, short_names, worst_mistakes
 
 CURVES = {  # key in the log: axis label, scale factor
     "loss": ("Loss", 1),
@@ -207,6 +207,33 @@ def draw_confusion(results: dict[tuple, list[Result]]):
         title = f"{shots or 'all'}-shot, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
         title = f"{name}\n{title}" if len(set(names)) > 1 else title
         ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
+    return figure
+
+
+def draw_tasks(tasks: Sequence[Tasks]):
+    """Draw how the accuracy is distributed over many tasks, a panel per number of shots: a
+    histogram per method, and its mean with the 95 % interval in the legend."""
+    panels: dict[int, list[tuple[str, Tasks]]] = {}
+    for name, found in zip(short_names([one.path.parent for one in tasks]), tasks):
+        panels.setdefault(found.shots, []).append((name, found))
+    alone = len(panels) == 1
+    size = (3.4, 2.6) if alone else (2.33, 2.4)
+    figure, axes = grid(len(panels), *size, sharex=True)
+    percent = [100 * row["accuracy"] for found in tasks for row in found.rows]
+    bins = np.linspace(min(percent), max(percent) + 1e-9, 25)
+    for ax, shots in zip(axes, sorted(panels)):
+        for i, (name, found) in enumerate(panels[shots]):
+            color, values = RUN_COLORS[i % len(RUN_COLORS)], found.scores["accuracy"]
+            mean, half = 100 * values["mean"], 100 * values["ci95"]
+            label = f"{mean:.1f} ± {half:.1f} %" + f", {name}" * (len(panels[shots]) > 1)
+            accuracies = [100 * row["accuracy"] for row in found.rows]
+            for kind, style in (("stepfilled", {"alpha": 0.3}), ("step", {})):
+                ax.hist(accuracies, bins, histtype=kind, color=color, **style)
+            ax.axvline(mean, color=color, linestyle="--", label=label)
+        counts = {len(found.rows) for _, found in panels[shots]}
+        of = " or ".join(map(str, sorted(counts)))
+        ax.set(xlabel="Accuracy (%)", ylabel=f"Tasks of {of}", title=f"{shots}-shot")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), fontsize=7)
     return figure
 
 
