@@ -11,8 +11,8 @@ import torch
 import baselines
 from common.files import refuse_to_overwrite
 from datasets.episode import TASK_FILE, load_task, save_task
-from datasets.images import ImageSet, check_readable, describe, unreadable
-from datasets.open import decoded, draw, open_data
+from datasets.images import ImageSet, advice, check_readable, describe, unreadable
+from datasets.open import decoded, draw, notes_of, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
@@ -30,25 +30,28 @@ def main(argv: list[str] | None = None) -> None:
     checkpoint = load_checkpoint(given["resume"], ("moco",))
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
-    classes = settings.base_classes, settings.rare_classes
-    data = open_data(settings.datadir, *classes, settings.skip_unreadable)
+    data = open_data(settings.datadir, settings)
     base = data.base.fingerprint()
+    task = draw(
+        data, settings.n_way, settings.k_shot, settings.seed, settings.group_disjoint,
+        settings.rare_split,
+    )  # fmt: skip
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
-        if previous["base"] == base and resume.is_same_work(settings, given, previous, checkpoint):
+        same_images = previous["base"] == base and previous["task"] == task.to_dict()
+        if same_images and resume.is_same_work(settings, given, previous, checkpoint):
             print(f"already done: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[1:], settings.overwrite)  # a task file alone: unfinished run
-    task = draw(
-        settings.datadir, data.rare, settings.n_way, settings.k_shot, settings.seed,
-        settings.lesion_disjoint, settings.rare_split,
-    )  # fmt: skip
     if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
         refuse_to_overwrite(files[:1], settings.overwrite)
     support, query = task.support(data.rare), task.query(data.rare)
     if base != checkpoint["base"]:
         trained_on = describe(checkpoint["base"])
-        print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}")
+        hint = advice(checkpoint["base"], data.base)
+        print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}{hint}")
+    for note in notes_of(task.shared(data.rare, data.groups), len(query)):
+        print(note)
     for name, count in query.counts().items():
         if count < settings.k_query:
             print(f"note: {name} has only {count} query images: accuracy in steps of 1/{count}")
@@ -63,6 +66,7 @@ def main(argv: list[str] | None = None) -> None:
         embeddings=embeddings,
         about={
             "task": task.to_dict(),
+            "data": data.to_dict(),
             "base": base,
             "teacher": inherited_from(checkpoint["args"], settings),
             "epoch": checkpoint["epoch"],

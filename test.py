@@ -7,6 +7,7 @@ python test.py --resume STUDENT --load_cla --predict FOLDER
 """
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,19 @@ from tqdm import tqdm
 import baselines
 from common.errors import InputError, listed, refusing, require_match
 from common.files import atomic_write, parse_json, refuse_to_overwrite
+from datasets import Collection
 from datasets.cache import files_key
+from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.images import ImageSet, check_readable, describe, unlabelled, without_unreadable
-from datasets.open import decoded, draw, draw_tasks, open_data
+from datasets.images import (
+    ImageSet,
+    advice,
+    check_readable,
+    describe,
+    unlabelled,
+    without_unreadable,
+)
+from datasets.open import decoded, draw, notes_of, open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import STAGES, Testing
@@ -51,15 +61,14 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
+    data = open_data(settings.data, settings, use=["rare"]) if settings.data else None
     if settings.tasks:
-        return score_tasks(settings, given, checkpoint, device)
+        assert data is not None
+        return score_tasks(settings, given, checkpoint, device, data)
     if settings.compare:
         raise InputError("--compare requires --tasks")
-    rare = None
-    if settings.data:
-        classes = settings.base_classes, settings.rare_classes
-        rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
-    task = find_task(settings, checkpoint, rare)
+    rare = data.rare if data else None
+    task = find_task(settings, checkpoint, data)
     if settings.predict:
         images = unlabelled(settings.predict)
         images = without_unreadable(images) if settings.skip_unreadable else images
@@ -67,16 +76,19 @@ def main(argv: list[str] | None = None) -> None:
         images = task.query(rare)
     classifier = "direct" if settings.load_cla else "lr"
     files = result_files(settings, task, classifier, images)
-    scored = {**images.fingerprint(), "files": files_key(images)}
+    scored = {**images.fingerprint(), "content": content_key(images, settings.cache_folder)}
+    shared = None if settings.predict else task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
-        if previous := previous_scores(files[0], settings, given, checkpoint, scored):
+        older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
+        if previous := previous_scores(files[0], settings, given, checkpoint, (scored, older)):
             if not settings.predict:
                 print(score_table(previous))
             print(f"already done: {files[0]}, {files[1]}")
             return None
     refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
     if rare and (fingerprint := rare.fingerprint()) != task.rare:
-        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(fingerprint)}")
+        drawn_from, hint = describe(task.rare), advice(task.rare, rare)
+        print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
     if not settings.predict:
         rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
         images = task.query(rare)
@@ -86,6 +98,7 @@ def main(argv: list[str] | None = None) -> None:
     predict = predictor_of(settings, checkpoint, device, support, images)
     probabilities = predict(support, images)
     about = {"task": task.to_dict(), "classifier": classifier, "images": scored,
+             "shared_with_support": shared, "data": data and data.to_dict(),
              **about_run(settings, checkpoint)}  # fmt: skip
     if settings.predict:
         scores = {}
@@ -93,7 +106,9 @@ def main(argv: list[str] | None = None) -> None:
     else:
         scores = score_of(images, probabilities)
         size = f"{len(images)} query images, none from the support set"
-        print(f"{task}; classifier: {classifier}; {size}")
+        print(f"{task}; classifier: {classifier}; {size}{group_word(shared)}")
+        for note in notes_of(shared, len(images)):
+            print(note)
         print(score_table(scores))
     table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
     write_results(files, {**scores, **about}, table)
@@ -126,7 +141,9 @@ def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:
     print(f"written: {files[0]}, {files[1]}")
 
 
-def score_tasks(settings: Testing, given: dict, checkpoint: dict, device: torch.device) -> None:
+def score_tasks(
+    settings: Testing, given: dict, checkpoint: dict, device: torch.device, data: Collection
+) -> None:
     """Score an encoder on the tasks of seeds 0 to N-1, which `--seed` draws one by one.
 
     Encodes each image once. Raises InputError for a model of one task, whose support labels have
@@ -143,18 +160,19 @@ def score_tasks(settings: Testing, given: dict, checkpoint: dict, device: torch.
         raise InputError(f"--tasks draws the tasks of seeds 0 to N-1; leave out {listed(wrong)}")
     if settings.compare:
         read_tasks(settings.compare)  # before the work
-    classes = settings.base_classes, settings.rare_classes
-    rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
-    tasks = list(draw_tasks(
-        settings.data, rare, settings.n_way, settings.k_shot or 5, range(settings.tasks),
-        settings.lesion_disjoint, settings.rare_split,
-    ))  # fmt: skip
-    name = f"tasks_lr_{tasks[0].n_way}way_{tasks[0].k_shot}shot_seeds0-{settings.tasks - 1}"
-    files = result_paths(settings, name)
-    scored = {**rare.fingerprint(), "files": files_key(rare)}
+    tasks = [
+        draw(
+            data, settings.n_way, settings.k_shot or 5, seed, settings.group_disjoint,
+            settings.rare_split,
+        )
+        for seed in range(settings.tasks)
+    ]  # fmt: skip
+    rare, shots = data.rare, tasks[0].k_shot
+    files = result_paths(settings, f"tasks_lr_{tasks[0].n_way}way_{shots}shot_{len(tasks)}tasks")
+    scored = {**rare.fingerprint(), "content": content_key(rare, settings.cache_folder)}
     done = files[0].exists() and not settings.overwrite
-    if done and (previous := previous_scores(files[0], settings, given, checkpoint, scored)):
-        report_tasks(settings, previous["scores"], read_tasks(files[1]))
+    if done and (previous := previous_scores(files[0], settings, given, checkpoint, [scored])):
+        report_tasks(settings, previous, read_tasks(files[1]))
         print(f"already done: {files[0]}, {files[1]}")
         return
     refuse_to_overwrite(files[:1], settings.overwrite)
@@ -162,21 +180,29 @@ def score_tasks(settings: Testing, given: dict, checkpoint: dict, device: torch.
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
     predict = predictor_of(settings, checkpoint, device, support, rare)
-    rows = []
+    rows, shared = [], []
     for task in tqdm(tasks, desc="tasks", unit="task", disable=None):
         query = task.query(rare)
         rows.append(task_row(task, score_of(query, predict(task.support(rare), query))))
-    scores = summary(rows)
-    about = {"classifier": "lr", "images": scored, **about_run(settings, checkpoint)}
-    write_results(files, {"scores": scores, **about}, tasks_csv(rows))
+        shared.append({"query": len(query), **task.shared(rare, data.groups)})
+    known = [one for one in shared if one["groups"] is not None]
+    total = {name: sum(one[name] or 0 for one in shared) for name in shared[0]}
+    scores = {
+        "scores": summary(rows), "classifier": "lr", "images": scored, "data": data.to_dict(),
+        "shared_with_support": total | ({} if known else {"groups": None}),
+        **about_run(settings, checkpoint),
+    }  # fmt: skip
+    write_results(files, scores, tasks_csv(rows))
     report_tasks(settings, scores, rows)
 
 
 def report_tasks(settings: Testing, scores: dict, rows: list[dict]) -> None:
     """Print the scores over all tasks, and the difference from those of --compare."""
-    drawn = f"{settings.k_shot or 5}-shot tasks of seeds 0 to {settings.tasks - 1}"
-    print(f"logistic regression, {drawn}")
-    print(summary_table(scores))
+    shared = scores["shared_with_support"]
+    print(f"{len(rows)} {settings.k_shot or 5}-shot tasks; classifier: lr{group_word(shared)}")
+    for note in notes_of(shared, shared["query"]):
+        print(note)
+    print(summary_table(scores["scores"]))
     if settings.compare:
         try:
             found = paired(rows, read_tasks(settings.compare))
@@ -184,6 +210,13 @@ def report_tasks(settings: Testing, scores: dict, rows: list[dict]) -> None:
             raise InputError(f"--compare {settings.compare}: {error}") from None
         print(f"\ncompared with {settings.compare}, on the same tasks")
         print(paired_table(found))
+
+
+def group_word(shared: dict) -> str:
+    """Return what the scores say about the groups of `Task.shared`."""
+    return {None: "; groups unknown", 0: "; groups of the support set excluded"}.get(
+        shared["groups"], ""
+    )
 
 
 def result_files(
@@ -203,12 +236,15 @@ def result_paths(settings: Testing, name: str) -> tuple[Path, Path]:
 
 
 def previous_scores(
-    file: Path, settings: Testing, given: dict, checkpoint: dict, images: dict
+    file: Path, settings: Testing, given: dict, checkpoint: dict, images: Sequence[dict]
 ) -> dict | None:
-    """Return the contents of `file` if an equivalent command wrote it, else None."""
+    """Return the contents of `file` if an equivalent command wrote it, else None.
+
+    `images`: what it may record of the scored images, in this version and in earlier ones.
+    """
     with refusing(f"{file} is invalid; replace it with --overwrite"):
         previous = parse_json(file.read_bytes(), newest=0)
-    same_images = previous.get("images") == images
+    same_images = previous.get("images") in images
     same = same_images and resume.is_same_work(settings, given, previous, checkpoint)
     return previous if same else None
 
@@ -232,7 +268,7 @@ def predictor_of(
     return regressions(encoder, support, query, settings.augnum, settings.normalize)
 
 
-def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Task:
+def find_task(settings: Testing, checkpoint: dict, data: Collection | None) -> Task:
     """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.
 
     Raises InputError if it conflicts with the settings or the classifier.
@@ -252,12 +288,12 @@ def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Tas
         )
     else:
         return draw(
-            settings.data, rare, settings.n_way, settings.k_shot or 5, settings.seed or 0,
-            settings.lesion_disjoint, settings.rare_split,
+            data, settings.n_way, settings.k_shot or 5, settings.seed or 0,
+            settings.group_disjoint, settings.rare_split,
         )  # fmt: skip
-    if settings.lesion_disjoint or settings.rare_split:
+    if settings.group_disjoint or settings.rare_split:
         raise InputError(
-            f"--lesion-disjoint and --rare-split apply to drawing a task, but {where} has one; "
+            f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
             "pass them to generate_pseudo.py"
         )
     requested = {"n_way": settings.n_way, "k_shot": settings.k_shot, "seed": settings.seed}

@@ -72,6 +72,23 @@ class Task:
             raise InputError(f"no query images of {listed(empty)}")
         return query
 
+    def shared(self, rare: ImageSet, groups: Mapping[str, str]) -> dict:
+        """Return how many query images share something with the support set.
+
+        `copies`: its content, which only --allow-duplicates lets happen; `groups`: a group, None
+        if no image of the task has one; `without_group`: images of the task without a group.
+        """
+        support, query = self.support(rare).ids, self.query(rare).ids
+        contents = {rare.copies.get(i, i) for i in support}
+        known = {groups[i] for i in support if i in groups}
+        without = sum(i not in groups for i in (*support, *query))
+        is_known = without < len(support) + len(query)
+        return {
+            "copies": sum(rare.copies.get(i, i) in contents for i in query),
+            "groups": sum(groups.get(i) in known for i in query) if is_known else None,
+            "without_group": without,
+        }
+
     def to_dict(self) -> dict:
         """Return the task as JSON types, the inverse of `from_dict`."""
         return json.loads(json.dumps(asdict(self)))
@@ -120,17 +137,17 @@ def draw_task(
     n_way: int | None,
     k_shot: int | None,
     seed: int,
-    lesions: Mapping[str, str] | None = None,
+    groups: Mapping[str, str] | None = None,
     rare_split: bool = False,
 ) -> Task:
     """Draw a random task. With the same `seed`, fewer shots are a subset of more shots.
 
-    `n_way` None uses all rare classes. `lesions` maps image ids to lesion ids: images of the
-    support set's lesions are excluded from the query set. `rare_split` draws the support set from
-    70 % of each class (all of it if `k_shot` is None) and uses another 20 %, the same for every
-    seed, as the query set (Table 11).
+    `n_way` None uses all rare classes. `groups` maps image ids to patients or lesions: other
+    images of the support set's groups are excluded from the query set. `rare_split` draws the
+    support set from 70 % of each class (all of it if `k_shot` is None) and uses another 20 %, the
+    same for every seed, as the query set (Table 11).
     Raises InputError, with the valid range, if there are too few classes or images, and if
-    `lesions` lacks an image.
+    `groups` lacks an image.
     """
     counts = rare.counts()
     sizes = f"{rare.name} has " + ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -153,15 +170,18 @@ def draw_task(
         drawn = [row for row in order[label].tolist() if row in training[label]][:k_shot]
         support_ids.append(tuple(ids[row] for row in drawn))
         excluded_ids += [ids[row] for row in everything[label] - test[label] - set(drawn)]
-    if lesions is not None:
-        if missing := [i for i in rare.ids if i not in lesions]:
-            raise InputError(f"missing lesion ids of {listed(missing)}")
+    if groups is not None:
+        if missing := [i for i in rare.ids if i not in groups]:
+            raise InputError(
+                f"--group-disjoint needs the group of every rare image; {len(missing)} of "
+                f"{len(rare)} have none: {listed(missing, 3)}"
+            )
         support = {i for ids in support_ids for i in ids}
-        support_lesions = {lesions[i] for i in support}
+        support_groups = {groups[i] for i in support}
         excluded_ids += [
             i
             for i, label in zip(rare.ids, rare.labels)
-            if label in chosen and lesions[i] in support_lesions and i not in support
+            if label in chosen and groups[i] in support_groups and i not in support
         ]
     return Task(
         classes=tuple(rare.classes[label] for label in chosen),

@@ -29,8 +29,17 @@ class Classes(Settings):
 class Drawing(Settings):
     """how a task is drawn"""
 
-    lesion_disjoint: bool = setting(
-        False, "exclude images of the support set's lesions from the query set (ISIC 2018)",
+    group_disjoint: bool = setting(
+        False, "exclude images of the support set's groups (patients, lesions) from the query set",
+        flags=("--group-disjoint", "--lesion-disjoint"), former="lesion_disjoint",
+    )  # fmt: skip
+    groups: Path | None = setting(
+        None, "CSV file with the columns image,group, which says for each image id of which "
+        "patient or lesion it is", metavar="FILE",
+    )  # fmt: skip
+    group_column: str | None = setting(
+        None, "column of groups, in --groups or in the CSV file of images (default: group)",
+        metavar="NAME",
     )  # fmt: skip
     rare_split: bool = setting(
         False, "draw the support set from 70 % of the rare images and score on another 20 %, the "
@@ -39,17 +48,22 @@ class Drawing(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkipUnreadable(Settings):
-    """unreadable images"""
+class Reading(Settings):
+    """reading the data"""
 
     skip_unreadable: bool = setting(
         False, "leave out images that cannot be decoded, and list them; use it in all stages of "
         "an experiment",
     )  # fmt: skip
+    allow_duplicates: bool = setting(
+        False, "count copies of an image as separate images, also those in two classes",
+        negatable=True, inherited="default",
+    )  # fmt: skip
+    quiet: bool = setting(False, "one line on what the data folder holds", runtime=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cache(SkipUnreadable):
+class Cache(Reading):
     """cache of decoded images"""
 
     cache: Path = setting(

@@ -10,13 +10,14 @@ import torch
 
 from common.errors import InputError
 from common.files import require_writable
-from datasets.images import require_same
+from datasets import Collection
+from datasets.images import ImageSet, require_same
 from models import default_embedding_dim
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
-from trainer.provenance import command
+from trainer.provenance import command, provenance
 from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
@@ -136,8 +137,11 @@ def is_resuming(settings: Output) -> bool:
     return settings.resume is not None and settings.resume.resolve() in paths
 
 
-def check_run(settings: TrainingSettings, about: dict, source: Source | None) -> None:
-    """Raise InputError if the run `about` may not start in --model-path or continue from `source`.
+def check_run(
+    settings: TrainingSettings, about: dict, images: ImageSet, source: Source | None
+) -> None:
+    """Raise InputError if the run `about`, on `images`, may not start in --model-path or continue
+    from `source`.
 
     It may not if it would overwrite a run, or if `source` has another stage, task, data or pseudo
     labels, or other fixed settings.
@@ -162,7 +166,7 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
     if "known_settings" in checkpoint:
         print(f"note: {path} does not record which images it was trained on")
     else:
-        require_same(checkpoint["base"], about["base"], f"{path} was trained on")
+        require_same(checkpoint["base"], images, f"{path} was trained on")
     affected = "the cosine schedule" if settings.cos else None
     if isinstance(settings, Distillation):
         if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
@@ -173,6 +177,22 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
     planned = checkpoint["args"]["epochs"]
     if settings.epochs != planned and affected:
         print(f"note: --epochs {settings.epochs} instead of {planned} changes {affected}")
+
+
+def about_run(
+    stage: str, settings: ImageTraining, data: Collection, images: ImageSet, **others: Any
+) -> dict[str, Any]:
+    """Return what a run's checkpoint and log say of it: stage, settings, the training `images`, a
+    part of `data`, and `others`."""
+    return {
+        "stage": stage,
+        "args": settings.record(),
+        "data": data.to_dict(),
+        "base": images.fingerprint(),
+        "task": None,
+        "made_by": provenance(),
+        **others,
+    }
 
 
 def run_of(settings: Output, about: dict, source: Source | None) -> Run:

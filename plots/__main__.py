@@ -18,7 +18,7 @@ from datasets import Collection
 from datasets.images import ImageSet
 from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
-from moco.config import Classes, SkipUnreadable
+from moco.config import Classes, Reading
 from moco.evaluate import FrozenEncoder
 from plots import draw
 from plots.read import Outputs, read_folders, short_names
@@ -32,7 +32,7 @@ MAX_PANELS = 9  # also the most figures of look-alikes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing(Classes, Device, SkipUnreadable):
+class Drawing(Classes, Device, Reading):
     """plots"""
 
     description = "Figures of training runs, pseudo labels and scores."
@@ -126,11 +126,16 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     recorded = [(run.about.get("args"), run.folder) for run in outputs.runs]
     recorded += [(result.scores["args"], result.path) for result in outputs.every_result()]
     inherited, where = next(
-        (entry for entry in recorded if entry[0] and entry[0].get("base_classes")), ({}, "")
+        (
+            entry
+            for entry in recorded
+            if entry[0] and (entry[0].get("base_classes") or entry[0].get("allow_duplicates"))
+        ),
+        ({}, ""),
     )
     flags = {name: value for name, value in vars(args).items() if value is not None}
     args = resolve(Drawing, flags, inherited=inherited, where=where)
-    data = open_data(args.data, args.base_classes, args.rare_classes, args.skip_unreadable)
+    data = open_data(args.data, args)
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
     def embed(checkpoint: Path, *sets: ImageSet) -> list[np.ndarray]:

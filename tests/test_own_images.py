@@ -7,9 +7,8 @@ import shutil
 import pytest
 
 from baselines import scratch
-from common.errors import InputError
 from conftest import TINY, call, refused
-from datasets import isic2018, lesion_groups, open_dataset
+from datasets import isic2018, open_dataset
 from datasets.episode import Task, load_task
 from moco.checkpoint import load_checkpoint
 
@@ -21,7 +20,7 @@ def folder(data, tmp_path_factory):
     """Synthetic lesions as class folders, with other names and fewer classes."""
     names = dict(zip(("NV", "MEL", "BKL", "DF", "VASC"), [*BASE, *RARE]))
     root = tmp_path_factory.mktemp("clinic")
-    for image_id, path, label in isic2018.rows(data):
+    for image_id, path, label, _ in isic2018.find(data).rows:
         if label in names:
             (root / names[label]).mkdir(exist_ok=True)
             shutil.copy(path, root / names[label] / f"{image_id}.jpg")
@@ -84,7 +83,7 @@ def pairs(data, tmp_path_factory):
     """The synthetic data, with two images per lesion."""
     root = tmp_path_factory.mktemp("pairs") / "data"
     shutil.copytree(data, root)
-    lines = [f"{i},LESION_{n // 2},x" for n, (i, _, _) in enumerate(isic2018.rows(root))]
+    lines = [f"{i},LESION_{n // 2},x" for n, (i, *_) in enumerate(isic2018.find(root).rows)]
     (root / isic2018.GROUPINGS).write_text(
         "\n".join(["image,lesion_id,diagnosis_confirm_type", *lines])
     )
@@ -92,7 +91,7 @@ def pairs(data, tmp_path_factory):
 
 
 def test_lesion_disjoint_scores(pairs, chain, tmp_path):
-    lesions = lesion_groups(pairs)
+    lesions = open_dataset(pairs).groups
     flags = ["--k_shot", 3, "--lesion-disjoint", "-j", 0]
     call("test", pairs, "--resume", chain.pretrained, *flags, "--output", tmp_path)
     call("generate_pseudo", "--datadir", pairs, "--resume", chain.pretrained,
@@ -126,21 +125,6 @@ def test_rare_split_and_the_oracle(data, chain, tmp_path):
 
 
 def test_flags_that_draw_a_task_are_refused_for_a_student(data, chain, capsys, monkeypatch):
-    for flag in ("--lesion-disjoint", "--rare-split"):
+    for flag in ("--group-disjoint", "--lesion-disjoint", "--rare-split"):
         error = refused(capsys, monkeypatch, "test", data, "--resume", chain.student, flag)
-        assert "--lesion-disjoint" in error and "task" in error
-
-
-def test_missing_groupings(data, folder, tmp_path):
-    with pytest.raises(InputError, match="--lesion-disjoint .*isic2018"):
-        lesion_groups(folder)
-    root = tmp_path / "data"
-    shutil.copytree(data, root)
-    (root / isic2018.GROUPINGS).rename(root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)
-    assert len(lesion_groups(root)) == len(isic2018.rows(root))  # as in the download
-    (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).write_text("image,lesion\na,b\n")
-    with pytest.raises(InputError, match="has the columns image,lesion; expected image,lesion_id"):
-        lesion_groups(root)
-    (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).unlink()
-    with pytest.raises(InputError, match="lesion groupings are missing"):
-        lesion_groups(root)
+        assert "--group-disjoint" in error and "task" in error

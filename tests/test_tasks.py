@@ -19,7 +19,7 @@ def scored(chain, data, tmp_path_factory):
     return out
 
 
-NAME = "tasks_lr_3way_2shot_seeds0-3"
+NAME = "tasks_lr_3way_2shot_4tasks"
 
 
 def test_each_row_is_the_task_of_its_seed(chain, data, scored, tmp_path):
@@ -67,7 +67,7 @@ def test_drawn_classes_and_disjoint_lesions(chain, data, tmp_path):
     """Each task is that of draw_task; a class that it lacks is left empty."""
     call("test", data, "--resume", chain.pretrained, "--n-way", 2, "--k-shot", 1, "--tasks", 6,
          "--output", tmp_path, "-j", 0)  # fmt: skip
-    rows = read_tasks(tmp_path / "tasks_lr_2way_1shot_seeds0-5.csv")
+    rows = read_tasks(tmp_path / "tasks_lr_2way_1shot_6tasks.csv")
     rare = open_dataset(data).rare
     for row in rows:
         task = draw_task(rare, 2, 1, row["seed"])
