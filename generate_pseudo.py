@@ -50,6 +50,7 @@ def main(argv: list[str] | None = None) -> None:
         trained_on = describe(checkpoint["base"])
         hint = advice(checkpoint["base"], data.base)
         print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}{hint}")
+    resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
     for note in notes_of(task.shared(data.rare, data.groups), len(query)):
         print(note)
     for name, count in query.counts().items():

@@ -40,6 +40,7 @@ def main(argv: list[str] | None = None) -> None:
     require_match({"n_way": settings.n_way, "k_shot": settings.k_shot}, recorded, savedir)
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
     base = data.base
+    task.require_classes(data.rare)
     labels = labels.for_images(base)
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
     about = resume.about_run(

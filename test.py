@@ -62,6 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
     data = open_data(settings.data, settings, use=["rare"]) if settings.data else None
+    if data:
+        resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
     if settings.tasks:
         assert data is not None
         return score_tasks(settings, given, checkpoint, device, data)

@@ -42,11 +42,20 @@ class Task:
         excluded = f", {len(self.excluded_ids)} images excluded" if self.excluded_ids else ""
         return f"{self.n_way}-way {self.k_shot or 'all'}-shot, seed {self.seed}{excluded}"
 
+    def require_classes(self, rare: ImageSet) -> None:
+        """Raise InputError if a class of the task is not one of the rare classes."""
+        if absent := [name for name in self.classes if name not in rare.classes]:
+            raise InputError(
+                f"the task has the class {listed(map(repr, absent))}, but --rare-classes are "
+                f"{listed(map(repr, rare.classes))}"
+            )
+
     def support(self, rare: ImageSet) -> ImageSet:
         """Return S: N·K images labelled 0…N−1.
 
         Raises InputError if `rare` lacks one of them or has it in another class.
         """
+        self.require_classes(rare)
         class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
         pairs = [(i, name) for ids, name in zip(self.support_ids, self.classes) for i in ids]
         if moved := [i for i, name in pairs if class_of.get(i, name) != name]:

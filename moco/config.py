@@ -19,10 +19,14 @@ IMAGE_SIZE = 224  # as in the papers
 class Classes(Settings):
     """your own images"""
 
-    base_classes: list[str] | None = binding(
-        None, "common diseases and normal controls", metavar="CLASS",
+    # Neither binds a later stage nor a resumed run: what they read is compared, images and task.
+    base_classes: list[str] | None = setting(
+        None, "common diseases and normal controls", inherited="default", metavar="CLASS",
     )  # fmt: skip
-    rare_classes: list[str] | None = binding(None, "rare diseases", metavar="CLASS")
+    rare_classes: list[str] | None = setting(
+        None, "rare diseases; a class in neither is not used", inherited="default",
+        metavar="CLASS",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -8,13 +8,13 @@ from typing import Any, TypeVar
 
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, listed
 from common.files import require_writable
 from datasets import Collection
 from datasets.images import ImageSet, require_same
 from models import default_embedding_dim
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
-from trainer.config import Output, TrainingSettings
+from trainer.config import Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
 from trainer.provenance import command, provenance
@@ -66,7 +66,9 @@ def resolve_training(
 
     A run in --model-path is resumed without --resume, or if the whole command is repeated. Settings
     that the machine decides are those of the checkpoint, else the fastest on the device; the others
-    have to be given again. Raises InputError if --resume is not a checkpoint, or as `resolve` does.
+    have to be given again, except for --schedule: it is the checkpoint's or, with other --epochs
+    than the default or the teacher's, scaled with them. Raises InputError if --resume is not a
+    checkpoint, or as `resolve` does.
     """
     given = dict(given)
     folder, requested = given["model_path"], given.get("resume")
@@ -92,7 +94,28 @@ def resolve_training(
     if source:
         recorded = source.checkpoint["args"]
         auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
-    return resolve(cls, given, auto, inherited, where), source
+    scaled = None
+    if "schedule" not in given:
+        if source and source.checkpoint["args"].get("schedule") is not None:
+            given["schedule"] = list(source.checkpoint["args"]["schedule"])
+        elif scaled := _scaled_schedule(cls, given, inherited or {}):
+            given["schedule"] = scaled
+    settings = resolve(cls, given, auto, inherited, where)
+    if scaled and not settings.cos and settings.epochs:
+        drops = " and ".join(map(str, scaled))
+        print(f"note: --epochs {settings.epochs} without --schedule: the learning rate drops after "
+              f"epoch {drops}")  # fmt: skip
+    return settings, source
+
+
+def _scaled_schedule(
+    cls: type[T], given: Mapping[str, Any], inherited: Mapping[str, Any]
+) -> list[int] | None:
+    """Return the schedule scaled to the --epochs given; None if they are the usual ones."""
+    fields = cls.fields()
+    drops, usual = (inherited.get(name) or fields[name].default for name in ("schedule", "epochs"))
+    epochs = given.get("epochs", usual)
+    return scaled_drops(epochs, drops, usual) if epochs != usual and drops else None
 
 
 def resolve_encoding(
@@ -152,6 +175,8 @@ def check_run(
             f"{settings.model_path} already holds a run; resume it by leaving out --resume, or "
             "replace it with --overwrite"
         )
+    for note in notes_on_length(settings, len(images)):
+        print(note)
     if source is None:
         return
     checkpoint, path = source.checkpoint, source.path
@@ -167,16 +192,44 @@ def check_run(
         print(f"note: {path} does not record which images it was trained on")
     else:
         require_same(checkpoint["base"], images, f"{path} was trained on")
-    affected = "the cosine schedule" if settings.cos else None
+    affected = ["the cosine schedule"] if settings.cos else []
     if isinstance(settings, Distillation):
         if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
             raise InputError(
                 f"{path} was trained on other pseudo labels than those in {settings.savedir}"
             )
-        affected = "α_t of eq. (5)"
+        affected.append("α_t of eq. (5)")
     planned = checkpoint["args"]["epochs"]
-    if settings.epochs != planned and affected:
-        print(f"note: --epochs {settings.epochs} instead of {planned} changes {affected}")
+    if settings.epochs != planned:
+        if affected:
+            changed = " and ".join(affected)
+            print(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
+        if not settings.cos:
+            drops = " ".join(map(str, settings.schedule)) or "none"
+            print(f"note: a resumed run keeps its --schedule, {drops}")
+
+
+def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
+    """Return notes on settings that a run of these epochs on so many images is too short for."""
+    epochs, notes = settings.epochs, []
+    if not epochs:
+        return []
+    start = f"note: --epochs {epochs} is too short for"
+    drops = settings.schedule
+    if drops and not settings.cos and min(drops) >= epochs:
+        text = " ".join(map(str, drops))
+        notes.append(f"{start} --schedule {text}: the learning rate never drops")
+    if isinstance(settings, ContrastiveTraining):
+        keys = epochs * (images // settings.batch_size) * settings.batch_size
+        if keys < settings.moco_k:
+            notes.append(
+                f"{start} --moco-k {settings.moco_k}: the run makes {keys:,} keys, the rest of "
+                "the queue stays random"
+            )
+    if isinstance(settings, Distillation) and settings.correction == "dic":
+        if epochs <= settings.dic_interval:
+            notes.append(f"{start} --dic-interval {settings.dic_interval}: DIC corrects nothing")
+    return notes
 
 
 def about_run(
@@ -201,6 +254,16 @@ def run_of(settings: Output, about: dict, source: Source | None) -> Run:
         settings.model_path, about, save_checkpoint, source.take() if source else None,
         source.path if source else None, is_resuming(settings), overwrite=settings.overwrite,
     )  # fmt: skip
+
+
+def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:
+    """Print a note if the encoder was trained, without labels, on a class that is now rare."""
+    if seen := [name for name in rare.classes if name in checkpoint["base"]["counts"]]:
+        if checkpoint["task"] is None:
+            print(
+                f"note: {where} was trained on the images of {listed(seen)}, now a rare class: "
+                "they are not new to it"
+            )
 
 
 def training_of(checkpoint: dict) -> dict:

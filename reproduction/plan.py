@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets.pseudo import PSEUDO_FILE
 from moco.checkpoint import load_checkpoint
 from trainer.checkpoint import CHECKPOINT
-from trainer.config import DROPS, EPOCHS
+from trainer.config import scaled_drops
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
 SEEDS = (0, 1, 2)
@@ -133,8 +133,7 @@ class Study:
 
     def schedule(self) -> list[str]:
         """Return the flags that drop the learning rate at 60 and 80 % of the epochs."""
-        drops = (max(1, self.epochs * epoch // EPOCHS) for epoch in DROPS)
-        return ["--schedule", *map(str, drops)]
+        return ["--schedule", *map(str, scaled_drops(self.epochs))]
 
 
 @dataclass(frozen=True)
