@@ -78,7 +78,8 @@ def main(argv: list[str] | None = None) -> None:
         images = task.query(rare)
     classifier = "direct" if settings.load_cla else "lr"
     files = result_files(settings, task, classifier, images)
-    scored = {**images.fingerprint(), "content": content_key(images, settings.cache_folder)}
+    sets = [images] if settings.load_cla else [images, task.support(rare)]
+    scored = {**images.fingerprint(), "content": content_key(sets, settings.cache_folder)}
     shared = None if settings.predict else task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
         older = {**images.fingerprint(), "files": files_key(images, change_time=False)}

@@ -44,10 +44,11 @@ def copies(paths: Sequence[Location], cache: Path | None) -> list[list[int]]:
         return [rows for rows, is_image in zip(found, decoded) if is_image]
 
 
-def content_key(images: ImageSet, cache: Path | None) -> str:
-    """Return a hash of the ids and contents of `images`, in order, wherever the files are."""
-    found = zip(images.ids, digests(images.paths, cache))
-    return hashlib.sha256("\n".join(f"{i}\t{digest}" for i, digest in found).encode()).hexdigest()
+def content_key(sets: Sequence[ImageSet], cache: Path | None) -> str:
+    """Return a hash of the ids and contents of the images in `sets`, in order."""
+    ids, paths = ([x for s in sets for x in getattr(s, name)] for name in ("ids", "paths"))
+    rows = "\n".join(f"{i}\t{digest}" for i, digest in zip(ids, digests(paths, cache)))
+    return hashlib.sha256(rows.encode()).hexdigest()
 
 
 def digests(paths: Sequence[Location], cache: Path | None) -> list[str]:

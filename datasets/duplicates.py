@@ -56,7 +56,7 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
     named = [f"{i} (as {first})" for i, first in sorted(first_of.items())]
     if allow and first_of:
         notes.append(
-            f"{len(first_of)} {REASON}, counted as --allow-duplicates says: {listed(named, NAMED)}"
+            f"{len(first_of)} {REASON}, counted with --allow-duplicates: {listed(named, NAMED)}"
         )
     data = replace(data, notes=tuple(notes))
     return data if allow else data.without(sorted(first_of), REASON, named)

@@ -78,7 +78,8 @@ class Task:
             self.classes,
         )
         if empty := [name for name, count in query.counts().items() if not count]:
-            raise InputError(f"no query images of {listed(empty)}")
+            rest = f"; {len(self.excluded_ids)} images are excluded" if self.excluded_ids else ""
+            raise InputError(f"no query images of {listed(empty)}{rest}")
         return query
 
     def shared(self, rare: ImageSet, groups: Mapping[str, str]) -> dict:

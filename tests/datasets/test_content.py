@@ -129,7 +129,7 @@ def test_processes_that_start_together_read_once(files, tmp_path, hashed):
 def test_the_key_of_a_set_depends_on_content_alone(files, tmp_path):
     def key(folder):
         rows = [(path.name, folder / path.name, "x") for path in files]
-        return content_key(image_set("s", ("x",), rows), tmp_path / "cache")
+        return content_key([image_set("s", ("x",), rows)], tmp_path / "cache")
 
     first = key(files[0].parent)
     assert key(files[0].parent.rename(tmp_path / "renamed")) == first

@@ -65,7 +65,7 @@ def test_allowed_copies_are_images_and_told(folder):
     data = opened(folder, allow=True)
     assert data.rare == open_dataset(folder, *CHOICE).rare and not data.passed_over
     assert data.rare.copies == {"scar/9.bmp": "scar/1.bmp", "scar/2.bmp": "burn/9.bmp"}
-    assert "2 copies of another image, counted as --allow-duplicates says" in data.summary()
+    assert "2 copies of another image, counted with --allow-duplicates: " in data.summary()
     assert "scar/9.bmp (as scar/1.bmp)" in data.summary()
 
 
