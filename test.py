@@ -29,10 +29,10 @@ from datasets.images import (
     unlabelled,
     without_unreadable,
 )
-from datasets.open import decoded, draw, notes_of, open_data
+from datasets.open import choose, decoded, draw, notes_of, open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
-from moco.config import STAGES, Testing
+from moco.config import STAGES, Testing, require_undrawn
 from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
 from moco.scores import (
     paired,
@@ -57,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     checkpoint = load_checkpoint(given["resume"])
     settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
+    if settings.support:
+        require_undrawn(given)
     if settings.load_cla and (reason := no_classifier(checkpoint)):
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
@@ -83,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
     shared = None if settings.predict else task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
         older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
-        if previous := previous_scores(files[0], settings, given, checkpoint, (scored, older)):
+        previous = previous_scores(files[0], settings, given, checkpoint, (scored, older))
+        if previous and Task.from_dict(previous["task"]) == task:
             if not settings.predict:
                 print(score_table(previous))
             print(f"already done: {files[0]}, {files[1]}")
@@ -158,8 +161,8 @@ def score_tasks(
             "features; score an encoder of stage (a) or a baseline that knows no task, or train a "
             "model for each task with python -m reproduction"
         )
-    of_one = {"--seed": settings.seed, "--savedir": settings.savedir, "--predict": settings.predict}
-    if wrong := [flag for flag, value in of_one.items() if value is not None]:
+    of_one = ("seed", "savedir", "support", "predict")
+    if wrong := [f"--{name}" for name in of_one if getattr(settings, name) is not None]:
         raise InputError(f"--tasks draws the tasks of seeds 0 to N-1; leave out {listed(wrong)}")
     if settings.compare:
         read_tasks(settings.compare)  # before the work
@@ -226,7 +229,7 @@ def result_files(
     settings: Testing, task: Task, classifier: str, images: ImageSet
 ) -> tuple[Path, Path]:
     """Return the JSON file of the scores and the CSV file of the predictions."""
-    name = f"{classifier}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
+    name = f"{classifier}_{task.name}"
     name = f"predict_{images.name}_{name}" if settings.predict else f"test_{name}"
     return result_paths(settings, name)
 
@@ -274,16 +277,29 @@ def predictor_of(
 def find_task(settings: Testing, checkpoint: dict, data: Collection | None) -> Task:
     """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.
 
-    Raises InputError if it conflicts with the settings or the classifier.
+    Or the one that --support chooses. Raises InputError if it conflicts with the settings or the
+    classifier.
     """
+    chosen = None
+    if settings.support:
+        if data is None or settings.savedir:
+            raise InputError("--support needs the data folder, and no --savedir")
+        chosen = choose(data, settings.support, settings.group_disjoint)
     if checkpoint["task"]:
         task, where = Task.from_dict(checkpoint["task"]), settings.resume
         if settings.savedir and load_task(settings.savedir) != task:
             raise InputError(
                 f"{settings.resume} was trained for another task than that in {settings.savedir}"
             )
+        if chosen and not chosen.same_support(task):
+            raise InputError(
+                f"{settings.resume} was trained for another task, {task}, than that of --support "
+                f"{settings.support}"
+            )
     elif settings.savedir:
         task, where = load_task(settings.savedir), settings.savedir
+    elif chosen:
+        return chosen
     elif settings.load_cla:
         raise InputError(
             f"{settings.resume} does not contain its task; pass the folder of its {TASK_FILE} as "

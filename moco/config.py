@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from common.errors import listed, refusing
+from common.errors import InputError, listed, refusing
 from datasets.cache import default_folder
 from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
 from trainer.config import Device, Distributed, TrainingSettings
@@ -48,6 +48,17 @@ class Drawing(Settings):
     rare_split: bool = setting(
         False, "draw the support set from 70 % of the rare images and score on another 20 %, the "
         "same for all seeds (the papers' comparison with an oracle)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Drawing):
+    """the task"""
+
+    support: Path | None = setting(
+        None, "CSV file of the support images, chosen instead of drawn, with the columns "
+        "image,label: ids or paths; with a column support, only the rows marked in it",
+        metavar="FILE",
     )  # fmt: skip
 
 
@@ -170,7 +181,7 @@ class Pretraining(ContrastiveTraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling(Classes, Regression, Drawing, Encoding):
+class Labelling(Classes, Regression, Choosing, Encoding):
     """generate_pseudo.py"""
 
     description = (
@@ -263,7 +274,7 @@ class Distillation(Correction, ContrastiveTraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Testing(Classes, Regression, Drawing, Encoding):
+class Testing(Classes, Regression, Choosing, Encoding):
     """test.py"""
 
     description = "Score an encoder or a student on all rare images except the support set."
@@ -313,6 +324,13 @@ class Testing(Classes, Regression, Drawing, Encoding):
     output: Path | None = setting(
         None, "folder for the scores (default: the checkpoint's)", metavar="DIR",
     )  # fmt: skip
+
+
+def require_undrawn(given: Mapping[str, Any]) -> None:
+    """Raise InputError if a command that chooses its task has flags that draw one."""
+    if drawing := [name for name in ("n_way", "k_shot", "seed", "rare_split") if name in given]:
+        flags = listed(f"--{name.replace('_', '-')}" for name in drawing)
+        raise InputError(f"--support chooses the task; leave out {flags}, which draw one")
 
 
 def inherited_from(args: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:

@@ -150,13 +150,13 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
     bars = []
     for pseudo_labels, name in zip(labels.values(), short_names(list(labels))):
         bars.append((Task.from_dict(pseudo_labels.about["task"]), name, pseudo_labels))
-    bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed, bar[1]))
+    bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed or 0, bar[1]))
     tasks = [task for task, _, _ in bars]
     if len({task.classes for task in tasks}) > 1:
         raise InputError("these pseudo labels have different classes; name folders of one data set")
-    shots = list(dict.fromkeys(task.k_shot for task in tasks))
+    shots = list(dict.fromkeys(task.shots for task in tasks))
     figure, (ax,) = grid(1, min(7, max(3.4, 1.6 + 0.42 * len(bars))), 2.3)
-    positions = np.arange(len(bars)) + 0.6 * np.array([shots.index(task.k_shot) for task in tasks])
+    positions = np.arange(len(bars)) + 0.6 * np.array([shots.index(task.shots) for task in tasks])
     counts = np.array([np.bincount(bar[2].hard(), minlength=tasks[0].n_way) for bar in bars])
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     bottoms = shares.cumsum(axis=1) - shares
@@ -165,13 +165,16 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
         drawn = ax.bar(positions, shares[:, label], 0.85, bottoms[:, label], **style)
         text = [f"{share:.0f}" if share >= 4.5 else "" for share in shares[:, label]]
         ax.bar_label(drawn, text, label_type="center", size=7)
-    repeated = len({(task.k_shot, task.seed) for task in tasks}) < len(tasks)
-    ticks = [class_label(name, 9) if repeated else f"{task.seed}" for task, name, _ in bars]
+    repeated = len({(task.shots, task.seed) for task in tasks}) < len(tasks)
+    ticks = [
+        class_label(name, 9) if repeated or task.chosen else f"{task.seed}"
+        for task, name, _ in bars
+    ]
     ax.set_xticks(positions, ticks)
     ax.tick_params(axis="x", length=0)
     for shot in shots:
-        middle = np.mean([x for x, task in zip(positions, tasks) if task.k_shot == shot])
-        ax.text(middle, 103, f"{shot or 'all'}-shot", ha="center", va="bottom")
+        middle = np.mean([x for x, task in zip(positions, tasks) if task.shots == shot])
+        ax.text(middle, 103, shot, ha="center", va="bottom")
     ax.set(ylabel="Hard pseudo labels (%)", ylim=(0, 100), xlim=(-0.7, positions[-1] + 0.7))
     ax.set_xlabel("" if repeated else "Seed of the task")
     side = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handlelength": 1}
@@ -204,7 +207,7 @@ def draw_confusion(results: dict[tuple, list[Result]]):
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-        title = f"{shots or 'all'}-shot, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
+        title = f"{shots}, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
         title = f"{name}\n{title}" if len(set(names)) > 1 else title
         ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
     return figure
@@ -247,7 +250,7 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
     figure, axes = grid(len(folders), *((3.4, 3.4) if alone else (2.33, 2.5)))
     handles: dict[str, object] = {}
     for ax, folder, task, name in zip(axes, folders, tasks, short_names(folders)):
-        sets = (task.query(images.rare), task.support(images.rare))
+        sets = (task.query(images.rare, complete=False), task.support(images.rare))
         embeddings = np.concatenate(embed(folder, *sets))
         perplexity = min(30, (len(embeddings) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0)

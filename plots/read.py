@@ -94,7 +94,7 @@ class Outputs:
 
     runs: list[Run]
     labels: dict[Path, PseudoLabels]
-    results: dict[tuple[Path, str, int | None, tuple[str, ...]], list[Result]]
+    results: dict[tuple[Path, str, str, tuple[str, ...]], list[Result]]
     tasks: list[Tasks]
 
     def every_result(self) -> list[Result]:
@@ -148,7 +148,7 @@ def group_results(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Re
     )
     kinds: dict[tuple, list[tuple[Path, Result]]] = {}
     for folder, result in results:
-        kind = (result.scores["classifier"], result.task.k_shot, result.task.classes)
+        kind = (result.scores["classifier"], result.task.shots, result.task.classes)
         kinds.setdefault(kind, []).append((folder, result))
     return {
         (path, *kind): part for kind, group in kinds.items() for path, part in split(group, keys)
