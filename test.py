@@ -205,7 +205,8 @@ def score_tasks(
 def report_tasks(settings: Testing, scores: dict, rows: list[dict]) -> None:
     """Print the scores over all tasks, and the difference from those of --compare."""
     shared = scores["shared_with_support"]
-    print(f"{len(rows)} {settings.k_shot or 5}-shot tasks; classifier: lr{group_word(shared)}")
+    size = f"{shared['query']:,} query images, none from the support set{group_word(shared)}"
+    print(f"{len(rows)} {settings.k_shot or 5}-shot tasks; classifier: lr; {size}")
     for note in notes_of(shared, shared["query"]):
         print(note)
     print(summary_table(scores["scores"]))
@@ -220,9 +221,7 @@ def report_tasks(settings: Testing, scores: dict, rows: list[dict]) -> None:
 
 def group_word(shared: dict) -> str:
     """Return what the scores say about the groups of `Task.shared`."""
-    return {None: "; groups unknown", 0: "; groups of the support set excluded"}.get(
-        shared["groups"], ""
-    )
+    return {None: "; groups unknown", 0: " or its groups"}.get(shared["groups"], "")
 
 
 def result_files(
