@@ -175,7 +175,7 @@ def score_tasks(
     ]  # fmt: skip
     rare, shots = data.rare, tasks[0].k_shot
     files = result_paths(settings, f"tasks_lr_{tasks[0].n_way}way_{shots}shot_{len(tasks)}tasks")
-    scored = {**rare.fingerprint(), "content": content_key(rare, settings.cache_folder)}
+    scored = {**rare.fingerprint(), "content": content_key([rare], settings.cache_folder)}
     done = files[0].exists() and not settings.overwrite
     if done and (previous := previous_scores(files[0], settings, given, checkpoint, [scored])):
         report_tasks(settings, previous, read_tasks(files[1]))
