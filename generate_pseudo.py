@@ -80,6 +80,7 @@ def main(argv: list[str] | None = None) -> None:
             "data": data.to_dict(),
             "base": base,
             "teacher": inherited_from(checkpoint["args"], settings),
+            "checkpoint": str(settings.resume.resolve()),
             "epoch": checkpoint["epoch"],
             "checkpoint_made_by": checkpoint["made_by"],
             "args": settings.record(),

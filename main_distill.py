@@ -48,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
         task=task.to_dict(),
         pseudo_labels=labels.sha256(),
         pseudo_labels_made_by=labels.about["made_by"],
+        teacher=labels.teacher(),
     )  # fmt: skip
     resume.check_run(settings, about, base, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")

@@ -297,6 +297,10 @@ class Testing(Classes, Regression, Choosing, Encoding):
         None, "classify the unlabelled images in this folder instead of scoring",
         metavar="FOLDER",
     )  # fmt: skip
+    teacher: bool = setting(
+        True, "beside a student's scores, show its teacher's, those of its own classifier, and of a "
+        "logistic regression on its features", negatable=True, runtime=True,
+    )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",
         metavar="DIR",
