@@ -150,7 +150,7 @@ def draw_temperatures(runs: Sequence[Run]):
             style = {"color": color_of(label, run.task.rare), "label": class_label(label, 40)}
             (handles[label],) = ax.step(list(line), list(line.values()), linewidth=1.3, **style)
         ax.set(xlabel="Epoch", ylabel="Class temperature")
-        ax.set_title("" if alone else fitted(name, 1.5))
+        ax.set_title("" if alone else fitted(name, 1.8))
         ax.locator_params(axis="x", integer=True, nbins=5)
         ax.label_outer()
     legend_below(figure, list(handles.values()), columns=3)
@@ -282,7 +282,7 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
             style |= {"label": class_label(name_of_class, 40), "marker": marker}
             handles[name_of_class] = Line2D([], [], linestyle="", markersize=4, **style)
         ax.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-        ax.set_title("" if alone else fitted(name, 1.5))
+        ax.set_title("" if alone else fitted(name, 1.8))
         ax.set_box_aspect(1)
     large = {"marker": "o", "markersize": 7, "mfc": "white", "mec": "black", "mew": 0.9}
     legend = [*handles.values(), Line2D([], [], linestyle="", label="support image", **large)]

@@ -152,12 +152,14 @@ def test_stage_a_is_in_the_panel_of_the_contrastive_loss():
 
 
 def test_long_titles_are_wrapped():
-    name = "papsmear-conv4-84px/students/hybrid_dic/5shot_seed0"
-    figure = draw.draw_temperatures([run(f"{n}{name}", temperature_x=[1, 1]) for n in "ab"])
-    figure.canvas.draw()
-    for ax in figure.axes:
-        box = ax.title.get_window_extent()
-        assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+    name = "papsmear-conv4_released-224px-200epochs-amp"
+    with draw.pyplot().rc_context(draw.STYLE):
+        figure = draw.draw_temperatures([run(f"{n}-{name}", temperature_x=[1, 1]) for n in "ab"])
+        figure.canvas.draw()
+        for ax in figure.axes:
+            box = ax.title.get_window_extent()
+            assert ax.get_title().replace("\n", "")[2:] == name
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
 
 
 def test_file_names_stand_under_lookalikes(chain, data):
