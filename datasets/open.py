@@ -1,7 +1,7 @@
 """Open images and draw tasks as the command line specifies."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
@@ -10,7 +10,7 @@ from common.errors import InputError, listed
 from . import Collection, isic2018, open_dataset, own
 from .cache import cached, default_folder
 from .duplicates import without_copies
-from .episode import Task, draw_task
+from .episode import Task, choose_task, draw_task
 from .groups import with_groups
 from .images import ImageSet, check_readable, image_set, without_unreadable
 from .listing import NAMED, UNKNOWN, Listing, Row, found, summary
@@ -141,14 +141,61 @@ def draw(
     rare_split: bool = False,
 ) -> Task:
     """Draw a task as the command line specifies. Raises InputError as `draw_task` does."""
-    if group_disjoint and not data.groups:
+    groups = _groups(data) if group_disjoint else None
+    return draw_task(data.rare, n_way, k_shot, seed, groups, rare_split)
+
+
+def _groups(data: Collection) -> Mapping[str, str]:
+    if not data.groups:
         raise InputError(
             f"--group-disjoint: {data.name} has no groups (patients, lesions); give them as a "
             f"column group of a CSV file of images, as --groups FILE with the columns image,group, "
             f"or for {isic2018.NAME} as {isic2018.GROUPINGS}"
         )
-    groups = data.groups if group_disjoint else None
-    return draw_task(data.rare, n_way, k_shot, seed, groups, rare_split)
+    return data.groups
+
+
+def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
+    """Return the task whose support set is chosen in the CSV file `table` (see `read_support`).
+
+    Raises InputError as `read_support` and `choose_task` do.
+    """
+    groups = _groups(data) if group_disjoint else None
+    return choose_task(data.rare, read_support(data.rare, table), groups)
+
+
+def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
+    """Return the ids of the support images by class that a CSV file names.
+
+    Its columns are `label` and `image` or `path`: an image id, or a path, relative to the file's
+    folder or to the current one. If it has a column `support`, only the rows count that are marked
+    there, by anything but 0, no or false, so that the CSV file of all images can be used. Raises
+    InputError as `table_rows` does, and for an image that is listed twice, is not among `rare` or
+    has another class there.
+    """
+    found: dict[str, list[str]] = {}
+    class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
+    id_of: dict[str, str] = {}
+    wrong = []
+    for line, row in table_rows(table, ("label",)):
+        if row.get("support", "x").lower() in ("", "0", "no", "false"):
+            continue
+        name = row.get("image") or row.get("path")
+        if not name:
+            raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
+        if name not in class_of:
+            id_of = id_of or {os.path.realpath(str(p)): i for p, i in zip(rare.paths, rare.ids)}
+            paths = (os.path.realpath(folder / name) for folder in (table.parent, Path()))
+            name = next((id_of[path] for path in paths if path in id_of), name)
+        if class_of.get(name) != row["label"]:
+            actual = f"of class {class_of[name]!r}" if name in class_of else "not a rare image"
+            wrong.append(f"line {line}: {name} is {actual}, not {row['label']!r}")
+        found.setdefault(row["label"], []).append(name)
+    if wrong:
+        raise InputError(f"{table}: the support set must be rare images of {rare.name}: "
+                         + listed(wrong, 3))  # fmt: skip
+    require_unique(table, (name for names in found.values() for name in names))
+    return found
 
 
 def notes_of(shared: dict, query: int) -> list[str]:

@@ -22,10 +22,14 @@ FROM_WEIGHTS = {"epochs": 20, "lr": 1e-4}
 class Classes(Settings):
     """your own images"""
 
-    base_classes: list[str] | None = binding(
-        None, "common diseases and normal controls", metavar="CLASS",
+    # Neither binds a later stage nor a resumed run: what they read is compared, images and task.
+    base_classes: list[str] | None = setting(
+        None, "common diseases and normal controls", inherited="default", metavar="CLASS",
     )  # fmt: skip
-    rare_classes: list[str] | None = binding(None, "rare diseases", metavar="CLASS")
+    rare_classes: list[str] | None = setting(
+        None, "rare diseases; a class in neither is not used", inherited="default",
+        metavar="CLASS",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,6 +51,17 @@ class Drawing(Settings):
     rare_split: bool = setting(
         False, "draw the support set from 70 % of the rare images and score on another 20 %, the "
         "same for all seeds (the papers' comparison with an oracle)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Drawing):
+    """the task"""
+
+    support: Path | None = setting(
+        None, "CSV file of the support images, chosen instead of drawn, with the columns "
+        "image,label: ids or paths; with a column support, only the rows marked in it",
+        metavar="FILE",
     )  # fmt: skip
 
 
@@ -183,7 +198,7 @@ class Pretraining(ContrastiveTraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling(Classes, Regression, Drawing, Encoding):
+class Labelling(Classes, Regression, Choosing, Encoding):
     """generate_pseudo.py"""
 
     description = (
@@ -207,7 +222,7 @@ class Labelling(Classes, Regression, Drawing, Encoding):
         15, "warn if a class has fewer query images; the query set is always all remaining images",
         low=0, metavar="Q",
     )  # fmt: skip
-    seed: int = setting(0, "seed of the task and the augmented copies", low=0)
+    seed: int = setting(0, "seed of the task", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +295,7 @@ class Distillation(Correction, ContrastiveTraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Testing(Classes, Regression, Drawing, Encoding):
+class Testing(Classes, Regression, Choosing, Encoding):
     """test.py"""
 
     description = "Score an encoder or a student on all rare images except the support set."
@@ -303,6 +318,10 @@ class Testing(Classes, Regression, Drawing, Encoding):
         None, "classify unlabelled images instead of scoring: a folder, image files, or a CSV file "
         "with the column path", metavar="PATH",
     )  # fmt: skip
+    teacher: bool = setting(
+        True, "beside a student's scores, show its teacher's, those of its own classifier, and of a "
+        "logistic regression on its features", negatable=True, runtime=True,
+    )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",
         metavar="DIR",
@@ -319,9 +338,24 @@ class Testing(Classes, Regression, Drawing, Encoding):
         None, "seed of a drawn task (default: 0); must match an existing task", low=0,
         metavar="SEED",
     )  # fmt: skip
+    tasks: int | None = setting(
+        None, "score an encoder on the tasks of seeds 0 to N-1: mean and 95 % confidence interval",
+        low=2, metavar="N",
+    )  # fmt: skip
+    compare: Path | None = setting(
+        None, "with --tasks: the CSV file of another encoder on the same tasks, for the paired "
+        "difference and Wilcoxon's test", metavar="CSV", runtime=True,
+    )  # fmt: skip
     output: Path | None = setting(
         None, "folder for the scores (default: the checkpoint's)", metavar="DIR",
     )  # fmt: skip
+
+
+def require_undrawn(given: Mapping[str, Any]) -> None:
+    """Raise InputError if a command that chooses its task has flags that draw one."""
+    if drawing := [name for name in ("n_way", "k_shot", "seed", "rare_split") if name in given]:
+        flags = listed(f"--{name.replace('_', '-')}" for name in drawing)
+        raise InputError(f"--support chooses the task; leave out {flags}, which draw one")
 
 
 def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:

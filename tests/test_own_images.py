@@ -4,11 +4,12 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from baselines import scratch
 from conftest import TINY, call, refused
-from datasets import isic2018, open_dataset
+from datasets import isic2018, open_dataset, synthetic
 from datasets.episode import Task, load_task
 from moco.checkpoint import load_checkpoint
 
@@ -61,19 +62,47 @@ def test_from_own_images_to_predictions(kind, folder, tmp_path):
     call("plots.__main__", d, "--data", source, *tsne)
 
 
-def test_other_classes_later_are_refused(folder, tmp_path, capsys, monkeypatch):
-    a = tmp_path / "a"
-    classes = ["--base-classes", *BASE, "--rare-classes", *RARE]
-    call("main_moco", folder, *classes, "--model_path", a, *TINY, "--epochs", 0)
-    for argv in (
-        ["generate_pseudo", "--datadir", folder, "--resume", a, "--savedir", tmp_path / "l"],
-        ["test", folder, "--resume", a],
+def test_rare_classes_cost_the_later_stages_only(folder, tmp_path, capsys, monkeypatch):
+    """Stage (a) depends on the base images: rare classes may be changed, dropped and enlarged."""
+    a, own = tmp_path / "a", tmp_path / "own"
+    shutil.copytree(folder, own)
+    classes = ["--base-classes", *BASE[:2], "--rare-classes"]
+    argv = ["main_moco", own, "--model_path", a, *TINY, *classes]
+    call(*argv, *RARE, "--epochs", 1)
+    look = next(iter(synthetic.LOOKS.values()))
+    image = synthetic.draw_lesion(look, np.random.default_rng(5), 40)
+    image.save(own / "scar" / "new.png")  # enlarged
+    call(*argv, "scar", "vessel", "keratosis", "--epochs", 1)
+    call(*argv, "vessel", "keratosis", "--epochs", 2)  # "scar" is not used any more
+    starts = [json.loads(line) for line in (a / "log.jsonl").read_text().splitlines()]
+    assert [line["start_epoch"] for line in starts if "stage" in line][-1] == 1  # resumed
+    assert load_checkpoint(a)["epoch"] == 2
+    labelling = ["generate_pseudo", "--datadir", own, "--resume", a, "--k_shot", 2, "-j", 0]
+    other = ["--rare-classes", "vessel", "keratosis"]
+    call(*labelling, "--savedir", tmp_path / "labels", *other)
+    assert load_task(tmp_path / "labels").classes == ("vessel", "keratosis")
+    call("main_distill", own, "--savedir", tmp_path / "labels", "--model_path", tmp_path / "d",
+         "-j", 0)  # fmt: skip
+    capsys.readouterr()
+    call("test", own, "--resume", a, "--k_shot", 2, "-j", 0, *other)
+    assert "was trained on" not in capsys.readouterr().out
+    # A base class that becomes rare has been seen; a base class less is another base set.
+    seen = ["--base-classes", "nevus", "--rare-classes", "melanoma", "vessel"]
+    call(*labelling, "--savedir", tmp_path / "seen", *seen)
+    printed = capsys.readouterr().out
+    assert "was trained on the images of melanoma, now a rare class" in printed
+    error = refused(capsys, monkeypatch, *argv[:-1], *seen[2:], "--base-classes", "nevus")
+    assert "was trained on own (nevus" in error and "melanoma" in error
+    # A student's classes are those of its task.
+    for command in (
+        ["main_distill", own, "--savedir", tmp_path / "labels", "--model_path", tmp_path / "e"],
+        ["test", own, "--resume", tmp_path / "d"],
     ):
-        error = refused(capsys, monkeypatch, *argv, "--rare-classes", *RARE[::-1])
-        assert "vessel scar conflicts" in error and "scar vessel" in error and str(a) in error
-    again = ["main_moco", folder, "--base-classes", *BASE, "--rare-classes", *RARE[::-1], *TINY]
-    error = refused(capsys, monkeypatch, *again, "--model_path", a, "--epochs", 0)
-    assert "vessel scar conflicts" in error
+        error = refused(capsys, monkeypatch, *command, "--rare-classes", *RARE)
+        assert "the task has the class 'keratosis'" in error and "'scar', 'vessel'" in error
+
+
+def test_classes_of_own_images_have_to_be_named(folder, tmp_path, capsys, monkeypatch):
     error = refused(capsys, monkeypatch, "main_moco", folder, "--model_path", tmp_path / "b", *TINY)
     assert all(name in error for name in [*BASE, *RARE, "--base-classes"])
 
