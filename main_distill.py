@@ -21,7 +21,6 @@ from moco.weights import require_teachers_start, weights_record
 from trainer import cli
 from trainer.config import launch_plan
 from trainer.launch import launch
-from trainer.provenance import provenance
 from trainer.settings import parse
 
 
@@ -41,22 +40,20 @@ def main(argv: list[str] | None = None) -> None:
         )
     recorded = {"n_way": task.n_way, "k_shot": task.k_shot}
     require_match({"n_way": settings.n_way, "k_shot": settings.k_shot}, recorded, savedir)
-    classes = settings.base_classes, settings.rare_classes
-    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
+    base = data.base
+    task.require_classes(data.rare)
     labels = labels.for_images(base)
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
-    about = {
-        "stage": "distill",
-        "args": settings.record(),
-        "base": base.fingerprint(),
-        "task": task.to_dict(),
-        "weights": weights_record(settings, source),
-        "pseudo_labels": labels.sha256(),
-        "pseudo_labels_made_by": labels.about["made_by"],
-        "made_by": provenance(),
-    }
+    about = resume.about_run(
+        "distill", settings, data, base,
+        task=task.to_dict(),
+        weights=weights_record(settings, source),
+        pseudo_labels=labels.sha256(),
+        pseudo_labels_made_by=labels.about["made_by"],
+    )  # fmt: skip
     require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
-    resume.check_run(settings, about, source)
+    resume.check_run(settings, about, base, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, labels, groups, about, source)
 

@@ -18,7 +18,6 @@ from moco.weights import weights_record
 from trainer import cli
 from trainer.config import launch_plan
 from trainer.launch import launch
-from trainer.provenance import provenance
 from trainer.settings import parse
 
 
@@ -27,18 +26,12 @@ def main(argv: list[str] | None = None) -> None:
     given = parse(Pretraining, argv)
     settings, source = resume.resolve_training(Pretraining, given)
     plan = launch_plan(settings)
-    classes = settings.base_classes, settings.rare_classes
-    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
+    base = data.base
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
-    about = {
-        "stage": "moco",
-        "args": settings.record(),
-        "base": base.fingerprint(),
-        "task": None,
-        "weights": weights_record(settings, source),
-        "made_by": provenance(),
-    }
-    resume.check_run(settings, about, source)
+    weights = weights_record(settings, source)
+    about = resume.about_run("moco", settings, data, base, weights=weights)
+    resume.check_run(settings, about, base, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, groups, about, source)
 

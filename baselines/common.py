@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet
 from datasets.open import decoded
@@ -15,7 +16,6 @@ from moco.config import ImageTraining
 from moco.train import train
 from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
-from trainer.provenance import provenance
 from trainer.settings import setting
 from trainer.trainer import StepFn
 
@@ -46,6 +46,7 @@ def train_baseline(
     stage: str,
     settings: Baseline,
     source: resume.Source | None,
+    data: Collection,
     images: ImageSet,
     model: nn.Module,
     step: StepFn,
@@ -53,7 +54,8 @@ def train_baseline(
     views: int,
     task: Task | None = None,
 ) -> None:
-    """Train `model` on `views` random views per image with `step`, in a single process.
+    """Train `model` on `views` random views of each of `images`, a part of `data`, with `step`, in
+    a single process.
 
     The checkpoint records `stage` and, if `images` are the support set of a task, `task`. Raises
     InputError if there are fewer images than a batch, or like `resume.check_run`.
@@ -62,15 +64,12 @@ def train_baseline(
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(images)} images"
         )
-    about = {
-        "stage": stage,
-        "args": {**settings.record(), "moco_dim": None, "mlp": False},
-        "base": images.fingerprint(),
-        "task": task and task.to_dict(),
-        "weights": weights_record(settings, source),
-        "made_by": provenance(),
-    }
-    resume.check_run(settings, about, source)
+    about = resume.about_run(
+        stage, settings, data, images,
+        task=task and task.to_dict(), weights=weights_record(settings, source),
+    )  # fmt: skip
+    about["args"] |= {"moco_dim": None, "mlp": False}
+    resume.check_run(settings, about, images, source)
     cache = settings.cache_folder
     images = decoded(images, settings.image_size, cache, settings.views_by == "batch")
     train(model, step, images, settings, resume.run_of(settings, about, source), device, views)

@@ -19,7 +19,7 @@ from common.seeding import stream_seed
 from datasets.open import open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, save_checkpoint
-from moco.config import Backbone, Classes, Stage, register
+from moco.config import Backbone, Cache, Classes, Stage, register
 from moco.weights import initial_weights, load_initial
 from models import build_encoder
 from trainer import cli
@@ -31,13 +31,13 @@ NO_IMAGES = {"dataset": "no images of this project", "counts": {}, "sha256": "no
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained(Classes, Backbone):
+class Pretrained(Classes, Backbone, Cache):
     """baselines/pretrained.py"""
 
     description = "A pretrained encoder, frozen: its features are the embeddings."
 
     data: Path | None = setting(
-        None, "data folder, to check the names of your own classes now; not read otherwise",
+        None, "data folder, to check it and the names of your own classes now; no image is used",
         positional=True, metavar="DATA",
     )  # fmt: skip
     weights: str = with_default(Backbone, "weights", "default")
@@ -64,10 +64,7 @@ class Frozen(torch.nn.Module):
 
 def main(argv: list[str] | None = None) -> None:
     settings = resolve(Pretrained, parse(Pretrained, argv))
-    base = NO_IMAGES
-    if settings.data:
-        classes = settings.base_classes, settings.rare_classes
-        base = open_data(settings.data, *classes).base.fingerprint()
+    data = open_data(settings.data, settings) if settings.data else None
     # What a student inherits, besides the settings: the features themselves, plain views.
     args = {**settings.record(), "aug_plus": False, "moco_dim": 0, "mlp": False}
     folder = settings.model_path
@@ -88,7 +85,8 @@ def main(argv: list[str] | None = None) -> None:
             "stage": "pretrained",
             "epoch": 0,
             "args": args,
-            "base": base,
+            "data": data and data.to_dict(),
+            "base": data.base.fingerprint() if data else NO_IMAGES,
             "task": None,
             "weights": initial and initial.record,
             "made_by": provenance(),

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from common.seeding import stream_seed
-from datasets.open import draw, open_data
+from datasets.open import draw, notes_of, open_data
 from moco import resume
 from moco.config import Drawing, Stage, register
 from trainer import cli
@@ -41,13 +41,15 @@ register(Stage("scratch", "training from scratch, baselines/scratch.py", Scratch
 def main(argv: list[str] | None = None) -> None:
     flags = parse(Scratch, argv)
     settings, source = resume.resolve_training(Scratch, flags)
-    classes = settings.base_classes, settings.rare_classes
-    rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
+    data = open_data(settings.data, settings, use=["rare"])
+    rare = data.rare
     task = draw(
-        settings.data, rare, settings.n_way, None if settings.oracle else settings.k_shot,
-        settings.seed, settings.lesion_disjoint, settings.rare_split or settings.oracle,
+        data, settings.n_way, None if settings.oracle else settings.k_shot, settings.seed,
+        settings.group_disjoint, settings.rare_split or settings.oracle,
     )  # fmt: skip
-    support = task.support(rare)
+    support, query = task.support(rare), task.query(rare)
+    for note in notes_of(task.shared(rare, data.groups), len(query)):
+        print(note)
     batch_size = min(settings.batch_size, len(support))
     settings = dataclasses.replace(settings, batch_size=batch_size)
     device = pick_device(settings.device, settings.gpu)
@@ -60,7 +62,9 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == labels[rows]
         return {"loss": F.cross_entropy(logits, labels[rows]), "accuracy": correct.float().mean()}
 
-    train_baseline("scratch", settings, source, support, model, step, device, views=1, task=task)
+    train_baseline(
+        "scratch", settings, source, data, support, model, step, device, views=1, task=task
+    )
 
 
 if __name__ == "__main__":

@@ -68,8 +68,8 @@ class SimCLR(nn.Module):
 def main(argv: list[str] | None = None) -> None:
     flags = parse(SimCLRSettings, argv)
     settings, source = resume.resolve_training(SimCLRSettings, flags)
-    classes = settings.base_classes, settings.rare_classes
-    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    data = open_data(settings.data, settings, use=["base"])
+    base = data.base
     device = pick_device(settings.device, settings.gpu)
     torch.manual_seed(stream_seed("simclr weights", settings.seed))
     model = SimCLR(settings.arch, settings.image_size)
@@ -79,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == positives
         return {"loss": F.cross_entropy(logits, positives), "acc1": correct.float().mean()}
 
-    train_baseline("simclr", settings, source, base, model, step, device, views=2)
+    train_baseline("simclr", settings, source, data, base, model, step, device, views=2)
 
 
 if __name__ == "__main__":

@@ -57,8 +57,8 @@ register(
 def main(argv: list[str] | None = None) -> None:
     flags = parse(SRL, argv)
     settings, source = resume.resolve_training(SRL, flags)
-    classes = settings.base_classes, settings.rare_classes
-    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    data = open_data(settings.data, settings, use=["base"])
+    base = data.base
     device = pick_device(settings.device, settings.gpu)
     labels = torch.tensor(base.labels, device=device)
     stage = "srl_distill" if settings.teacher else "srl_simple"
@@ -68,7 +68,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
         expected = {"arch": settings.arch, "image_size": settings.image_size}
         require_match(expected, checkpoint["args"], settings.teacher)
-        require_same(checkpoint["base"], base.fingerprint(), f"{settings.teacher} was trained on")
+        require_same(checkpoint["base"], base, f"{settings.teacher} was trained on")
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts).to(device)
     torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
@@ -83,7 +83,7 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == labels[rows]
         return {"loss": loss, "accuracy": correct.float().mean()}
 
-    train_baseline(stage, settings, source, base, model, step, device, views=1)
+    train_baseline(stage, settings, source, data, base, model, step, device, views=1)
 
 
 if __name__ == "__main__":

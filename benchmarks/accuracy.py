@@ -24,6 +24,8 @@ from common.errors import InputError
 from common.files import require_writable
 from common.seeding import stream_seed
 from datasets import Collection, open_dataset
+from datasets.cache import default_folder
+from datasets.duplicates import without_copies
 from datasets.episode import draw_task
 from moco.checkpoint import load_checkpoint
 from moco.evaluate import FrozenEncoder
@@ -180,7 +182,8 @@ def main(argv: list[str] | None = None) -> None:
     else:
         names = ("arch", "image_size", "epochs", "schedule")
         settings = {name: getattr(args, name) for name in names}
-        data = open_dataset(args.data)
+        data = without_copies(open_dataset(args.data), default_folder())
+        print(data.summary())
         if others := [run for run in read_runs(args.out) if run["settings"] != settings]:
             raise InputError(f"{args.out} has runs with other settings: {others[0]['settings']}")
         for seed in args.seeds:

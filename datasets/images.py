@@ -11,9 +11,8 @@ import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
@@ -23,34 +22,31 @@ from tqdm import tqdm
 from common.errors import InputError, is_text, listed, reason
 from common.files import read_array
 
+from .listing import ArrayImage
+
 # Allowed content, whatever the extension. Excludes PostScript, which Pillow runs in Ghostscript.
 FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+ALLOW = "copies of an image now count once; add --allow-duplicates to count each, as before"
 # Pillow warns of large images and odd tags, but reads them or raises an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 
-class ArrayImage(NamedTuple):
-    """Location of an image in an array file: row `row` of `array` in an .npz, or of an .npy."""
-
-    file: Path
-    array: str
-    row: int
-
-    def __str__(self) -> str:
-        return f"{self.array}[{self.row}] of {self.file}"
-
-
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images; `labels[i]`, an index into `classes`, is the true class of `ids[i]`."""
+    """Labelled images; `labels[i]`, an index into `classes`, is the true class of `ids[i]`.
+
+    `copies` maps the id of a copy of an image, in the set or left out, to the id of the first image
+    with that content.
+    """
 
     name: str
     classes: tuple[str, ...]
     ids: tuple[str, ...]
     paths: tuple[Path | ArrayImage, ...]
     labels: tuple[int, ...]
+    copies: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -65,6 +61,16 @@ class ImageSet:
         digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         return {"dataset": self.name, "counts": self.counts(), "sha256": digest}
 
+    def with_copies(self) -> "ImageSet":
+        """Return the set with the copies that were left out, in their first image's class, without
+        paths: for its fingerprint."""
+        label_of = dict(zip(self.ids, self.labels))
+        left_out = [
+            i for i, first in self.copies.items() if i not in label_of and first in label_of
+        ]
+        labels = (*self.labels, *(label_of[self.copies[i]] for i in left_out))
+        return replace(self, ids=(*self.ids, *left_out), labels=labels, paths=())
+
     def take(self, ids: Iterable[str], classes: Iterable[str] | None = None) -> "ImageSet":
         """Return the images `ids`, in that order, labelled as indices into `classes`.
 
@@ -73,12 +79,12 @@ class ImageSet:
         classes = tuple(classes or self.classes)
         row_of = {name: row for row, name in enumerate(self.ids)}
         ids = tuple(ids)
-        missing = [name for name in ids if name not in row_of]
-        if missing:
-            raise InputError(f"not found among the {self.name} images: {listed(missing)}")
+        if missing := [name for name in ids if name not in row_of]:
+            copies = f"; {ALLOW}" if any(name in self.copies for name in missing) else ""
+            raise InputError(f"not found among the {self.name} images: {listed(missing)}{copies}")
         rows = [row_of[name] for name in ids]
-        return ImageSet(
-            name=self.name,
+        return replace(
+            self,
             classes=classes,
             ids=ids,
             paths=tuple(self.paths[row] for row in rows),
@@ -86,15 +92,13 @@ class ImageSet:
         )
 
 
-def image_set(
-    name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path | ArrayImage, str]]
-) -> ImageSet:
-    """Return the ImageSet of the `rows` (id, path, class name) whose class is in `classes`.
+def image_set(name: str, classes: tuple[str, ...], rows: Iterable[tuple]) -> ImageSet:
+    """Return the ImageSet of the `rows` (id, path, class name, …) whose class is in `classes`.
 
     Images are sorted by class, then id.
     """
     rows = sorted(
-        ((classes.index(label), i, path) for i, path, label in rows if label in classes),
+        ((classes.index(label), i, path) for i, path, label, *_ in rows if label in classes),
         key=lambda row: row[:2],
     )
     return ImageSet(
@@ -160,11 +164,24 @@ def describe(fingerprint: dict) -> str:
     return f"{fingerprint['dataset']} ({counts}; ids {fingerprint['sha256'][:8]})"
 
 
-def require_same(recorded: dict, actual: dict, prefix: str) -> None:
-    """Raise InputError, its message starting with `prefix`, if two fingerprints differ."""
+def advice(recorded: dict, images: ImageSet) -> str:
+    """Return the end of a message on the fingerprint `recorded`: what to do if it is that of
+    `images` but for the copies, else ""."""
+    if recorded == images.with_copies().fingerprint():
+        return f"; {ALLOW}"
+    if recorded == images.take(i for i in images.ids if i not in images.copies).fingerprint():
+        return "; leave out --allow-duplicates"
+    return ""
+
+
+def require_same(recorded: dict, images: ImageSet, prefix: str) -> None:
+    """Raise InputError, its message starting with `prefix`, if `images` do not have the fingerprint
+    `recorded`."""
+    actual = images.fingerprint()
     if recorded != actual:
         raise InputError(
             f"{prefix} {describe(recorded)}, but the data folder contains {describe(actual)}"
+            + advice(recorded, images)
         )
 
 
@@ -271,15 +288,15 @@ def check_readable(*sets: ImageSet) -> None:
         raise unreadable_error(errors.values(), sum(map(len, sets)))
 
 
-def without_unreadable(images: ImageSet) -> ImageSet:
-    """Return `images` without those that cannot be decoded, which are printed.
+def without_unreadable(images: ImageSet, show: bool = True) -> ImageSet:
+    """Return `images` without those that cannot be decoded, which are printed if `show`.
 
     Raises InputError if none is left.
     """
     errors = unreadable(images)
     if errors and len(errors) == len(images):
         raise unreadable_error(errors.values(), len(images))
-    if errors:
+    if errors and show:
         skipped = f"{len(errors)} of {len(images)} images of {', '.join(images.classes)}"
         print(f"note: skipping unreadable files, {skipped}: {listed(errors.values(), 100)}")
     return images.take(i for i, path in zip(images.ids, images.paths) if path not in errors)

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.errors import InputError, listed
 
+from .listing import Listing, Row
 from .tables import require_unique, table_rows
 
 NAME = "isic2018"
@@ -23,8 +24,9 @@ def recognises(root: Path) -> bool:
     return (root / IMAGES).exists() or (root / GROUND_TRUTH).exists()
 
 
-def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """Return (id, path, class) of every image in the ground truth; print images without a row.
+def find(root: Path) -> Listing:
+    """Return every image in the ground truth, with its lesion as its group if the groupings are
+    there; images without a row are passed over.
 
     Raises InputError for a missing file, unexpected columns, or a row that is not one-hot.
     """
@@ -33,21 +35,28 @@ def rows(root: Path) -> list[tuple[str, Path, str]]:
         raise InputError(f"ground truth is missing: {table}")
     if not folder.is_dir():
         raise InputError(f"image folder is missing: {folder}")
+    rows, lesion_of = table_rows(table, COLUMNS), lesions(root)
     found = [
-        (row["image"], folder / f"{row['image']}.jpg", _class(row, f"{table}, line {line}"))
-        for line, row in table_rows(table, COLUMNS)
+        Row(
+            row["image"],
+            folder / f"{row['image']}.jpg",
+            _class(row, f"{table}, line {line}"),
+            lesion_of.get(row["image"]),
+        )
+        for line, row in rows
     ]
-    require_unique(table, (name for name, _, _ in found))
+    require_unique(table, (row.id for row in found))
     present = set(os.listdir(folder))
-    expected = {f"{name}.jpg" for name, _, _ in found}  # compared as names: ids are not paths
+    expected = {f"{row.id}.jpg" for row in found}  # compared as names: ids are not paths
     if missing := sorted(expected - present):
         raise InputError(
             f"{len(missing)} of the {len(found)} images in {table.name} are missing from {folder}: "
             + listed(missing)
         )
-    if extra := sorted(name for name in present - expected if name.endswith(".jpg")):
-        print(f"note: {len(extra)} images in {folder} are not in {table.name}: {listed(extra, 3)}")
-    return found
+    listing = Listing(found)
+    extra = sorted(name for name in present - expected if name.endswith(".jpg"))
+    listing.pass_over(f"not in {table.name}", *extra)
+    return listing
 
 
 def _class(row: dict[str, str], location: str) -> str:
@@ -60,14 +69,14 @@ def _class(row: dict[str, str], location: str) -> str:
 
 
 def lesions(root: Path) -> dict[str, str]:
-    """Return the lesion id of each image id, from the official lesion groupings.
+    """Return the lesion id of each image id, from the official lesion groupings, if there.
 
-    Raises InputError if the file is missing or has unexpected columns or duplicate images.
+    Raises InputError if the file has unexpected columns or duplicate images.
     """
     candidates = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
     table = next((path for path in candidates if path.is_file()), None)
     if table is None:
-        raise InputError(f"lesion groupings are missing: {root / GROUPINGS}")
+        return {}
     rows = [row for _, row in table_rows(table, ("image", "lesion_id"))]
     require_unique(table, (row["image"] for row in rows))
     return {row["image"]: row["lesion_id"] for row in rows}

@@ -6,7 +6,7 @@ from pathlib import Path
 from common.errors import InputError, listed, refusing
 from common.files import read_array
 
-from .images import ArrayImage
+from .listing import ArrayImage, Listing, Row
 
 NAME = None  # taken from the file name
 PARTS = ("train", "val", "test")  # all are used
@@ -23,8 +23,8 @@ def recognises(root: Path) -> bool:
     return root.suffix == ".npz" and root.is_file()
 
 
-def rows(root: Path) -> list[tuple[str, ArrayImage, str]]:
-    """Return (id, location, class) of every image, with ids such as train/000123.
+def find(root: Path) -> Listing:
+    """Return every image, with ids such as train/000123.
 
     Classes are the label numbers, or names for DermaMNIST. Raises InputError if the file is
     unreadable or lacks MedMNIST's arrays.
@@ -35,7 +35,7 @@ def rows(root: Path) -> list[tuple[str, ArrayImage, str]]:
             raise InputError(f"{root} is not a MedMNIST file: missing {listed(missing)}")
         labels = {part: read_array(file, f"{part}_labels") for part in PARTS}
     names = DERMA if root.name.startswith("dermamnist") else None
-    found = []
+    listing = Listing()
     for part, numbers in labels.items():
         if numbers.ndim != 2 or numbers.shape[1] != 1 or numbers.dtype.kind not in "iu":
             raise InputError(f"{root}: {part}_labels must be integers of shape M×1")
@@ -47,5 +47,5 @@ def rows(root: Path) -> list[tuple[str, ArrayImage, str]]:
                 )
             label = names[number] if names else str(number)
             image = ArrayImage(root, f"{part}_images", row)
-            found.append((f"{part}/{row:06d}", image, label))
-    return found
+            listing.rows.append(Row(f"{part}/{row:06d}", image, label))
+    return listing

@@ -5,6 +5,7 @@ from pathlib import Path
 from common.errors import InputError, listed
 
 from .images import image_files
+from .listing import Listing, Row
 
 NAME = "oct"
 BASE_CLASSES = ("NORMAL", "DME", "DRUSEN", "CNV")
@@ -28,20 +29,20 @@ def recognises(root: Path) -> bool:
     return any(_folders(root, BASE_CLASSES)) and any(_folders(root, RARE_CLASSES))
 
 
-def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """Return (id, path, class) of every image; the id is its path relative to `root`.
+def find(root: Path) -> Listing:
+    """Return every image; the id is its path relative to `root`.
 
     Raises InputError for a class without images.
     """
     found = [
-        (str(path.relative_to(root)), path, folder.name)
+        Row(str(path.relative_to(root)), path, folder.name)
         for folder in _folders(root, CLASSES)
         for path in image_files(folder)
     ]
-    available = {label for _, _, label in found}
+    available = {row.label for row in found}
     if missing := [name for name in CLASSES if name not in available]:
         raise InputError(f"no images of {listed(missing)} in {root}; expected {LAYOUT}")
-    return found
+    return Listing(found)
 
 
 def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:

@@ -5,6 +5,7 @@ from pathlib import Path
 from common.errors import InputError, listed
 
 from .images import image_files
+from .listing import Listing, Row
 
 NAME = "papsmear"
 BASE_CLASSES = (
@@ -24,8 +25,8 @@ def recognises(root: Path) -> bool:
     return any((root / name).exists() for name in CLASSES)
 
 
-def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """Return (id, path, class) of every cell image; the id is `class/file name`.
+def find(root: Path) -> Listing:
+    """Return every cell image; the id is `class/file name`.
 
     The segmentation NAME-d.bmp of NAME.BMP is ignored.
     Raises InputError for a class folder that is missing or empty.
@@ -33,12 +34,12 @@ def rows(root: Path) -> list[tuple[str, Path, str]]:
     missing = [root / name for name in CLASSES if not (root / name).is_dir()]
     if missing:
         raise InputError(f"missing class folders: {listed(missing)}")
-    found = []
+    listing = Listing()
     for name in CLASSES:
         files = image_files(root / name)
         stems = {path.stem for path in files}
         images = [f for f in files if not (f.stem.endswith("-d") and f.stem[:-2] in stems)]
         if not images:
             raise InputError(f"no images in the class folder {root / name}")
-        found += [(f"{name}/{path.name}", path, name) for path in images]
-    return found
+        listing.rows += [Row(f"{name}/{path.name}", path, name) for path in images]
+    return listing

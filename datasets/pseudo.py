@@ -49,7 +49,7 @@ class PseudoLabels:
 
         Raises InputError if they were made for other images.
         """
-        require_same(self.about["base"], base.fingerprint(), "the pseudo labels were made for")
+        require_same(self.about["base"], base, "the pseudo labels were made for")
         row_of = {name: row for row, name in enumerate(self.ids)}
         if missing := [name for name in base.ids if name not in row_of]:
             raise InputError(f"missing pseudo labels of {listed(missing)}")

@@ -47,22 +47,14 @@ class EpochBatches(Sampler):
 class RandomViews(Dataset):
     """`views` random views of an image, and its row, for a key (epoch, row).
 
-    The views depend only on the key, the seed and `purpose`, not on the process that makes them.
+    The views depend only on the key and the seed, not on the process that makes them.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        transform: transforms.Compose,
-        views: int,
-        seed: int,
-        purpose: str = "training views",
-    ):
+    def __init__(self, images: ImageSet, transform: transforms.Compose, views: int, seed: int):
         self.paths = images.paths
         self.transform = transform
         self.views = views
         self.seed = seed
-        self.purpose = purpose
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -70,11 +62,39 @@ class RandomViews(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int]:
         epoch, row = key
         image = read_image(self.paths[row])
-        with torch.random.fork_rng(devices=[]):
-            # CPU only: torch.manual_seed also queues a call for each unused GPU.
-            seed = stream_seed(self.purpose, self.seed, epoch, row)
-            torch.default_generator.manual_seed(seed)
+        with seeded(stream_seed("training views", self.seed, epoch, row)):
             return [self.transform(image) for _ in range(self.views)], row
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's random stream on the CPU, and restore it after the block."""
+    with torch.random.fork_rng(devices=[]):
+        # CPU only: torch.manual_seed also queues a call for each unused GPU.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class SupportCopies(Dataset):
+    """Row i is copy i % `copies` of image i // `copies`, an augmented view.
+
+    A copy depends only on the image's id and its own number, so that an image has the same copies
+    in every task.
+    """
+
+    def __init__(self, images: ImageSet, transform: transforms.Compose, copies: int):
+        self.images = images
+        self.transform = transform
+        self.copies = copies
+
+    def __len__(self) -> int:
+        return len(self.images) * self.copies
+
+    def __getitem__(self, row: int) -> Tensor:
+        number, copy = divmod(row, self.copies)
+        image = read_image(self.images.paths[number])
+        with seeded(stream_seed(f"support copies of {self.images.ids[number]}", copy)):
+            return self.transform(image)
 
 
 class BatchViews:

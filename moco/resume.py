@@ -8,15 +8,16 @@ from typing import Any, TypeVar
 
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, listed
 from common.files import require_writable
-from datasets.images import require_same
+from datasets import Collection
+from datasets.images import ImageSet, require_same
 from models import default_embedding_dim, has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
-from trainer.config import Output, TrainingSettings
+from trainer.config import Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
-from trainer.provenance import command
+from trainer.provenance import command, provenance
 from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
@@ -65,7 +66,9 @@ def resolve_training(
 
     A run in --model-path is resumed without --resume, or if the whole command is repeated. Settings
     that the machine decides are those of the checkpoint, else the fastest on the device; the others
-    have to be given again. Raises InputError if --resume is not a checkpoint, or as `resolve` does.
+    have to be given again, except for --schedule: it is the checkpoint's or, with other --epochs
+    than the default or the teacher's, scaled with them. Raises InputError if --resume is not a
+    checkpoint, or as `resolve` does.
     """
     given = dict(given)
     folder, requested = given["model_path"], given.get("resume")
@@ -91,9 +94,35 @@ def resolve_training(
     if source:
         recorded = source.checkpoint["args"]
         auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
-    if (given.get("weights") or (inherited or {}).get("weights") or "none") != "none":
+    usual = dict(inherited or {})
+    if (given.get("weights") or usual.get("weights") or "none") != "none":
         auto |= FROM_WEIGHTS
-    return resolve(cls, given, auto, inherited, where), source
+        usual = FROM_WEIGHTS | usual
+    scaled = None
+    if "schedule" not in given:
+        if source and source.checkpoint["args"].get("schedule") is not None:
+            given["schedule"] = list(source.checkpoint["args"]["schedule"])
+        elif scaled := _scaled_schedule(cls, given, usual):
+            given["schedule"] = scaled
+    settings = resolve(cls, given, auto, inherited, where)
+    if scaled and not settings.cos and settings.epochs:
+        drops = " and ".join(map(str, scaled))
+        print(f"note: --epochs {settings.epochs} without --schedule: the learning rate drops after "
+              f"epoch {drops}")  # fmt: skip
+    return settings, source
+
+
+def _scaled_schedule(
+    cls: type[T], given: Mapping[str, Any], inherited: Mapping[str, Any]
+) -> list[int] | None:
+    """Return the schedule scaled to the --epochs given; None if they are the usual ones."""
+    fields = cls.fields()
+    drops, usual = (
+        fields[name].default if inherited.get(name) is None else inherited[name]
+        for name in ("schedule", "epochs")
+    )
+    epochs = given.get("epochs", usual)
+    return scaled_drops(epochs, drops, usual) if epochs != usual and drops else None
 
 
 def resolve_encoding(
@@ -142,8 +171,11 @@ def is_resuming(settings: Output) -> bool:
     return settings.resume is not None and settings.resume.resolve() in paths
 
 
-def check_run(settings: TrainingSettings, about: dict, source: Source | None) -> None:
-    """Raise InputError if the run `about` may not start in --model-path or continue from `source`.
+def check_run(
+    settings: TrainingSettings, about: dict, images: ImageSet, source: Source | None
+) -> None:
+    """Raise InputError if the run `about`, on `images`, may not start in --model-path or continue
+    from `source`.
 
     It may not if it would overwrite a run, or if `source` has another stage, task, data or pseudo
     labels, or other fixed settings.
@@ -154,6 +186,8 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
             f"{settings.model_path} already holds a run; resume it by leaving out --resume, or "
             "replace it with --overwrite"
         )
+    for note in notes_on_length(settings, len(images)):
+        print(note)
     if source is None:
         return
     checkpoint, path = source.checkpoint, source.path
@@ -168,17 +202,61 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
     if "known_settings" in checkpoint:
         print(f"note: {path} does not record which images it was trained on")
     else:
-        require_same(checkpoint["base"], about["base"], f"{path} was trained on")
-    affected = "the cosine schedule" if settings.cos else None
+        require_same(checkpoint["base"], images, f"{path} was trained on")
+    affected = ["the cosine schedule"] if settings.cos else []
     if isinstance(settings, Distillation):
         if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
             raise InputError(
                 f"{path} was trained on other pseudo labels than those in {settings.savedir}"
             )
-        affected = "α_t of eq. (5)"
+        affected.append("α_t of eq. (5)")
     planned = checkpoint["args"]["epochs"]
-    if settings.epochs != planned and affected:
-        print(f"note: --epochs {settings.epochs} instead of {planned} changes {affected}")
+    if settings.epochs != planned:
+        if affected:
+            changed = " and ".join(affected)
+            print(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
+        if not settings.cos:
+            drops = " ".join(map(str, settings.schedule)) or "none"
+            print(f"note: a resumed run keeps its --schedule, {drops}")
+
+
+def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
+    """Return notes on settings that a run of these epochs on so many images is too short for."""
+    epochs, notes = settings.epochs, []
+    if not epochs:
+        return []
+    start = f"note: --epochs {epochs} is too short for"
+    drops = settings.schedule
+    if drops and not settings.cos and min(drops) >= epochs:
+        text = " ".join(map(str, drops))
+        notes.append(f"{start} --schedule {text}: the learning rate never drops")
+    if isinstance(settings, ContrastiveTraining):
+        keys = epochs * (images // settings.batch_size) * settings.batch_size
+        if keys < settings.moco_k:
+            notes.append(
+                f"{start} --moco-k {settings.moco_k}: the run makes {keys:,} keys, the rest of "
+                "the queue stays random"
+            )
+    if isinstance(settings, Distillation) and settings.correction == "dic":
+        if epochs <= settings.dic_interval:
+            notes.append(f"{start} --dic-interval {settings.dic_interval}: DIC corrects nothing")
+    return notes
+
+
+def about_run(
+    stage: str, settings: ImageTraining, data: Collection, images: ImageSet, **others: Any
+) -> dict[str, Any]:
+    """Return what a run's checkpoint and log say of it: stage, settings, the training `images`, a
+    part of `data`, and `others`."""
+    return {
+        "stage": stage,
+        "args": settings.record(),
+        "data": data.to_dict(),
+        "base": images.fingerprint(),
+        "task": None,
+        "made_by": provenance(),
+        **others,
+    }
 
 
 def run_of(settings: Output, about: dict, source: Source | None) -> Run:
@@ -187,6 +265,16 @@ def run_of(settings: Output, about: dict, source: Source | None) -> Run:
         settings.model_path, about, save_checkpoint, source.take() if source else None,
         source.path if source else None, is_resuming(settings), overwrite=settings.overwrite,
     )  # fmt: skip
+
+
+def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:
+    """Print a note if the encoder was trained, without labels, on a class that is now rare."""
+    if seen := [name for name in rare.classes if name in checkpoint["base"]["counts"]]:
+        if checkpoint["task"] is None:
+            print(
+                f"note: {where} was trained on the images of {listed(seen)}, now a rare class: "
+                "they are not new to it"
+            )
 
 
 def training_of(checkpoint: dict) -> dict:

@@ -16,7 +16,7 @@ from datasets.episode import Task
 from datasets.images import read_image
 from datasets.pseudo import PseudoLabels
 
-from .read import Result, Run, most_similar, short_names, worst_mistakes
+from .read import Result, Run, Tasks, most_similar, short_names, worst_mistakes
 
 CURVES = {  # key in the log: axis label, scale factor
     "loss": ("Loss", 1),
@@ -150,13 +150,13 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
     bars = []
     for pseudo_labels, name in zip(labels.values(), short_names(list(labels))):
         bars.append((Task.from_dict(pseudo_labels.about["task"]), name, pseudo_labels))
-    bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed, bar[1]))
+    bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed or 0, bar[1]))
     tasks = [task for task, _, _ in bars]
     if len({task.classes for task in tasks}) > 1:
         raise InputError("these pseudo labels have different classes; name folders of one data set")
-    shots = list(dict.fromkeys(task.k_shot for task in tasks))
+    shots = list(dict.fromkeys(task.shots for task in tasks))
     figure, (ax,) = grid(1, min(7, max(3.4, 1.6 + 0.42 * len(bars))), 2.3)
-    positions = np.arange(len(bars)) + 0.6 * np.array([shots.index(task.k_shot) for task in tasks])
+    positions = np.arange(len(bars)) + 0.6 * np.array([shots.index(task.shots) for task in tasks])
     counts = np.array([np.bincount(bar[2].hard(), minlength=tasks[0].n_way) for bar in bars])
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     bottoms = shares.cumsum(axis=1) - shares
@@ -165,13 +165,16 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
         drawn = ax.bar(positions, shares[:, label], 0.85, bottoms[:, label], **style)
         text = [f"{share:.0f}" if share >= 4.5 else "" for share in shares[:, label]]
         ax.bar_label(drawn, text, label_type="center", size=7)
-    repeated = len({(task.k_shot, task.seed) for task in tasks}) < len(tasks)
-    ticks = [class_label(name, 9) if repeated else f"{task.seed}" for task, name, _ in bars]
+    repeated = len({(task.shots, task.seed) for task in tasks}) < len(tasks)
+    ticks = [
+        class_label(name, 9) if repeated or task.chosen else f"{task.seed}"
+        for task, name, _ in bars
+    ]
     ax.set_xticks(positions, ticks)
     ax.tick_params(axis="x", length=0)
     for shot in shots:
-        middle = np.mean([x for x, task in zip(positions, tasks) if task.k_shot == shot])
-        ax.text(middle, 103, f"{shot or 'all'}-shot", ha="center", va="bottom")
+        middle = np.mean([x for x, task in zip(positions, tasks) if task.shots == shot])
+        ax.text(middle, 103, shot, ha="center", va="bottom")
     ax.set(ylabel="Hard pseudo labels (%)", ylim=(0, 100), xlim=(-0.7, positions[-1] + 0.7))
     ax.set_xlabel("" if repeated else "Seed of the task")
     side = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handlelength": 1}
@@ -204,9 +207,36 @@ def draw_confusion(results: dict[tuple, list[Result]]):
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-        title = f"{shots or 'all'}-shot, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
+        title = f"{shots}, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
         title = f"{name}\n{title}" if len(set(names)) > 1 else title
         ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
+    return figure
+
+
+def draw_tasks(tasks: Sequence[Tasks]):
+    """Draw how the accuracy is distributed over many tasks, a panel per number of shots: a
+    histogram per method, and its mean with the 95 % interval in the legend."""
+    panels: dict[int, list[tuple[str, Tasks]]] = {}
+    for name, found in zip(short_names([one.path.parent for one in tasks]), tasks):
+        panels.setdefault(found.shots, []).append((name, found))
+    alone = len(panels) == 1
+    size = (3.4, 2.6) if alone else (2.33, 2.4)
+    figure, axes = grid(len(panels), *size, sharex=True)
+    percent = [100 * row["accuracy"] for found in tasks for row in found.rows]
+    bins = np.linspace(min(percent), max(percent) + 1e-9, 25)
+    for ax, shots in zip(axes, sorted(panels)):
+        for i, (name, found) in enumerate(panels[shots]):
+            color, values = RUN_COLORS[i % len(RUN_COLORS)], found.scores["accuracy"]
+            mean, half = 100 * values["mean"], 100 * values["ci95"]
+            label = f"{mean:.1f} ± {half:.1f} %" + f", {name}" * (len(panels[shots]) > 1)
+            accuracies = [100 * row["accuracy"] for row in found.rows]
+            for kind, style in (("stepfilled", {"alpha": 0.3}), ("step", {})):
+                ax.hist(accuracies, bins, histtype=kind, color=color, **style)
+            ax.axvline(mean, color=color, linestyle="--", label=label)
+        counts = {len(found.rows) for _, found in panels[shots]}
+        of = " or ".join(map(str, sorted(counts)))
+        ax.set(xlabel="Accuracy (%)", ylabel=f"Tasks of {of}", title=f"{shots}-shot")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), fontsize=7)
     return figure
 
 
@@ -220,7 +250,7 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
     figure, axes = grid(len(folders), *((3.4, 3.4) if alone else (2.33, 2.5)))
     handles: dict[str, object] = {}
     for ax, folder, task, name in zip(axes, folders, tasks, short_names(folders)):
-        sets = (task.query(images.rare), task.support(images.rare))
+        sets = (task.query(images.rare, complete=False), task.support(images.rare))
         embeddings = np.concatenate(embed(folder, *sets))
         perplexity = min(30, (len(embeddings) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0)

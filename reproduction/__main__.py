@@ -17,9 +17,12 @@ from pathlib import Path
 import baselines
 from common.errors import InputError, listed, refusing
 from common.files import atomic_write, parse_json, require_writable
-from datasets import Collection, lesion_groups, open_dataset
-from datasets.episode import draw_task
-from datasets.images import describe, require_fingerprint
+from datasets import Collection, open_dataset
+from datasets.cache import default_folder
+from datasets.duplicates import without_copies
+from datasets.groups import with_groups
+from datasets.images import advice, describe, require_fingerprint
+from datasets.open import draw
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.plan import (
@@ -55,8 +58,11 @@ def make_parser() -> cli.ArgumentParser:
         help="seeds of the tasks and of the models trained on them")  # fmt: skip
     add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")
     add("--methods", nargs="+", metavar="NAME", help="rows (default: all implemented methods)")
-    add("--lesion-disjoint", action="store_true",
-        help="exclude query images that show a lesion of the support set (ISIC)")  # fmt: skip
+    add("--group-disjoint", "--lesion-disjoint", action="store_true",
+        help="exclude query images of the support set's groups (patients, lesions)")  # fmt: skip
+    add("--groups", type=Path, metavar="FILE", help="CSV file with the columns image,group")
+    add("--allow-duplicates", action="store_true",
+        help="count copies of an image as separate images")  # fmt: skip
     add(
         "--amp",
         action="store_true",
@@ -97,9 +103,9 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
     machine = []
     for flag, value in (("--device", args.device), ("--workers", args.workers)):
         machine += [flag, str(value)] if value is not None else []
-    data, out = args.data or Path("DATA"), args.out
+    data, out, groups = args.data or Path("DATA"), args.out, args.groups
     if not args.dry_run:  # the commands run in the repository's folder
-        data, out = data.resolve(), out.resolve()
+        data, out, groups = data.resolve(), out.resolve(), groups and groups.resolve()
     return Study(
         table=table,
         data=data,
@@ -110,7 +116,9 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         seeds=tuple(dict.fromkeys(args.seeds)),
         shots=tuple(shot for shot in table.shots if shot in shots),
         methods=tuple(method for method in implemented if method in methods),
-        lesion_disjoint=args.lesion_disjoint,
+        group_disjoint=args.group_disjoint,
+        groups=groups,
+        allow_duplicates=args.allow_duplicates,
         amp=args.amp,
         machine=tuple(machine),
     )  # fmt: skip
@@ -153,15 +161,17 @@ def main(argv: list[str] | None = None) -> None:
         return become(by_name[args.only])
     require_writable(study.root)
     data = open_dataset(study.data)
+    data = with_groups(data, study.groups) if study.groups else data
+    data = without_copies(data, default_folder(), study.allow_duplicates)
+    print(data.summary())
     if data.name != study.table.dataset:
         raise InputError(
             f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}"
         )
-    lesions = lesion_groups(study.data) if study.lesion_disjoint else None
     for shot, seed in itertools.product(study.shots, study.seeds):  # reject impossible tasks early
         k_shot = None if shot == "all" else int(shot)
-        options = (study.table.n_way, k_shot, seed, lesions, study.rare_split)
-        draw_task(data.rare, *options).query(data.rare)
+        options = (study.table.n_way, k_shot, seed, study.group_disjoint, study.rare_split)
+        draw(data, *options).query(data.rare)
     study = replace(study, images=len(data.base) + len(data.rare))
     require_same_images(study.root, data)
     arguments = sys.argv[1:] if argv is None else argv
@@ -185,7 +195,8 @@ def require_same_images(root: Path, data: Collection) -> None:
     """Raise InputError if the runs in `root` used images other than `data`; in a new `root`, record
     the fingerprints of `data`."""
     path = root / "images.json"
-    current = {"base": data.base.fingerprint(), "rare": data.rare.fingerprint()}
+    sets = {"base": data.base, "rare": data.rare}
+    current = {part: images.fingerprint() for part, images in sets.items()}
     if not path.exists():
         with atomic_write(path) as file:
             file.write(json.dumps(current, indent=1).encode())
@@ -198,7 +209,7 @@ def require_same_images(root: Path, data: Collection) -> None:
         if recorded[part] != fingerprint:
             raise InputError(
                 f"the runs in {root} used {describe(recorded[part])}, but the data folder holds "
-                f"{describe(fingerprint)}; choose another --out"
+                f"{describe(fingerprint)}; choose another --out{advice(recorded[part], sets[part])}"
             )
 
 

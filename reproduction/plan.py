@@ -8,7 +8,7 @@ from pathlib import Path
 from datasets.pseudo import PSEUDO_FILE
 from moco.checkpoint import load_checkpoint
 from trainer.checkpoint import CHECKPOINT
-from trainer.config import DROPS, EPOCHS
+from trainer.config import scaled_drops
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
 SEEDS = (0, 1, 2)
@@ -108,7 +108,9 @@ class Study:
     seeds: tuple[int, ...]
     shots: tuple[str, ...]
     methods: tuple[str, ...]
-    lesion_disjoint: bool = False
+    group_disjoint: bool = False
+    groups: Path | None = None
+    allow_duplicates: bool = False
     amp: bool = False
     images: int | None = None  # number of base and rare images
     machine: tuple[str, ...] = ()
@@ -131,8 +133,7 @@ class Study:
 
     def schedule(self) -> list[str]:
         """Return the flags that drop the learning rate at 60 and 80 % of the epochs."""
-        drops = (max(1, self.epochs * epoch // EPOCHS) for epoch in DROPS)
-        return ["--schedule", *map(str, drops)]
+        return ["--schedule", *map(str, scaled_drops(self.epochs))]
 
 
 @dataclass(frozen=True)
@@ -172,19 +173,25 @@ def score_folder(study: Study, method: str, shot: str, seed: int) -> Path:
 
 
 def _task_name(study: Study, shot: str, seed: int) -> str:
-    kind = "_disjoint" * study.lesion_disjoint + "_split" * study.rare_split
+    kind = "_disjoint" * study.group_disjoint + "_split" * study.rare_split
     return f"{shot}shot{kind}_seed{seed}"
 
 
 def _task_flags(study: Study, shot: str, seed: int) -> list[str]:
     """Return the flags that select a task."""
-    kind = ["--lesion-disjoint"] * study.lesion_disjoint + ["--rare-split"] * study.rare_split
-    return ["--n-way", str(study.table.n_way), "--k-shot", shot, "--seed", str(seed), *kind]
+    kind = ["--group-disjoint"] * study.group_disjoint + ["--rare-split"] * study.rare_split
+    flags = ["--n-way", str(study.table.n_way), "--k-shot", shot, "--seed", str(seed), *kind]
+    return flags + _groups(study)
+
+
+def _groups(study: Study) -> list[str]:
+    return ["--groups", str(study.groups)] if study.groups else []
 
 
 def _add(jobs: dict[str, Job], study: Study, name: str, command: Iterable[object], **fields) -> str:
     """Add a job unless it exists; return its name."""
-    words = (*map(str, command), *study.machine)
+    duplicates = ["--allow-duplicates"] * study.allow_duplicates
+    words = (*map(str, command), *duplicates, *study.machine)
     return jobs.setdefault(name, Job(name=name, command=words, **fields)).name
 
 
@@ -218,7 +225,7 @@ def _on_support(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: 
     flags = _task_flags(study, shot, seed)
     if name == "oracle":  # has no shots: it trains on all training images of the split
         flags = ["--n-way", str(study.table.n_way), "--seed", str(seed)]
-        flags += ["--lesion-disjoint"] * study.lesion_disjoint
+        flags += ["--group-disjoint"] * study.group_disjoint + _groups(study)
     command += [*_training_flags(study, command), *flags]
     fields = {"folder": folder, "output": CHECKPOINT, "epochs": study.epochs}
     return _add(jobs, study, f"{name} {task}", command, **fields)
@@ -249,9 +256,9 @@ def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int
     if model in ENCODERS:
         training, task_flags = _encoder(jobs, study, model), _task_flags(study, shot, seed)
     elif model in STUDENTS:
-        training, task_flags = _student(jobs, study, model, shot, seed), []
+        training, task_flags = _student(jobs, study, model, shot, seed), _groups(study)
     else:
-        training, task_flags = _on_support(jobs, study, model, shot, seed), []
+        training, task_flags = _on_support(jobs, study, model, shot, seed), _groups(study)
     folder = score_folder(study, method, shot, seed)
     command = ["test.py", study.data, "--resume", jobs[training].folder, *task_flags]
     command += ["--load-cla"] * (classifier == "direct")

@@ -74,8 +74,10 @@ def heading(study: Study) -> str:
         narrower.append(f"shots {', '.join(study.shots)} of {', '.join(table.shots)}")
     if list(study.methods) != runnable:
         narrower.append("methods " + ", ".join(study.methods))
-    if study.lesion_disjoint:
-        narrower.append("lesion-disjoint tasks")
+    if study.group_disjoint:
+        narrower.append("group-disjoint tasks")
+    if study.allow_duplicates:
+        narrower.append("copies counted as images")
     if study.epochs <= Distillation.fields()["dic_interval"].default:
         narrower.append("too short for DIC, whose rows do without it")
     block = study.arch if study.arch == RELEASED_BACKBONES.get(table.arch) else table.arch
@@ -196,7 +198,7 @@ def _csv(study: Study) -> str:
             delta = (mean - paper_mean) / paper_std if runs and paper_std else None
             numbers = ["" if x is None else f"{x:.2f}" for x in (mean, std)]
             writer.writerow(
-                [*fields, study.lesion_disjoint, method, table.n_way, shot, metric, *numbers,
+                [*fields, study.group_disjoint, method, table.n_way, shot, metric, *numbers,
                  len(runs), paper_mean, paper_std, "" if delta is None else f"{delta:.2f}"]
             )  # fmt: skip
     return text.getvalue()
@@ -233,7 +235,7 @@ def write_table(study: Study, command: str) -> str:
         ]
     parts += ["## Made with", f"    {command}", "\n".join(f"- {x}" for x in made_with(study))]
     markdown = "\n\n".join(parts) + "\n"
-    name = f"table{study.table.number}" + "_disjoint" * study.lesion_disjoint
+    name = f"table{study.table.number}" + "_disjoint" * study.group_disjoint
     files = {".md": markdown, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
     for suffix, content in files.items():
         with atomic_write(study.root / f"{name}{suffix}") as file:

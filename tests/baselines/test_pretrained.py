@@ -95,7 +95,8 @@ def test_stage_a_from_weights(frozen, data, tmp_path, capsys, monkeypatch):
     frozen_weights, a = backbone_weights(load_checkpoint(root / "frozen")), root / "a"
     begun = load_checkpoint(a)
     assert states_equal(backbone_weights(begun), frozen_weights)
-    assert begun["args"]["lr"] == 1e-4 and begun["args"]["epochs"] == 0
+    assert begun["args"]["lr"] == 1e-4
+    assert begun["args"]["schedule"] == load_checkpoint(root / "half")["args"]["schedule"] == []
     key_encoder = {
         name.removeprefix("key_encoder.backbone."): value
         for name, value in begun["state_dict"].items() if name.startswith("key_encoder.backbone.")

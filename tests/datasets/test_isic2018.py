@@ -88,12 +88,14 @@ def test_ids_are_names_not_paths(folder, other):
         open_dataset(root)
 
 
-def test_images_without_a_row_are_reported(folder, capsys):
+def test_images_without_a_row_are_passed_over(folder):
     root, write, rows = folder
     write(rows=rows[2:])
-    assert len(open_dataset(root).base) == 6
-    note = capsys.readouterr().out
-    assert "2 images" in note and "ISIC_0000000.jpg, ISIC_0000001.jpg" in note
+    data = open_dataset(root)
+    assert len(data.base) == 6
+    table = f"{isic2018.GROUND_TRUTH}.csv"
+    assert data.passed_over == {f"not in {table}": ("ISIC_0000000.jpg", "ISIC_0000001.jpg")}
+    assert f"2 not in {table}: ISIC_0000000.jpg, ISIC_0000001.jpg" in data.summary()
 
 
 def test_lesion_groupings(folder):

@@ -47,7 +47,7 @@ def test_invalid_tables_are_refused_in_one_line(content):
         table = Path(folder) / "t.csv"
         table.write_bytes(b"path,label\n" + content)
         with pytest.raises(InputError) as error:
-            own.rows(table)  # all images are missing
+            own.find(table)  # all images are missing
         assert len(str(error.value).splitlines()) == 1
 
 

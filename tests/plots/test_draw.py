@@ -98,7 +98,7 @@ def test_pseudo_labels_of_different_classes():
 def test_confusion_adds_tasks_up():
     one, two = [[3, 1], [0, 4]], [[1, 3], [2, 2]]
     group = [Result(Path("r"), {"confusion": c}) for c in (one, two)]
-    (ax,) = draw.draw_confusion({(Path("a"), "direct", 1, ("x", "y_z")): group}).axes
+    (ax,) = draw.draw_confusion({(Path("a"), "direct", "1-shot", ("x", "y_z")): group}).axes
     assert ax.images[0].get_array().tolist() == [[50, 50], [25, 75]]
     assert {"50 %\n4", "25 %\n2", "75 %\n6", "y z"} <= texts(ax.figure)
 
@@ -109,7 +109,7 @@ def test_long_names_have_room(alone):
     classes = tuple(oct.RARE_CLASSES)
     confusion = np.eye(5, dtype=int) * 7 + 1
     group = [Result(Path("r"), {"confusion": confusion})]
-    shots = [1] if alone else [1, 3]
+    shots = ["1-shot"] if alone else ["1-shot", "3-shot"]
     groups = {(Path("a"), "lr", k, classes): group for k in shots}
     figures = [draw.draw_confusion(groups)]
     rare = {"dataset": "oct", "counts": dict.fromkeys(classes, 9), "sha256": ""}

@@ -129,7 +129,7 @@ def test_narrowing(capsys):
     heading = table.heading(study(*narrow, "--dry-run", "--lesion-disjoint"))
     parts = ["Table 5", "resnet12 instead of conv4", "84 pixels instead of 224", "seeds 1"]
     parts += ["100 epochs instead of 200", "shots 1, 5 of 1, 3, 5", "moco_v1, hybrid_dic"]
-    assert all(part in heading for part in [*parts, "lesion-disjoint"])
+    assert all(part in heading for part in [*parts, "group-disjoint"])
     assert "narrowed" not in table.heading(study("--table", 5, "--dry-run"))
     as_run = table.heading(study("--table", 5, "--dry-run", "--arch", "conv4_released"))
     assert "conv4_released, the block that the authors ran" in as_run and "narrowed" not in as_run
@@ -152,7 +152,7 @@ def test_flags_of_the_oracle(capsys):
     found = commands(capsys, "--table", 11, "--lesion-disjoint")
     for command in (c for c in found if "--oracle" in c):
         given = parse(SETTINGS["baselines.scratch"], command[1:])
-        assert given["lesion_disjoint"] and "rare_split" not in given and given["n_way"] == 3
+        assert given["group_disjoint"] and "rare_split" not in given and given["n_way"] == 3
 
 
 def test_mixed_precision_has_its_own_folder_and_heading(capsys):
@@ -333,7 +333,7 @@ def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
 def test_impossible_tasks_are_rejected_early(smears, tmp_path, capsys, monkeypatch):
     argv = ["--data", smears, "--out", tmp_path, "--table", 5]
     message = refused(capsys, monkeypatch, "reproduction.__main__", *argv, "--lesion-disjoint")
-    assert "--lesion-disjoint" in message
+    assert "--group-disjoint" in message
 
 
 def test_one_visible_gpu_per_slot(monkeypatch):
