@@ -86,7 +86,7 @@ def main(argv: list[str] | None = None) -> None:
             "epoch": 0,
             "args": args,
             "data": data and data.to_dict(),
-            "base": data.base.fingerprint() if data else NO_IMAGES,
+            "base": NO_IMAGES,
             "task": None,
             "weights": initial and initial.record,
             "made_by": provenance(),
