@@ -81,6 +81,7 @@ def main(argv: list[str] | None = None) -> None:
             "base": base,
             "teacher": inherited_from(checkpoint, settings),
             "weights": checkpoint["weights"],
+            "checkpoint": str(settings.resume.resolve()),
             "epoch": checkpoint["epoch"],
             "checkpoint_made_by": checkpoint["made_by"],
             "args": settings.record(),

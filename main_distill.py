@@ -51,6 +51,7 @@ def main(argv: list[str] | None = None) -> None:
         weights=weights_record(settings, source),
         pseudo_labels=labels.sha256(),
         pseudo_labels_made_by=labels.about["made_by"],
+        teacher=labels.teacher(),
     )  # fmt: skip
     require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
     resume.check_run(settings, about, base, source)

@@ -35,6 +35,7 @@ from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import STAGES, Testing, require_undrawn
 from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
 from moco.scores import (
+    beside_table,
     paired,
     paired_table,
     predictions_csv,
@@ -89,6 +90,8 @@ def main(argv: list[str] | None = None) -> None:
         if previous and Task.from_dict(previous["task"]) == task:
             if not settings.predict:
                 print(score_table(previous))
+            if settings.teacher and previous.get("beside"):
+                print_beside(previous["beside"])
             print(f"already done: {files[0]}, {files[1]}")
             return None
     refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
@@ -101,7 +104,8 @@ def main(argv: list[str] | None = None) -> None:
     support = None if settings.load_cla else task.support(rare)
     if settings.predict:
         check_readable(*([images, support] if support else [images]))
-    predict = predictor_of(settings, checkpoint, device, support, images)
+    encoder = frozen(settings, checkpoint, device)
+    predict = predictor_of(settings, checkpoint, encoder, support, images)
     probabilities = predict(support, images)
     about = {"task": task.to_dict(), "classifier": classifier, "images": scored,
              "shared_with_support": shared, "data": data and data.to_dict(),
@@ -116,6 +120,9 @@ def main(argv: list[str] | None = None) -> None:
         for note in notes_of(shared, len(images)):
             print(note)
         print(score_table(scores))
+        if settings.teacher and checkpoint["stage"] == "distill":
+            about["beside"] = beside(settings, checkpoint, encoder, task.support(rare), images)
+            print_beside(about["beside"])
     table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
     write_results(files, {**scores, **about}, table)
     return None
@@ -125,6 +132,52 @@ def score_of(images: ImageSet, probabilities: np.ndarray) -> dict:
     """Return the scores of the probabilities, M×N, of M images."""
     predicted = probabilities.argmax(axis=1)
     return score(np.array(images.labels), predicted, images.classes, probabilities)
+
+
+TEACHER = "teacher, logistic regression"
+STUDENT_DIRECT, STUDENT_LR = "student, its own classifier", "student, logistic regression"
+
+
+def beside(
+    settings: Testing, checkpoint: dict, encoder: FrozenEncoder, support: ImageSet, query: ImageSet
+) -> dict[str, dict | None]:
+    """Return the scores of a student and its teacher on the same query set.
+
+    None for the teacher, with a note, if its checkpoint is not there or has been trained on.
+    """
+    found: dict[str, dict | None] = {TEACHER: None}
+    recorded = checkpoint.get("teacher")
+    why = "the student does not record its teacher" if recorded is None else None
+    if recorded:
+        try:
+            teacher = load_checkpoint(recorded["checkpoint"], ("moco",))
+            if any(teacher[key] != recorded[name] for key, name in
+                   (("epoch", "epoch"), ("made_by", "checkpoint_made_by"))):  # fmt: skip
+                why = f"{recorded['checkpoint']} has been trained on or replaced"
+        except InputError as error:
+            why = str(error)
+    if why:
+        print(f"note: the teacher's score is not at hand: {why}")
+    else:
+        f_q = frozen(settings, teacher, encoder.device)
+        predict = regressions(f_q, support, query, recorded["augnum"], recorded["normalize"])
+        found[TEACHER] = score_of(query, predict(support, query))
+    if no_classifier(checkpoint) is None:
+        predict = direct(encoder, student_classifier(checkpoint), query)
+        found[STUDENT_DIRECT] = score_of(query, predict(None, query))
+    predict = regressions(encoder, support, query, settings.augnum, settings.normalize)
+    found[STUDENT_LR] = score_of(query, predict(support, query))
+    return found
+
+
+def print_beside(found: dict[str, dict | None]) -> None:
+    """Print the scores of `beside`, and a note if the student is worse than its teacher."""
+    print()
+    print(beside_table(found))
+    teacher, student = found[TEACHER], found.get(STUDENT_DIRECT) or found[STUDENT_LR]
+    if teacher and student and student["accuracy"] < teacher["accuracy"]:
+        both = f"{student['accuracy']:.1%} against {teacher['accuracy']:.1%}"
+        print(f"note: the student is worse than its teacher: {both}")
 
 
 def about_run(settings: Testing, checkpoint: dict) -> dict:
@@ -175,7 +228,7 @@ def score_tasks(
     ]  # fmt: skip
     rare, shots = data.rare, tasks[0].k_shot
     files = result_paths(settings, f"tasks_lr_{tasks[0].n_way}way_{shots}shot_{len(tasks)}tasks")
-    scored = {**rare.fingerprint(), "content": content_key(rare, settings.cache_folder)}
+    scored = {**rare.fingerprint(), "content": content_key([rare], settings.cache_folder)}
     done = files[0].exists() and not settings.overwrite
     if done and (previous := previous_scores(files[0], settings, given, checkpoint, [scored])):
         report_tasks(settings, previous, read_tasks(files[1]))
@@ -185,7 +238,8 @@ def score_tasks(
     rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
-    predict = predictor_of(settings, checkpoint, device, support, rare)
+    encoder = frozen(settings, checkpoint, device)
+    predict = predictor_of(settings, checkpoint, encoder, support, rare)
     rows, shared = [], []
     for task in tqdm(tasks, desc="tasks", unit="task", disable=None):
         query = task.query(rare)
@@ -254,10 +308,16 @@ def previous_scores(
     return previous if same else None
 
 
+def frozen(settings: Testing, checkpoint: dict, device: torch.device) -> FrozenEncoder:
+    """Return the frozen encoder of a checkpoint."""
+    workers = readers(settings.workers)
+    return FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
+
+
 def predictor_of(
     settings: Testing,
     checkpoint: dict,
-    device: torch.device,
+    encoder: FrozenEncoder,
     support: ImageSet | None,
     query: ImageSet,
 ) -> Predictor:
@@ -266,8 +326,6 @@ def predictor_of(
     By the student's classifier, or with `support`, the support images of all tasks, by a logistic
     regression fitted on those of the task.
     """
-    workers = readers(settings.workers)
-    encoder = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
     if support is None:
         return direct(encoder, student_classifier(checkpoint), query)
     return regressions(encoder, support, query, settings.augnum, settings.normalize)

@@ -44,6 +44,15 @@ class PseudoLabels:
         content = ids.encode() + self.probabilities[order].astype("<f4").tobytes()
         return hashlib.sha256(content).hexdigest()
 
+    def teacher(self) -> dict | None:
+        """Return where the teacher's encoder is and how it was fitted; None in older files."""
+        if "checkpoint" not in self.about:
+            return None
+        about, args = self.about, self.about["args"]
+        return {name: about[name] for name in ("checkpoint", "epoch", "checkpoint_made_by")} | {
+            name: args[name] for name in ("augnum", "normalize")
+        }
+
     def for_images(self, base: ImageSet) -> "PseudoLabels":
         """Return the pseudo labels in the order of `base`, matched by id.
 

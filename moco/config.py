@@ -319,6 +319,10 @@ class Testing(Classes, Regression, Choosing, Encoding):
         None, "classify the unlabelled images in this folder instead of scoring",
         metavar="FOLDER",
     )  # fmt: skip
+    teacher: bool = setting(
+        True, "beside a student's scores, show its teacher's, those of its own classifier, and of a "
+        "logistic regression on its features", negatable=True, runtime=True,
+    )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",
         metavar="DIR",
@@ -365,7 +369,7 @@ def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[s
     inherited = {name for name, field in Distillation.fields().items() if field.about.inherited}
     recorded = {name: args.get(name) for name in sorted(inherited)}
     if not STAGES[checkpoint["stage"]].trained:
-        recorded["weights"] = str(settings.resume)
+        recorded["weights"] = str(settings.resume.resolve())
     return recorded | {"base_classes": settings.base_classes, "rare_classes": settings.rare_classes}
 
 

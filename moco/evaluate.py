@@ -97,14 +97,21 @@ class FrozenEncoder:
         self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
         self.image_size = checkpoint["args"]["image_size"]
         self.aug_plus = checkpoint["args"]["aug_plus"]
+        self._embedded: tuple[ImageSet, np.ndarray] | None = None
         prepare(self.encoder, self.device, amp)
 
     def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
-        """Return the embeddings of the evaluation views of M images, M×D, not normalised."""
-        return encode(
-            self.encoder, images, self.image_size, self.batch_size, self.workers, self.device,
-            progress,
-        )  # fmt: skip
+        """Return the embeddings of the evaluation views of M images, M×D, not normalised.
+
+        Those of the last set are kept.
+        """
+        if self._embedded is None or self._embedded[0] is not images:
+            embeddings = encode(
+                self.encoder, images, self.image_size, self.batch_size, self.workers, self.device,
+                progress,
+            )  # fmt: skip
+            self._embedded = images, embeddings
+        return self._embedded[1]
 
     def copies(self, images: ImageSet, augnum: int = 5, progress: str | None = None) -> np.ndarray:
         """Return the embeddings of `augnum` augmented copies of M images, M×C×D.

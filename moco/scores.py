@@ -86,6 +86,18 @@ TASK_SCORES = {
 }
 
 
+def beside_table(rows: dict[str, dict | None]) -> str:
+    """Format the scores of several classifiers on the same query set, a row each."""
+    titles = {"accuracy": "accuracy", "average": "mean of classes", "macro_f1": "macro F1",
+              "macro_auc": "macro AUC"}  # fmt: skip
+    width = max(map(len, rows))
+    lines = [f"{'':{width}}" + "".join(f"{title:>17}" for title in titles.values())]
+    for name, scores in rows.items():
+        values = (f"{scores[key]:.1%}" if scores else "–" for key in titles)
+        lines.append(f"{name:{width}}" + "".join(f"{value:>17}" for value in values))
+    return "\n".join(lines)
+
+
 def task_row(task: Task, scores: dict) -> dict[str, Any]:
     """Return a task's row of the CSV file: its seed, a hash of the task, and its scores."""
     content = json.dumps([task.classes, task.support_ids, task.excluded_ids, task.rare["sha256"]])
