@@ -435,6 +435,7 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {}
+TEACHERS = ("moco", "pretrained")  # whose encoders label the base images
 
 
 def register(*stages: Stage) -> None:

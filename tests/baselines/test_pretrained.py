@@ -86,6 +86,8 @@ def test_students_of_a_frozen_teacher(frozen, data, tmp_path):
     found = zip(backbone_weights(fresh).values(), backbone_weights(teacher).values())
     assert sum(not torch.equal(a, b) for a, b in found) > 5
     call("test", data, "--resume", tmp_path / "t", "--load-cla", "-j", 0)
+    scores = json.loads((tmp_path / "t" / "test_direct_3way_2shot_seed0.json").read_text())
+    assert all(scores["beside"].values()) and len(scores["beside"]) == 3  # with its teacher
 
 
 def test_stage_a_from_weights(frozen, data, tmp_path, capsys, monkeypatch):
