@@ -152,6 +152,13 @@ def test_networks_of_many_kinds():
     assert google(torch.rand(2, 3, 32, 32)).shape == (2, 1024)
 
 
+def test_a_classifier_with_batchnorm():
+    """LeViT's, of which timm's configuration names only a part."""
+    whole = pytest.importorskip("timm").create_model("levit_128s").state_dict()
+    assert "head.bn.weight" in whole
+    build_encoder("timm/levit_128s", 0).backbone.load_weights(whole, FILE)
+
+
 class TestDefaultWeights:
     NAMES = {
         "torchvision/shufflenet_v2_x0_5": "shufflenetv2_x0.5-f707e7126e.pth",
