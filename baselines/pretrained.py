@@ -9,12 +9,13 @@ By default the logistic regression on its features is fitted on the support imag
 2020 (arXiv 2002.05709, appendix B.8).
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from common.files import refuse_to_overwrite
+from common.files import atomic_write, refuse_to_overwrite
 from common.seeding import stream_seed
 from datasets.open import open_data
 from moco import resume
@@ -24,6 +25,7 @@ from moco.weights import initial_weights, load_initial
 from models import build_encoder
 from trainer import cli
 from trainer.checkpoint import CHECKPOINT
+from trainer.log import LOG
 from trainer.provenance import provenance
 from trainer.settings import parse, resolve, setting, with_default
 
@@ -79,21 +81,19 @@ def main(argv: list[str] | None = None) -> None:
     initial = initial_weights(settings.weights, settings.arch)
     if initial:
         load_initial(model, initial)
-    save_checkpoint(
-        folder,
-        {
-            "stage": "pretrained",
-            "epoch": 0,
-            "args": args,
-            "data": data and data.to_dict(),
-            "base": NO_IMAGES,
-            "task": None,
-            "weights": initial and initial.record,
-            "made_by": provenance(),
-            "state_dict": model.state_dict(),
-            "optimizer": {},
-        },
-    )
+    about = {
+        "stage": "pretrained",
+        "args": args,
+        "data": data and data.to_dict(),
+        "base": NO_IMAGES,
+        "task": None,
+        "weights": initial and initial.record,
+        "made_by": provenance(),
+    }
+    with atomic_write(folder / LOG) as file:
+        file.write(json.dumps({"start_epoch": 0, **about}).encode() + b"\n")
+    weights = {"state_dict": model.state_dict(), "optimizer": {}}
+    save_checkpoint(folder, {**about, "epoch": 0, **weights})
     features = model.query_encoder.out_features
     print(f"{settings.arch}, {features} features: {folder / CHECKPOINT}")
 

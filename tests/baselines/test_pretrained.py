@@ -221,6 +221,18 @@ def test_own_classes_are_named_once(smears, tmp_path, capsys, monkeypatch):
     assert "columnar" in error
 
 
+def test_figures(smears, tmp_path):
+    pytest.importorskip("matplotlib")
+    run = tmp_path / "run"
+    flags = ["--weights", "none", "--arch", "conv4", "--image-size", 32, "--model-path", run]
+    call("baselines.pretrained", smears, *flags)
+    call("test", smears, "--resume", run, "--k-shot", 2, "-j", 0)
+    out = ["--out", tmp_path / "figures", "--only", "tsne", "confusion", "-j", 0]
+    call("plots.__main__", run, "--data", smears, *out)
+    names = {path.name for path in (tmp_path / "figures").iterdir()}
+    assert names >= {"tsne.png", "confusion.png"}
+
+
 def test_augmented_copies_on_request(data, tmp_path):
     flags = ["--weights", "none", "--arch", "conv4", "--image-size", 32]
     pretrained.main([*map(str, flags), "--model-path", str(tmp_path)])
