@@ -22,7 +22,7 @@ from datasets.open import choose, decoded, draw, notes_of, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
-from moco.config import STAGES, Labelling, inherited_from, require_undrawn
+from moco.config import STAGES, TEACHERS, Labelling, inherited_from, require_undrawn
 from moco.evaluate import FrozenEncoder
 from trainer import cli
 from trainer.distributed import readers
@@ -33,7 +33,7 @@ from trainer.settings import parse
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given = parse(Labelling, argv)
-    checkpoint = load_checkpoint(given["resume"], ("moco", "pretrained"))
+    checkpoint = load_checkpoint(given["resume"], TEACHERS)
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]

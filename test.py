@@ -27,7 +27,7 @@ from datasets.images import ImageSet, advice, check_readable, describe, same_ima
 from datasets.open import choose, decoded, draw, notes_of, open_data, open_unlabelled
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
-from moco.config import STAGES, Testing, require_undrawn
+from moco.config import STAGES, TEACHERS, Testing, require_undrawn
 from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
 from moco.scores import (
     beside_table,
@@ -150,7 +150,7 @@ def beside(
     why = "the student does not record its teacher" if recorded is None else None
     if recorded:
         try:
-            teacher = load_checkpoint(recorded["checkpoint"], ("moco",))
+            teacher = load_checkpoint(recorded["checkpoint"], TEACHERS)
             if any(teacher[key] != recorded[name] for key, name in
                    (("epoch", "epoch"), ("made_by", "checkpoint_made_by"))):  # fmt: skip
                 why = f"{recorded['checkpoint']} has been trained on or replaced"

@@ -14,8 +14,9 @@ from trainer.settings import Settings, binding, recipe, setting
 
 IMAGE_SIZE = 224  # as in the papers
 # Of a training that starts from pretrained weights: what the authors' scripts of MoCo-CXR
-# (Sowrirajan et al. 2021) use to continue ImageNet weights by MoCo, with batches of 16, too.
-FROM_WEIGHTS = {"epochs": 20, "lr": 1e-4}
+# (Sowrirajan et al. 2021) use to continue ImageNet weights by MoCo, with batches of 16, too: a
+# constant rate, as its drops come after the last epoch.
+FROM_WEIGHTS: dict[str, Any] = {"epochs": 20, "lr": 1e-4, "schedule": []}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,8 +108,8 @@ class Backbone(Settings):
     weights: str = recipe(
         "none", "initial weights of the backbone: none, random; default, those that torchvision or "
         "timm publishes; FILE, a state dict of the network (.pth, .safetensors); RUN, the folder "
-        f"of a run. With weights, --epochs is {FROM_WEIGHTS['epochs']} and --lr "
-        f"{FROM_WEIGHTS['lr']} by default", metavar="{none,default,FILE,RUN}",
+        f"of a run. With weights, --epochs is {FROM_WEIGHTS['epochs']}, --lr "
+        f"{FROM_WEIGHTS['lr']} and --schedule empty by default", metavar="{none,default,FILE,RUN}",
     )  # fmt: skip
 
 
@@ -368,7 +369,7 @@ def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[s
     inherited = {name for name, field in Distillation.fields().items() if field.about.inherited}
     recorded = {name: args.get(name) for name in sorted(inherited)}
     if not STAGES[checkpoint["stage"]].trained:
-        recorded["weights"] = str(settings.resume)
+        recorded["weights"] = str(settings.resume.resolve())
     reading = ("base_classes", "rare_classes", "allow_duplicates")
     return recorded | {name: getattr(settings, name) for name in reading}
 
@@ -435,6 +436,7 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {}
+TEACHERS = ("moco", "pretrained")  # whose encoders label the base images
 
 
 def register(*stages: Stage) -> None:

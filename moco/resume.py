@@ -95,13 +95,15 @@ def resolve_training(
     if source:
         recorded = source.checkpoint["args"]
         auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
-    if (given.get("weights") or (inherited or {}).get("weights") or "none") != "none":
+    usual = dict(inherited or {})
+    if (given.get("weights") or usual.get("weights") or "none") != "none":
         auto |= FROM_WEIGHTS
+        usual = FROM_WEIGHTS | usual
     scaled = None
     if "schedule" not in given:
         if source and source.checkpoint["args"].get("schedule") is not None:
             given["schedule"] = list(source.checkpoint["args"]["schedule"])
-        elif scaled := _scaled_schedule(cls, given, inherited or {}):
+        elif scaled := _scaled_schedule(cls, given, usual):
             given["schedule"] = scaled
     settings = resolve(cls, given, auto, inherited, where)
     if scaled and not settings.cos and settings.epochs:
@@ -116,7 +118,10 @@ def _scaled_schedule(
 ) -> list[int] | None:
     """Return the schedule scaled to the --epochs given; None if they are the usual ones."""
     fields = cls.fields()
-    drops, usual = (inherited.get(name) or fields[name].default for name in ("schedule", "epochs"))
+    drops, usual = (
+        fields[name].default if inherited.get(name) is None else inherited[name]
+        for name in ("schedule", "epochs")
+    )
     epochs = given.get("epochs", usual)
     return scaled_drops(epochs, drops, usual) if epochs != usual and drops else None
 

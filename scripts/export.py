@@ -105,6 +105,7 @@ def write_weights(model: nn.Module, built_by: str, size: int, out: Path) -> list
 def write_program(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
     with torch.no_grad(), warnings.catch_warnings(), atomic_write(out) as file:
         warnings.simplefilter("ignore", FutureWarning)  # torch recommends torch.export
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are fixed
         program = torch.jit.trace(model, torch.rand(BATCH, 3, size, size))
         torch.jit.save(program, file)
     return ["import torch", f"model = torch.jit.load({str(out)!r})"]
