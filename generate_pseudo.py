@@ -46,13 +46,15 @@ def main(argv: list[str] | None = None) -> None:
         keep_chosen(files[0])
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
-        same_images = previous["base"] == base and previous["task"] == task.to_dict()
-        if same_images and resume.is_same_work(settings, given, previous, checkpoint):
+        others = ["other base images"] * (previous["base"] != base)
+        others += ["another task"] * (previous["task"] != task.to_dict())
+        if resume.already_done(files, previous, settings, given, checkpoint, others):
             print(f"already done: {files[0]}, {files[1]}")
             return
-    refuse_to_overwrite(files[1:], settings.overwrite)  # a task file alone: unfinished run
-    if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
-        refuse_to_overwrite(files[:1], settings.overwrite)
+    else:  # a task file alone: unfinished run
+        refuse_to_overwrite(files[1:], settings.overwrite)
+        if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
+            refuse_to_overwrite(files[:1], settings.overwrite)
     support, query = task.support(data.rare), task.query(data.rare, complete=not task.chosen)
     if base != checkpoint["base"] and STAGES[checkpoint["stage"]].trained:
         trained_on = describe(checkpoint["base"])

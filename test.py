@@ -7,7 +7,6 @@ python test.py --resume STUDENT --load_cla --predict FOLDER
 """
 
 import json
-from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -86,15 +85,19 @@ def main(argv: list[str] | None = None) -> None:
     shared = None if settings.predict else task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
         older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
-        previous = previous_scores(files[0], settings, given, checkpoint, (scored, older))
-        if previous and Task.from_dict(previous["task"]) == task:
+        previous = read_scores(files[0])
+        others = ["other images"] * (previous.get("images") not in (scored, older))
+        recorded = previous.get("task")
+        others += ["another task"] * (not recorded or Task.from_dict(recorded) != task)
+        if resume.already_done(files, previous, settings, given, checkpoint, others):
             if not settings.predict:
                 print(score_table(previous))
             if settings.teacher and previous.get("beside"):
                 print_beside(previous["beside"])
             print(f"already done: {files[0]}, {files[1]}")
             return None
-    refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
+    else:  # a CSV file alone: unfinished run
+        refuse_to_overwrite(files[:1], settings.overwrite)
     if rare and (fingerprint := rare.fingerprint()) != task.rare:
         drawn_from, hint = describe(task.rare), advice(task.rare, rare)
         print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
@@ -229,12 +232,15 @@ def score_tasks(
     rare, shots = data.rare, tasks[0].k_shot
     files = result_paths(settings, f"tasks_lr_{tasks[0].n_way}way_{shots}shot_{len(tasks)}tasks")
     scored = {**rare.fingerprint(), "content": content_key([rare], settings.cache_folder)}
-    done = files[0].exists() and not settings.overwrite
-    if done and (previous := previous_scores(files[0], settings, given, checkpoint, [scored])):
-        report_tasks(settings, previous, read_tasks(files[1]))
-        print(f"already done: {files[0]}, {files[1]}")
-        return
-    refuse_to_overwrite(files[:1], settings.overwrite)
+    if files[0].exists() and not settings.overwrite:
+        previous = read_scores(files[0])
+        others = ["other images"] * (previous.get("images") != scored)
+        if resume.already_done(files, previous, settings, given, checkpoint, others):
+            report_tasks(settings, previous, read_tasks(files[1]))
+            print(f"already done: {files[0]}, {files[1]}")
+            return
+    else:
+        refuse_to_overwrite(files[:1], settings.overwrite)
     rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
@@ -294,18 +300,13 @@ def result_paths(settings: Testing, name: str) -> tuple[Path, Path]:
     return folder / f"{name}.json", folder / f"{name}.csv"
 
 
-def previous_scores(
-    file: Path, settings: Testing, given: dict, checkpoint: dict, images: Sequence[dict]
-) -> dict | None:
-    """Return the contents of `file` if an equivalent command wrote it, else None.
-
-    `images`: what it may record of the scored images, in this version and in earlier ones.
-    """
+def read_scores(file: Path) -> dict:
+    """Return the contents of an earlier JSON file. Raises InputError if it is invalid."""
     with refusing(f"{file} is invalid; replace it with --overwrite"):
         previous = parse_json(file.read_bytes(), newest=0)
-    same_images = previous.get("images") in images
-    same = same_images and resume.is_same_work(settings, given, previous, checkpoint)
-    return previous if same else None
+        if "task" in previous:
+            Task.from_dict(previous["task"])
+        return previous
 
 
 def frozen(settings: Testing, checkpoint: dict, device: torch.device) -> FrozenEncoder:

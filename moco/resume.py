@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -18,7 +18,7 @@ from trainer.config import Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
 from trainer.provenance import command, provenance
-from trainer.settings import Settings, require_fixed, resolve
+from trainer.settings import Settings, require_fixed, resolve, shown
 from trainer.trainer import Run
 
 from .checkpoint import load_checkpoint, require_stage, save_checkpoint
@@ -285,21 +285,59 @@ def training_of(checkpoint: dict) -> dict:
     return {"stage": checkpoint["stage"], **shared}
 
 
-def is_same_work(
+def changes(
     settings: Settings, given: Mapping[str, Any], previous: dict, checkpoint: dict
-) -> bool:
-    """Return whether the earlier output `previous` has the same settings and checkpoint.
+) -> list[str]:
+    """Return in which settings and checkpoint the earlier output `previous` differs, as text.
 
     Runtime settings are ignored, except for an explicit --amp.
     """
-    if "amp" in given and given["amp"] != previous.get("args", {}).get("amp"):
-        return False
+    fields = type(settings).fields()
     try:
         args = type(settings).complete(previous.get("args", {}))
-    except ValueError:
-        return False
+    except ValueError as error:
+        return [str(error)]
     current = json.loads(json.dumps(settings.record()))
-    names = type(settings).names(runtime=False)
-    same_settings = all(args[name] == current[name] for name in names)
-    source = (previous.get("epoch"), previous.get("checkpoint_made_by"))
-    return same_settings and source == (checkpoint["epoch"], checkpoint["made_by"])
+    names = list(type(settings).names(runtime=False)) + ["amp"] * ("amp" in given)
+    found = [
+        f"{shown(fields[name], args[name])} then, {shown(fields[name], current[name])} now"
+        for name in names
+        if args[name] != current[name]
+    ]
+    if (previous.get("epoch"), previous.get("checkpoint_made_by")) != (
+        checkpoint["epoch"], checkpoint["made_by"],
+    ):  # fmt: skip
+        found.append(_epochs(previous, checkpoint))
+    return found
+
+
+def _epochs(previous: dict, checkpoint: dict) -> str:
+    before, now = previous.get("epoch"), checkpoint["epoch"]
+    return f"a checkpoint of {before} epochs then, of {now} now"
+
+
+def already_done(
+    files: Sequence[Path],
+    previous: dict,
+    settings: Settings,
+    given: Mapping[str, Any],
+    checkpoint: dict,
+    others: Sequence[str] = (),
+) -> bool:
+    """Return whether `previous`, read from one of `files`, is the output of this command.
+
+    False, with a note, if only its checkpoint has more epochs now. Raises InputError if anything
+    else has changed, in the settings or as `others` say: the files would be overwritten.
+    """
+    changed = [*others, *changes(settings, given, previous, checkpoint)]
+    if not changed:
+        return True
+    epochs = previous.get("epoch")
+    more = isinstance(epochs, int) and checkpoint["epoch"] > epochs
+    if more and changed == [_epochs(previous, checkpoint)]:
+        print(f"note: {files[0]} was made from {changed[0]}; it is made again")
+        return False
+    raise InputError(
+        f"{listed(files)} would be overwritten ({listed(changed, 3)}); choose another folder or "
+        "add --overwrite"
+    )

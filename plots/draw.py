@@ -33,6 +33,7 @@ CLASS_COLORS = [
     "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00", "#0072B2", "#999999", "#F0E442",
     "#000000",
 ]  # fmt: skip
+CLASS_MARKERS = "os^DvPXph"
 CLASSIFIER_NAMES = {"lr": "LR"}  # as in the papers
 DASHES = ["-", "--", ":", "-."]
 STYLE = {
@@ -87,6 +88,16 @@ def color_of(name: str, rare: dict) -> str:
     return CLASS_COLORS[list(rare["counts"]).index(name) % len(CLASS_COLORS)]
 
 
+def marker_of(name: str, rare: dict) -> str:
+    """Return a class's marker, the same in all figures, for those who cannot see the colours."""
+    return CLASS_MARKERS[list(rare["counts"]).index(name) % len(CLASS_MARKERS)]
+
+
+def fitted(name: str, width: float) -> str:
+    """Return a title wrapped to `width` inches."""
+    return textwrap.fill(name, max(8, int(width / LETTER)))
+
+
 def legend_below(figure, handles: Sequence, columns: int = 4) -> None:
     """Add a legend below the figure, in up to `columns` columns as fit; the figure grows by it."""
     longest = max(len(handle.get_label()) for handle in handles)
@@ -106,6 +117,9 @@ def draw_curves(runs: Sequence[Run]):
     names = short_names([run.folder for run in runs])
     drawn = {key: [run.line(key) for run in runs] for key in CURVES}
     drawn = {key: lines for key, lines in drawn.items() if any(lines)}
+    if "loss_con" in drawn:  # the contrast is stage (a)'s whole loss
+        alone = [run.line("loss") if run.about["stage"] == "moco" else {} for run in runs]
+        drawn["loss_con"] = [line or other for line, other in zip(drawn["loss_con"], alone)]
     figure, axes = grid(len(drawn), *((3.4, 2.3) if len(drawn) == 1 else (2.33, 1.75)))
     handles: dict[str, object] = {}
     for ax, (key, lines) in zip(axes, drawn.items()):
@@ -135,7 +149,8 @@ def draw_temperatures(runs: Sequence[Run]):
         for label, line in run.temperatures().items():
             style = {"color": color_of(label, run.task.rare), "label": class_label(label, 40)}
             (handles[label],) = ax.step(list(line), list(line.values()), linewidth=1.3, **style)
-        ax.set(xlabel="Epoch", ylabel="Class temperature", title="" if alone else name)
+        ax.set(xlabel="Epoch", ylabel="Class temperature")
+        ax.set_title("" if alone else fitted(name, 1.8))
         ax.locator_params(axis="x", integer=True, nbins=5)
         ax.label_outer()
     legend_below(figure, list(handles.values()), columns=3)
@@ -208,7 +223,7 @@ def draw_confusion(results: dict[tuple, list[Result]]):
         ax.spines[:].set_visible(False)
         tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
         title = f"{shots}, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
-        title = f"{name}\n{title}" if len(set(names)) > 1 else title
+        title = f"{fitted(name, size - 0.3)}\n{title}" if len(set(names)) > 1 else title
         ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
     return figure
 
@@ -256,20 +271,21 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
         tsne = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0)
         points = np.split(tsne.fit_transform(embeddings), [len(sets[0])])
         styles = (
-            {"s": 9, "lw": 0.25, "alpha": 0.85, "ec": "white"},
-            {"s": 75, "lw": 0.7, "marker": "*", "zorder": 3, "ec": "black"},
+            {"s": 11, "lw": 0.25, "alpha": 0.85, "ec": "white"},
+            {"s": 60, "lw": 0.9, "zorder": 3, "ec": "black"},
         )
-        for part, xy, style in zip(sets, points, styles):
-            colors = [color_of(task.classes[label], task.rare) for label in part.labels]
-            ax.scatter(*xy.T, c=colors, **style)
-        for label in task.classes:
-            style = {"color": color_of(label, task.rare), "label": class_label(label, 40)}
-            handles[label] = Line2D([], [], linestyle="", marker="o", markersize=4, **style)
+        for label, name_of_class in enumerate(task.classes):
+            style = {"color": color_of(name_of_class, task.rare)}
+            marker = marker_of(name_of_class, task.rare)
+            for part, xy, size in zip(sets, points, styles):
+                ax.scatter(*xy[np.array(part.labels) == label].T, marker=marker, **style, **size)
+            style |= {"label": class_label(name_of_class, 40), "marker": marker}
+            handles[name_of_class] = Line2D([], [], linestyle="", markersize=4, **style)
         ax.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-        ax.set_title("" if alone else name)
+        ax.set_title("" if alone else fitted(name, 1.8))
         ax.set_box_aspect(1)
-    star = {"marker": "*", "markersize": 8, "mfc": "white", "mec": "black", "mew": 0.7}
-    legend = [*handles.values(), Line2D([], [], linestyle="", label="support image", **star)]
+    large = {"marker": "o", "markersize": 7, "mfc": "white", "mec": "black", "mew": 0.9}
+    legend = [*handles.values(), Line2D([], [], linestyle="", label="support image", **large)]
     legend_below(figure, legend, columns=2 if alone else 4)
     return figure
 
@@ -309,4 +325,6 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
             picture.thumbnail((400, 400))
             ax.imshow(picture)
             ax.set_title(text, size=7)
+            file = part.ids[number].rpartition("/")[2]
+            ax.set_xlabel(file if len(file) <= 24 else f"{file[:11]}…{file[-12:]}", size=6)
     return figure

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from datasets import oct
+from datasets import oct, open_dataset
 from datasets.pseudo import PseudoLabels
 from plots import draw
-from plots.read import Result, Run
+from plots.read import Result, Run, read_result, worst_mistakes
 
 RARE = {"dataset": "synthetic", "counts": {"x": 5, "y_z": 5}, "sha256": ""}
 
@@ -28,7 +28,7 @@ def task(seed: int = 0, k_shot: int = 1, classes=("x", "y_z")) -> dict:
 def run(name: str, **lines: list[float]) -> Run:
     length = max(map(len, lines.values()))
     epochs = {n + 1: {k: v[n] for k, v in lines.items()} for n in range(length)}
-    return Run(Path("runs") / name, {"task": task()}, epochs)
+    return Run(Path("runs") / name, {"stage": "moco", "task": task()}, epochs)
 
 
 def labels(seed: int, k_shot: int, hard: list[int]) -> PseudoLabels:
@@ -137,3 +137,37 @@ def test_long_names_have_room(alone):
 def test_class_colours_do_not_depend_on_the_task():
     assert draw.color_of("y_z", RARE) == draw.CLASS_COLORS[1]
     assert len(set(draw.CLASS_COLORS)) == 9 and len(set(draw.RUN_COLORS)) == 7
+    assert draw.marker_of("y_z", RARE) != draw.marker_of("x", RARE)
+    assert len(set(draw.CLASS_MARKERS)) == 9
+
+
+def test_stage_a_is_in_the_panel_of_the_contrastive_loss():
+    """Contrast is its whole loss."""
+    a, d = run("a", loss=[3, 2]), run("d", loss=[5, 4], loss_con=[2, 1])
+    d.about["stage"] = "distill"
+    panels = {ax.get_ylabel(): ax for ax in draw.draw_curves([a, d]).axes}
+    lines = [list(line.get_ydata()) for line in panels["Contrastive loss"].lines]
+    assert lines == [[3, 2], [2, 1]]
+    assert "Contrastive loss" not in {ax.get_ylabel() for ax in draw.draw_curves([a]).axes}
+
+
+def test_long_titles_are_wrapped():
+    name = "papsmear-conv4_released-224px-200epochs-amp"
+    with draw.pyplot().rc_context(draw.STYLE):
+        figure = draw.draw_temperatures([run(f"{n}-{name}", temperature_x=[1, 1]) for n in "ab"])
+        figure.canvas.draw()
+        for ax in figure.axes:
+            box = ax.title.get_window_extent()
+            assert ax.get_title().replace("\n", "")[2:] == name
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+
+
+def test_file_names_stand_under_lookalikes(chain, data):
+    result = read_result(chain.student / "test_direct_3way_2shot_seed0.json")
+    mistakes = worst_mistakes(result.path.with_suffix(".csv"), 5)
+
+    def embed(_, *sets):
+        return [np.eye(len(images), 4) + 1 for images in sets]
+
+    figure = draw.draw_lookalikes(result, open_dataset(data), embed)
+    assert {row["image"] for row in mistakes} <= {ax.get_xlabel() for ax in figure.axes}
