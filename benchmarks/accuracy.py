@@ -103,7 +103,7 @@ def accuracies(args: argparse.Namespace, checkpoint: dict, data: Collection) -> 
     for seed in TASKS:
         task = draw_task(data.rare, None, 5, seed)
         query = task.query(data.rare)
-        f_c = encoder.fit(task.support(data.rare), augnum=5, seed=seed)
+        f_c = encoder.fit(task.support(data.rare), augnum=5)
         predicted = f_c.predict(embeddings[[row_of[name] for name in query.ids]])
         values.append(score(np.array(query.labels), predicted, task.classes)["accuracy"])
     return values

@@ -107,7 +107,7 @@ def resolve_training(
             given["schedule"] = scaled
     settings = resolve(cls, given, auto, inherited, where)
     if scaled and not settings.cos and settings.epochs:
-        drops = " and ".join(map(str, scaled))
+        drops = " and ".join(map(str, dict.fromkeys(scaled)))
         print(f"note: --epochs {settings.epochs} without --schedule: the learning rate drops after "
               f"epoch {drops}")  # fmt: skip
     return settings, source

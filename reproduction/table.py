@@ -41,7 +41,7 @@ def read_many(study: Study) -> dict[tuple[str, str], dict[str, dict]]:
     for method, shot in study.many():
         file = many_file(study, method, shot)
         if file.exists():
-            found[method, shot] = json.loads(file.read_text())["scores"]
+            found[method, shot] = json.loads(file.read_text(encoding="utf-8"))["scores"]
     return found
 
 

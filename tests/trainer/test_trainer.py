@@ -95,6 +95,7 @@ def test_resumed_student_equals_uninterrupted(chain, data, tmp_path, capsys):
 def test_student_with_dic_resumes_exactly(chain, data, tmp_path):
     """Between two measurements it resumes with the temperatures of the last."""
     dic = ["--correction", "dic", "--dic-interval", 2, "--dic-gamma", 0.5, "--pseudo-label", "hard"]
+    dic += ["--schedule", 2]  # else it would follow --epochs
     whole = distill(data, chain.labels, tmp_path / "whole", 4, *dic)
     distill(data, chain.labels, tmp_path / "half", 3, *dic)
     resumed = distill(data, chain.labels, tmp_path / "half", 4, *dic, "--resume", tmp_path / "half")
