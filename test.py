@@ -20,8 +20,8 @@ from datasets.images import ImageSet, check_readable, describe, unlabelled, with
 from datasets.open import decoded, draw, open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
-from moco.config import Testing
-from moco.evaluate import FrozenEncoder
+from moco.config import STAGES, Testing
+from moco.evaluate import FrozenEncoder, MetaLearner
 from moco.scores import predictions_csv, score, score_table
 from trainer import cli
 from trainer.distributed import readers
@@ -34,6 +34,12 @@ def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     checkpoint = load_checkpoint(given["resume"])
     settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
+    adapts = STAGES[checkpoint["stage"]].adapts is not None
+    if settings.load_cla and adapts:
+        raise InputError(
+            f"--load-cla: {settings.resume} has no trained classifier; it adapts to the support "
+            "set by itself"
+        )
     if settings.load_cla and (reason := no_classifier(checkpoint)):
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
@@ -48,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         images = without_unreadable(images) if settings.skip_unreadable else images
     else:
         images = task.query(rare)
-    classifier = "direct" if settings.load_cla else "lr"
+    classifier = "adapted" if adapts else "direct" if settings.load_cla else "lr"
     files = result_files(settings, task, classifier, images)
     scored = {**images.fingerprint(), "files": files_key(images)}
     if files[0].exists() and not settings.overwrite:
@@ -122,11 +128,13 @@ def predict(
 ) -> np.ndarray:
     """Return class probabilities, M×N, of M images.
 
-    By the student's classifier, or with a support set by a logistic regression fitted on it.
+    By the student's classifier, or with a support set by a logistic regression fitted on it or,
+    for a meta-learning method, by the model adapted to it.
     """
-    encoder = FrozenEncoder(
-        checkpoint, device, settings.amp, settings.batch_size, readers(settings.workers)
-    )
+    options = device, settings.amp, settings.batch_size, readers(settings.workers)
+    if support and STAGES[checkpoint["stage"]].adapts:
+        return MetaLearner(checkpoint, *options).predict(images, support, progress="testing")
+    encoder = FrozenEncoder(checkpoint, *options)
     embeddings = encoder.embed(images, progress="testing")
     if support is None:
         return student_classifier(checkpoint)(torch.from_numpy(embeddings)).softmax(dim=1).numpy()

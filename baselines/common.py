@@ -9,14 +9,15 @@ from torch import Tensor, nn
 from common.errors import InputError
 from datasets.episode import Task
 from datasets.images import ImageSet
-from datasets.open import decoded
+from datasets import Collection
+from datasets.open import decoded, open_data
 from moco import resume
 from moco.config import ImageTraining
 from moco.train import train
 from models import LinearClassifier, build_encoder
 from trainer.provenance import provenance
 from trainer.settings import setting
-from trainer.trainer import StepFn
+from trainer.trainer import Run, StepFn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -24,6 +25,15 @@ class Baseline(ImageTraining):
     """Settings of all baselines."""
 
     data: Path = setting(help="data folder", positional=True, metavar="DATA")
+
+
+def open_base(settings: Baseline) -> Collection:
+    """Open the data of a method that trains on the base images, whose rare images are only listed.
+
+    Raises InputError as `open_data` does.
+    """
+    classes = settings.base_classes, settings.rare_classes
+    return open_data(settings.data, *classes, settings.skip_unreadable, use=["base"])
 
 
 class Supervised(nn.Module):
@@ -39,6 +49,34 @@ class Supervised(nn.Module):
         return self.classifier(self.query_encoder(images))
 
 
+def start_run(
+    stage: str,
+    settings: Baseline,
+    source: resume.Source | None,
+    images: ImageSet,
+    task: Task | None = None,
+    **more: object,
+) -> tuple[Run, ImageSet]:
+    """Return the run and the decoded `images`.
+
+    The checkpoint records `stage`, `task`, if the images are its support set, and `more`. Raises
+    InputError like `resume.check_run`.
+    """
+    about = {
+        "stage": stage,
+        "args": {**settings.record(), "moco_dim": None, "mlp": False},
+        "base": images.fingerprint(),
+        "task": task and task.to_dict(),
+        "made_by": provenance(),
+        **more,
+    }
+    resume.check_run(settings, about, source)
+    images = decoded(
+        images, settings.image_size, settings.cache_folder, settings.views_by == "batch"
+    )
+    return resume.run_of(settings, about, source), images
+
+
 def train_baseline(
     stage: str,
     settings: Baseline,
@@ -52,21 +90,11 @@ def train_baseline(
 ) -> None:
     """Train `model` on `views` random views per image with `step`, in a single process.
 
-    The checkpoint records `stage` and, if `images` are the support set of a task, `task`. Raises
-    InputError if there are fewer images than a batch, or like `resume.check_run`.
+    See `start_run` for the rest. Raises InputError if there are fewer images than a batch, too.
     """
     if len(images) < settings.batch_size:
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(images)} images"
         )
-    about = {
-        "stage": stage,
-        "args": {**settings.record(), "moco_dim": None, "mlp": False},
-        "base": images.fingerprint(),
-        "task": task and task.to_dict(),
-        "made_by": provenance(),
-    }
-    resume.check_run(settings, about, source)
-    cache = settings.cache_folder
-    images = decoded(images, settings.image_size, cache, settings.views_by == "batch")
-    train(model, step, images, settings, resume.run_of(settings, about, source), device, views)
+    run, images = start_run(stage, settings, source, images, task)
+    train(model, step, images, settings, run, device, views)

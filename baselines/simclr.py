@@ -14,7 +14,6 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.seeding import stream_seed
-from datasets.open import open_data
 from moco import resume
 from moco.config import Stage, register
 from models import build_encoder
@@ -22,7 +21,7 @@ from trainer import cli
 from trainer.distributed import pick_device
 from trainer.settings import parse, setting, with_default
 
-from .common import Baseline, train_baseline
+from .common import Baseline, open_base, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,8 +67,7 @@ class SimCLR(nn.Module):
 def main(argv: list[str] | None = None) -> None:
     flags = parse(SimCLRSettings, argv)
     settings, source = resume.resolve_training(SimCLRSettings, flags)
-    classes = settings.base_classes, settings.rare_classes
-    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    base = open_base(settings).base
     device = pick_device(settings.device, settings.gpu)
     torch.manual_seed(stream_seed("simclr weights", settings.seed))
     model = SimCLR(settings.arch)

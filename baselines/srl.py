@@ -18,7 +18,6 @@ import torch.nn.functional as F
 from common.errors import require_match
 from common.seeding import stream_seed
 from datasets.images import require_same
-from datasets.open import open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
 from moco.config import Stage, register
@@ -28,7 +27,7 @@ from trainer.distributed import pick_device
 from trainer.settings import parse, setting
 
 from . import register_all
-from .common import Baseline, Supervised, train_baseline
+from .common import Baseline, Supervised, open_base, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -57,8 +56,7 @@ register(
 def main(argv: list[str] | None = None) -> None:
     flags = parse(SRL, argv)
     settings, source = resume.resolve_training(SRL, flags)
-    classes = settings.base_classes, settings.rare_classes
-    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    base = open_base(settings).base
     device = pick_device(settings.device, settings.gpu)
     labels = torch.tensor(base.labels, device=device)
     stage = "srl_distill" if settings.teacher else "srl_simple"

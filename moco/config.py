@@ -6,9 +6,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from common.errors import listed, refusing
 from datasets.cache import default_folder
-from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder
+from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder, default_embedding_dim
 from trainer.config import Device, Distributed, TrainingSettings
 from trainer.settings import Settings, binding, recipe, setting
 
@@ -125,6 +127,11 @@ class Regression(Settings):
 @dataclass(frozen=True, kw_only=True)
 class ImageTraining(Classes, TrainingSettings, Backbone, Cache, Device):
     """Settings of `moco.train`: training on random views of images."""
+
+    @classmethod
+    def defaults_for(cls, arch: str) -> dict[str, Any]:
+        """Return the defaults that depend on the backbone."""
+        return {"moco_dim": default_embedding_dim(arch)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -321,7 +328,8 @@ class Stage:
 
     `name` identifies it in checkpoints, `title` in messages. `classifies`: it has a classifier of a
     task. `untrained(args)` describes a run whose settings left that classifier untrained; None if
-    it was trained.
+    it was trained. `adapts(checkpoint)` builds the model, with fresh weights, of a meta-learning
+    method, which adapts to a task by itself: see `evaluate.MetaLearner`.
     """
 
     name: str
@@ -329,6 +337,7 @@ class Stage:
     settings: type[Settings]
     classifies: bool = False
     untrained: Callable[[dict], str | None] = lambda args: None
+    adapts: Callable[[dict], nn.Module] | None = None
 
 
 STAGES: dict[str, Stage] = {}

@@ -1,6 +1,6 @@
 """Embeddings of images, the classifier f_c on a support set, and k-NN scores."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
 
+from common.errors import refusing
 from datasets.cache import pixels
 from datasets.images import ImageSet, TransformedImages
 from trainer.performance import prepare
@@ -21,6 +22,7 @@ from trainer.signals import ignore as ignore_signals
 from .augment import plain_view, random_view
 from .batch_augment import to_float
 from .checkpoint import query_encoder
+from .config import STAGES
 from .loader import RandomViews
 from .scores import score
 
@@ -121,6 +123,97 @@ class FrozenEncoder:
             embeddings = encode_batches(self.encoder, batches, self.device, tqdm(disable=True))
         labels = np.repeat(support.labels, max(augnum, 1))
         return fit_classifier(embeddings, labels, normalize)
+
+
+class MetaLearner:
+    """The model of a meta-learning method's checkpoint, which adapts to a task from its support set
+    alone.
+
+    The model has two methods. `embed(images)` maps images, B×3×S×S, to what does not depend on the
+    task, B×…: embeddings, feature maps or the images themselves. `adapt(embeddings, labels)`
+    returns a function, or a module in evaluation mode, from embeddings to probabilities, B×N.
+    """
+
+    def __init__(
+        self,
+        checkpoint: dict,
+        device: torch.device | str = "cpu",
+        amp: bool = False,
+        batch_size: int = 32,
+        workers: int = 0,
+    ):
+        make_model = STAGES[checkpoint["stage"]].adapts
+        assert make_model, checkpoint["stage"]
+        self.model = make_model(checkpoint)
+        with refusing(f"the checkpoint of {STAGES[checkpoint['stage']].title} is invalid"):
+            self.model.load_state_dict(checkpoint["state_dict"])
+        self.model.eval().requires_grad_(False)
+        self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
+        self.image_size = checkpoint["args"]["image_size"]
+        prepare(self.model, self.device, amp)
+
+    def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
+        """Return `model.embed` of the evaluation views of M images, M×…."""
+        return self._encode(self.model.embed, images, progress)
+
+    def adapt(
+        self, embeddings: np.ndarray, labels: Sequence[int]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Adapt to a task with the embedded support set, N·K×…, labelled 0…N−1.
+
+        Returns a function from embeddings, M×…, to probabilities, M×N, each row of which depends on
+        that row of the embeddings alone.
+        """
+        classify = self._adapted(embeddings, labels)
+
+        @torch.no_grad()
+        def predict_proba(embeddings: np.ndarray) -> np.ndarray:
+            parts = torch.from_numpy(embeddings).split(self.batch_size)
+            return torch.cat([classify(part.to(self.device)).cpu() for part in parts]).numpy()
+
+        return predict_proba
+
+    def predict(
+        self, images: ImageSet, support: ImageSet, progress: str | None = None
+    ) -> np.ndarray:
+        """Return class probabilities, M×N, of M images, adapted on `support`.
+
+        Like `adapt` and `embed`, without holding the embeddings of all images in memory.
+        """
+        classify = self._adapted(self.embed(support), support.labels)
+        return self._encode(lambda batch: classify(self.model.embed(batch)), images, progress)
+
+    def _adapted(
+        self, embeddings: np.ndarray, labels: Sequence[int]
+    ) -> Callable[[Tensor], Tensor]:
+        """Return the adapted classifier of up to `batch_size` embeddings. It always computes as
+        many, since rounding depends on the size of a batch."""
+        device, size = self.device, self.batch_size
+        support = torch.from_numpy(embeddings).to(device)
+        classify = self.model.adapt(support, torch.tensor(labels, device=device))
+        return lambda batch: _in_full_batch(classify, batch, size)
+
+    def _encode(
+        self, function: Callable[[Tensor], Tensor], images: ImageSet, progress: str | None
+    ) -> np.ndarray:
+        full = _Function(lambda batch: _in_full_batch(function, batch, self.batch_size))
+        return encode(
+            full, images, self.image_size, self.batch_size, self.workers, self.device, progress
+        )
+
+
+def _in_full_batch(function: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
+    """Apply `function` to a batch filled up to `size` with its first row."""
+    filling = batch[:1].expand(size - len(batch), *batch.shape[1:])
+    return function(torch.cat([batch, filling]))[: len(batch)]
+
+
+class _Function(nn.Module):
+    """A function as a module without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.forward = function
 
 
 class _Copies(Dataset):

@@ -11,7 +11,6 @@ import torch
 from common.errors import InputError
 from common.files import require_writable
 from datasets.images import require_same
-from models import default_embedding_dim
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings
 from trainer.distributed import pick_device
@@ -86,7 +85,7 @@ def resolve_training(
     auto = {
         "amp": has_bfloat16(device),
         "views_by": "batch" if device.type == "cuda" and not given.get("no_cache") else "pil",
-        "moco_dim": default_embedding_dim(arch),
+        **cls.defaults_for(arch),
     }
     if source:
         recorded = source.checkpoint["args"]
