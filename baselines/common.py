@@ -7,9 +7,9 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet
-from datasets import Collection
 from datasets.open import decoded, open_data
 from moco import resume
 from moco.config import ImageTraining

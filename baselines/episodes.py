@@ -182,9 +182,7 @@ def episode_loader(
     """Return a loader of (views, rows): `views` random views, after the image itself if `plain`."""
     size, seed = settings.image_size, settings.seed
     if settings.views_by == "batch":
-        loader = EpisodeBatchViews(
-            pixels(images), batches, views, seed, settings.aug_plus, device
-        )
+        loader = EpisodeBatchViews(pixels(images), batches, views, seed, settings.aug_plus, device)
         loader.plain = plain
         return loader
     transform = random_view(size, settings.aug_plus)
@@ -212,9 +210,7 @@ def train_episodes(
     if settings.compile:
         raise InputError("--compile: meta-learning is not compiled")
     run, images = start_run(stage, settings, source, images, **more)
-    make_loader = functools.partial(
-        episode_loader, images, batches, settings, device, views, plain
-    )
+    make_loader = functools.partial(episode_loader, images, batches, settings, device, views, plain)
     trainer = Trainer(
         model, step, images, batches, closing_loader(make_loader), settings, run, device, adam,
         settings.clip,

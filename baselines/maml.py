@@ -110,9 +110,7 @@ def inner_loop(
     They depend on `theta` through the gradients as well if `order` is 2, else only directly.
     """
     for _ in range(steps):
-        gradients = torch.autograd.grad(
-            loss(theta), list(theta.values()), create_graph=order == 2
-        )
+        gradients = torch.autograd.grad(loss(theta), list(theta.values()), create_graph=order == 2)
         theta = {name: w - lr * g for (name, w), g in zip(theta.items(), gradients)}
     return theta
 
@@ -137,9 +135,7 @@ class MAML(EpisodicModel):
     def of(settings: Adaptation) -> "MAML":
         """Build the model that `settings` describe."""
         s = settings
-        return MAML(
-            s.arch, s.n_way, s.inner_lr, s.inner_steps, s.test_steps, s.order, s.zero_head
-        )
+        return MAML(s.arch, s.n_way, s.inner_lr, s.inner_steps, s.test_steps, s.order, s.zero_head)
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, B×3×S×S, to logits, B×N."""
@@ -200,7 +196,9 @@ class MAML(EpisodicModel):
             )  # fmt: skip
         if names := not_finite(theta):
             raise InputError(f"NaN or Inf in weights adapted to the task: {names[0]}")
-        model.classifier = LinearClassifier(model.query_encoder.out_features, n_way).to(labels.device)
+        model.classifier = LinearClassifier(model.query_encoder.out_features, n_way).to(
+            labels.device
+        )
         model.load_state_dict(theta, strict=False)
         keep_statistics(model, embeddings)
         return nn.Sequential(model, nn.Softmax(dim=1)).eval().requires_grad_(False)

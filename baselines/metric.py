@@ -72,7 +72,9 @@ def train_metric(
     most = min(map(len, partitions))
     n_way = settings.episode_way or min(most, MOST_WAYS)
     if not 2 <= n_way <= most:
-        raise InputError(f"--episode-way must be in [2, {most}], the number of classes, got {n_way}")
+        raise InputError(
+            f"--episode-way must be in [2, {most}], the number of classes, got {n_way}"
+        )
     batches = EpisodeBatches(
         partitions, len(images), settings.batch_size, n_way, settings.k_shot + query, settings.seed
     )

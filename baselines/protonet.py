@@ -56,7 +56,8 @@ class ProtoNet(MetricModel):
         """Return Algorithm 1's loss, and accuracy; support and query images share a batch."""
         embeddings = self.query_encoder(torch.cat([support, query]))
         centres = prototypes(embeddings[: len(support)], labels_of(support, n_way))
-        logits, truth = prototype_logits(embeddings[len(support) :], centres), labels_of(query, n_way)
+        logits = prototype_logits(embeddings[len(support) :], centres)
+        truth = labels_of(query, n_way)
         return F.cross_entropy(logits, truth), (logits.argmax(dim=1) == truth).float().mean()
 
     def embed(self, images: Tensor) -> Tensor:

@@ -183,9 +183,7 @@ class MetaLearner:
         classify = self._adapted(self.embed(support), support.labels)
         return self._encode(lambda batch: classify(self.model.embed(batch)), images, progress)
 
-    def _adapted(
-        self, embeddings: np.ndarray, labels: Sequence[int]
-    ) -> Callable[[Tensor], Tensor]:
+    def _adapted(self, embeddings: np.ndarray, labels: Sequence[int]) -> Callable[[Tensor], Tensor]:
         """Return the adapted classifier of up to `batch_size` embeddings. It always computes as
         many, since rounding depends on the size of a batch."""
         device, size = self.device, self.batch_size

@@ -23,7 +23,6 @@ from datasets.images import describe, require_fingerprint
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.plan import (
-    METHODS,
     SEEDS,
     Study,
     Table,
@@ -54,7 +53,7 @@ def make_parser() -> cli.ArgumentParser:
     add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="seeds of the tasks and of the models trained on them")  # fmt: skip
     add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")
-    add("--methods", nargs="+", metavar="NAME", help="rows (default: all implemented methods)")
+    add("--methods", nargs="+", metavar="NAME", help="rows (default: all)")
     add("--lesion-disjoint", action="store_true",
         help="exclude query images that show a lesion of the support set (ISIC)")  # fmt: skip
     add(
@@ -87,9 +86,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
 
 def study_of(table: Table, args: argparse.Namespace) -> Study:
     """Return the study that `args` ask for. Raises InputError for unknown methods or shots."""
-    implemented = [method for method in table.methods if method in METHODS]
-    methods, shots = args.methods or implemented, args.shots or table.shots
-    for flag, values, known in (("methods", methods, implemented), ("shots", shots, table.shots)):
+    methods, shots = args.methods or table.methods, args.shots or table.shots
+    for flag, values, known in (("methods", methods, table.methods), ("shots", shots, table.shots)):
         if unknown := [value for value in values if value not in known]:
             raise InputError(
                 f"--{flag} {listed(unknown)}: table {table.number} has {', '.join(known)}"
@@ -109,7 +107,7 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         epochs=args.epochs,
         seeds=tuple(dict.fromkeys(args.seeds)),
         shots=tuple(shot for shot in table.shots if shot in shots),
-        methods=tuple(method for method in implemented if method in methods),
+        methods=tuple(method for method in table.methods if method in methods),
         lesion_disjoint=args.lesion_disjoint,
         amp=args.amp,
         machine=tuple(machine),
@@ -127,11 +125,13 @@ def show_tables(args: argparse.Namespace) -> None:
         args.methods = args.shots = None
         jobs = jobs_of(study_of(table, args))
         cost = sum(
-            job.epochs for job in jobs if job.epochs and job.name.startswith(("encoder", "student"))
+            job.epochs
+            for job in jobs
+            if job.epochs and job.name.startswith(("encoder", "meta", "student"))
         )
         print(
             f"{table.number:<6}{table.dataset:10}{args.arch or table.arch:13}{cost:>15,}  "
-            f"{', '.join(table.shots)}; {', '.join(m for m in table.methods if m in METHODS)}"
+            f"{', '.join(table.shots)}; {', '.join(table.methods)}"
         )
 
 

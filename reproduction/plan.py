@@ -22,6 +22,18 @@ ENCODERS = {
     "srl_simple": ("-m", "baselines.srl"),
     "srl_distill": ("-m", "baselines.srl"),  # with srl_simple as its teacher
 }
+# Meta-trained on the base images, with these flags, and adapted to each task by test.py; with
+# {shot} once for each number of shots, otherwise once. {NAME} is the checkpoint of an encoder.
+WAYS, SHOTS = ("--n-way", "{n_way}"), ("--k-shot", "{shot}")
+META = {
+    "maml": (*WAYS, *SHOTS),
+    "daml": (*WAYS, *SHOTS),
+    "relationnet": SHOTS,
+    "protonet": SHOTS,
+    "umtra": WAYS,
+    "cactus_maml": (*WAYS, "--encoder", "{moco_v1}"),
+    "cactus_protonet": ("--encoder", "{moco_v1}"),
+}
 # Distilled for each task from moco_v1's pseudo labels; Table 9 compares the labels of DIC.
 STUDENTS = {
     "hybrid": (),
@@ -42,6 +54,7 @@ ON_SUPPORT = {
 METHODS = {
     **{name: (name, "direct") for name in ON_SUPPORT},
     **{name: (name, "lr") for name in ENCODERS},
+    **{name: (name, "adapted") for name in META},
     **{name: (name, "direct") for name in ("hybrid", "hybrid_ddl", "hybrid_dic", "cls_only")},
     "no_distillation": ("moco_v1", "lr"),
     "con_reg": ("con_reg", "lr"),
@@ -205,6 +218,20 @@ def _encoder(jobs: dict[str, Job], study: Study, name: str) -> str:
     return _add(jobs, study, f"encoder {name}", command, **fields)
 
 
+def _meta(jobs: dict[str, Job], study: Study, name: str, shot: str) -> str:
+    label = f"{name} {shot}shot" if "{shot}" in META[name] else name
+    folder = study.root / "meta" / label.replace(" ", "_")
+    needs = [encoder for encoder in ENCODERS if f"{{{encoder}}}" in META[name]]
+    values = {encoder: study.root / "encoders" / encoder for encoder in needs}
+    values |= {"shot": shot, "n_way": study.table.n_way}
+    command = ["-m", f"baselines.{name}", study.data, "--model-path", folder]
+    command += [word.format(**values) for word in META[name]]
+    command += [*_training_flags(study, META[name]), "--seed", "0"]
+    needs = tuple(_encoder(jobs, study, encoder) for encoder in needs)
+    fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
+    return _add(jobs, study, f"meta {label}", command, **fields)
+
+
 def _script(script: tuple[str, ...], *rest: object) -> list[object]:
     """Insert `rest` between the script and its flags."""
     first = 2 if script[0] == "-m" else 1
@@ -248,6 +275,8 @@ def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int
     model, classifier = METHODS[method]
     if model in ENCODERS:
         training, task_flags = _encoder(jobs, study, model), _task_flags(study, shot, seed)
+    elif model in META:
+        training, task_flags = _meta(jobs, study, model, shot), _task_flags(study, shot, seed)
     elif model in STUDENTS:
         training, task_flags = _student(jobs, study, model, shot, seed), []
     else:
