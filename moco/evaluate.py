@@ -161,49 +161,43 @@ class MetaLearner:
     ) -> Callable[[np.ndarray], np.ndarray]:
         """Adapt to a task with the embedded support set, N·K×…, labelled 0…N−1.
 
-        Returns a function from embeddings, M×…, to probabilities, M×N, each row of which depends on
-        that row of the embeddings alone.
+        Returns a function from embeddings, M×…, to probabilities, M×N.
         """
         classify = self._adapted(embeddings, labels)
 
         @torch.no_grad()
         def predict_proba(embeddings: np.ndarray) -> np.ndarray:
-            parts = torch.from_numpy(embeddings).split(self.batch_size)
-            return torch.cat([classify(part.to(self.device)).cpu() for part in parts]).numpy()
+            rows = torch.from_numpy(embeddings).split(self.batch_size)
+            return torch.cat([classify(part.to(self.device)).cpu() for part in rows]).numpy()
 
         return predict_proba
 
     def predict(
         self, images: ImageSet, support: ImageSet, progress: str | None = None
     ) -> np.ndarray:
-        """Return class probabilities, M×N, of M images, adapted on `support`.
-
-        Like `adapt` and `embed`, without holding the embeddings of all images in memory.
-        """
+        """Return class probabilities, M×N, of M images, adapted on `support`; as by `adapt` and
+        `embed`, but without holding all embeddings in memory."""
         classify = self._adapted(self.embed(support), support.labels)
-        return self._encode(lambda batch: classify(self.model.embed(batch)), images, progress)
+        return self._encode(lambda image: classify(self.model.embed(image)), images, progress)
 
     def _adapted(self, embeddings: np.ndarray, labels: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        """Return the adapted classifier of up to `batch_size` embeddings. It always computes as
-        many, since rounding depends on the size of a batch."""
-        device, size = self.device, self.batch_size
-        support = torch.from_numpy(embeddings).to(device)
-        classify = self.model.adapt(support, torch.tensor(labels, device=device))
-        return lambda batch: _in_full_batch(classify, batch, size)
+        support = torch.from_numpy(embeddings).to(self.device)
+        return _each(self.model.adapt(support, torch.tensor(labels, device=self.device)))
 
     def _encode(
         self, function: Callable[[Tensor], Tensor], images: ImageSet, progress: str | None
     ) -> np.ndarray:
-        full = _Function(lambda batch: _in_full_batch(function, batch, self.batch_size))
+        one_by_one = _Function(_each(function))
         return encode(
-            full, images, self.image_size, self.batch_size, self.workers, self.device, progress
-        )
+            one_by_one, images, self.image_size, self.batch_size, self.workers, self.device,
+            progress,
+        )  # fmt: skip
 
 
-def _in_full_batch(function: Callable[[Tensor], Tensor], batch: Tensor, size: int) -> Tensor:
-    """Apply `function` to a batch filled up to `size` with its first row."""
-    filling = batch[:1].expand(size - len(batch), *batch.shape[1:])
-    return function(torch.cat([batch, filling]))[: len(batch)]
+def _each(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Apply `function` to one row of a batch after the other. Its rounding would depend on the rest
+    of the batch; a prediction shall depend on its own image alone, bit for bit."""
+    return lambda batch: torch.cat([function(row.contiguous()) for row in batch.split(1)])
 
 
 class _Function(nn.Module):

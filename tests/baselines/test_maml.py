@@ -138,7 +138,7 @@ def test_the_inner_loop_changes_neither_weights_nor_statistics(order):
 def test_the_support_statistics_are_those_of_training():
     """In evaluation mode the support set gets the logits that it has as a batch, and BatchNorm's
     running statistics are the biased mean and variance of its input."""
-    model, (support, query) = maml(), episode()
+    model, (support, _) = maml(), episode()
     expected = model(support)
     keep_statistics(model, support)
     assert not model.training

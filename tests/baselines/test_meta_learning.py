@@ -160,8 +160,10 @@ def test_unlabelled_images_are_predicted(hues, trained, tmp_path):
     assert len(file.read_text().splitlines()) == 1 + 12
 
 
-@pytest.mark.parametrize("views", ["pil", "batch"])
-@EVERY_METHOD
+@pytest.mark.parametrize(
+    "method, views",
+    [*((name, "pil") for name in METHODS), ("protonet", "batch"), ("umtra", "batch")],
+)
 def test_stopped_within_an_epoch_it_resumes_exactly(
     method, views, hues, encoder, tmp_path, monkeypatch
 ):
@@ -180,7 +182,7 @@ def test_stopped_within_an_epoch_it_resumes_exactly(
     assert all(states_equal(a, b) for a, b in zip(*states)) and len(list(states[0])) > 8
     logs = [(tmp_path / name / "log.jsonl").read_text() for name in ("whole", "stopped")]
     losses = [[json.loads(line).get("loss") for line in log.splitlines()] for log in logs]
-    assert losses[0][1:] == losses[1][-2:]
+    assert losses[0][1:] == [loss for loss in losses[1] if loss is not None]
 
 
 @pytest.mark.parametrize(
@@ -192,8 +194,8 @@ def test_stopped_within_an_epoch_it_resumes_exactly(
         ("maml", ["--order", 3], "--order: must be in [1, 2]"),
         ("umtra", ["--n-way", 60], "--n-way 60: there are 48 classes"),
         ("protonet", ["--episode-way", 5], "--episode-way must be in [2, 4]"),
-        ("cactus_maml", ["--clusters", 40], "reduce --clusters"),
-        ("cactus_protonet", ["--encoder", "PROTONET"], "missing"),
+        ("cactus_maml", ["--clusters", 48], "reduce --clusters"),
+        ("cactus_protonet", ["--encoder", "nowhere"], "no checkpoint at nowhere"),
         ("maml", ["--multiprocessing-distributed"], "--multiprocessing-distributed"),
     ],
 )
@@ -250,8 +252,8 @@ def test_labels_are_not_read(method, hues, tmp_path):
 @pytest.mark.parametrize("method", ["maml", "relationnet"])
 def test_other_backbones(arch, method, hues, encoder, tmp_path):
     flags = [*flags_of(method, encoder), "-b", 1, "--epochs", 1, "--arch", arch]
-    flags += ["--k-shot", 1] + ["--query", 1] * (arch == "resnet12")
-    order = ["--order", 2] if method == "maml" else []
+    flags += ["--k-shot", 1, "--query", 1]
+    order = ["--order", 2, "--inner-steps", 1, "--test-steps", 1] if method == "maml" else []
     checkpoint = train(method, hues, tmp_path, *flags, *order)
     if arch == "resnet12":  # dropout and DropBlock are off
         assert not checkpoint["state_dict"]["query_encoder.backbone.blocks.2.drop.steps"]

@@ -92,8 +92,11 @@ def test_relation_loss_against_a_loop():
     assert trivial.item() == pytest.approx(0.1875)
 
 
-@pytest.mark.parametrize("arch, size", [("conv4", 32), ("conv4", 84), ("conv4_released", 84),
-                                        ("conv4", 50), ("resnet12", 37), ("se_resnet50", 33)])  # fmt: skip
+@pytest.mark.parametrize(
+    "arch, size",
+    [("conv4", 32), ("conv4", 84), ("conv4_released", 84), ("conv4", 50), ("resnet12", 37),
+     ("se_resnet50", 33)],
+)  # fmt: skip
 def test_maps_of_any_size(arch, size):
     model = RelationNet(arch, k_shot=1).eval()
     with torch.no_grad():

@@ -246,6 +246,17 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     assert "methods moco_v1" in (root / "table5.md").read_text()
 
 
+@pytest.mark.slow
+def test_every_row_of_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    narrow = "--table 5 --epochs 2 --image-size 32 --shots 1 --seeds 0 -j 0 --jobs 2".split()
+    reproduce.main([*narrow, "--data", str(smears), "--out", str(tmp_path)])
+    with open(tmp_path / "papsmear-conv4-32px-2epochs" / "table5.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["k_shot"] == "1"]
+    assert {row["method"] for row in rows} == set(read_tables()[5].methods)
+    assert all(row["runs"] == "1" and row["ours_mean"] for row in rows)
+
+
 def job(name: str, folder: Path, code: str, *needs: str) -> Job:
     script = f"from pathlib import Path; p = Path({str(folder)!r}); {code}"
     return Job(name, ("-c", script), folder, name, needs)
