@@ -262,7 +262,9 @@ class Testing(Classes, Regression, Drawing, Encoding):
         None, "data folder; not needed for --predict with --load-cla", positional=True,
         metavar="DATA",
     )  # fmt: skip
-    resume: Path = setting(help="checkpoint of stage (a) or (d), or its folder", metavar="PATH")
+    resume: Path = setting(
+        help="checkpoint of stage (a) or (d) or a baseline, or its folder", metavar="PATH"
+    )
     arch: str | None = setting(
         None, "backbone; must match the checkpoint", flags=("-a",), choices=tuple(BACKBONES),
         inherited="always",
