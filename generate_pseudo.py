@@ -5,18 +5,21 @@ python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
 The encoder may have been trained on a base set other than DATA's; a note is then printed.
 """
 
+import common.threads  # noqa: F401
+
 import numpy as np
 import torch
 
 import baselines
+from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
 from datasets.episode import TASK_FILE, load_task, save_task
-from datasets.images import ImageSet, check_readable, describe, unreadable
+from datasets.images import ImageSet, check_readable, describe, same_images, unreadable
 from datasets.open import decoded, draw, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
-from moco.config import Labelling, inherited_from
+from moco.config import STAGES, Labelling, inherited_from
 from moco.evaluate import FrozenEncoder
 from trainer import cli
 from trainer.distributed import readers
@@ -27,15 +30,16 @@ from trainer.settings import parse
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given = parse(Labelling, argv)
-    checkpoint = load_checkpoint(given["resume"], ("moco",))
+    checkpoint = load_checkpoint(given["resume"], ("moco", "pretrained"))
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
+    tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
-    classes = settings.base_classes, settings.rare_classes
-    data = open_data(settings.datadir, *classes, settings.skip_unreadable)
+    data = open_data(settings.datadir, settings)
     base = data.base.fingerprint()
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
-        if previous["base"] == base and resume.is_same_work(settings, given, previous, checkpoint):
+        same = same_images(previous["base"], base)
+        if same and resume.is_same_work(settings, given, previous, checkpoint):
             print(f"already done: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[1:], settings.overwrite)  # a task file alone: unfinished run
@@ -46,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
         refuse_to_overwrite(files[:1], settings.overwrite)
     support, query = task.support(data.rare), task.query(data.rare)
-    if base != checkpoint["base"]:
+    if STAGES[checkpoint["stage"]].trained and not same_images(base, checkpoint["base"]):
         trained_on = describe(checkpoint["base"])
         print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}")
     for name, count in query.counts().items():
@@ -63,8 +67,10 @@ def main(argv: list[str] | None = None) -> None:
         embeddings=embeddings,
         about={
             "task": task.to_dict(),
+            "data": data.to_dict(),
             "base": base,
-            "teacher": inherited_from(checkpoint["args"], settings),
+            "teacher": inherited_from(checkpoint, settings),
+            "weights": checkpoint["weights"],
             "epoch": checkpoint["epoch"],
             "checkpoint_made_by": checkpoint["made_by"],
             "args": settings.record(),

@@ -3,6 +3,8 @@
 python main_distill.py DATA --savedir LABELS --model_path OUT
 """
 
+import common.threads  # noqa: F401
+
 import torch
 import torch.nn.functional as F
 
@@ -14,13 +16,13 @@ from datasets.open import decoded, open_data
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import resume
 from moco.builder import Student
-from moco.config import Distillation, teacher_settings
+from moco.config import Distillation, student_start, teacher_settings
 from moco.distill import class_correction, distillation_step
 from moco.train import train
+from moco.weights import require_teachers_start, weights_record
 from trainer import cli
 from trainer.config import launch_plan
 from trainer.launch import launch
-from trainer.provenance import provenance
 from trainer.settings import parse
 
 
@@ -30,6 +32,7 @@ def main(argv: list[str] | None = None) -> None:
     savedir = given["savedir"]
     task, labels = load_pseudo_labels(savedir)
     teacher = teacher_settings(labels.about["teacher"], savedir)
+    given, teacher = student_start(given, teacher)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
     plan = launch_plan(settings)
     if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:
@@ -39,19 +42,18 @@ def main(argv: list[str] | None = None) -> None:
         )
     recorded = {"n_way": task.n_way, "k_shot": task.k_shot}
     require_match({"n_way": settings.n_way, "k_shot": settings.k_shot}, recorded, savedir)
-    classes = settings.base_classes, settings.rare_classes
-    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
+    base = data.base
     labels = labels.for_images(base)
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
-    about = {
-        "stage": "distill",
-        "args": settings.record(),
-        "base": base.fingerprint(),
-        "task": task.to_dict(),
-        "pseudo_labels": labels.sha256(),
-        "pseudo_labels_made_by": labels.about["made_by"],
-        "made_by": provenance(),
-    }
+    about = resume.about_run(
+        "distill", settings, data, base,
+        task=task.to_dict(),
+        weights=weights_record(settings, source),
+        pseudo_labels=labels.sha256(),
+        pseudo_labels_made_by=labels.about["made_by"],
+    )  # fmt: skip
+    require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
     resume.check_run(settings, about, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, labels, groups, about, source)
@@ -67,7 +69,7 @@ def worker(
     source: resume.Source | None,
 ) -> None:
     """Train on one rank. `labels`: the teacher's pseudo labels, in the order of `base`."""
-    # A seed stream other than stage (a)'s: a fresh initialisation.
+    # A seed stream other than stage (a)'s: a fresh initialisation of what --weights does not load.
     torch.manual_seed(stream_seed("student weights", settings.seed))
     classes = about["task"]["classes"]
     pair = settings.encoder_pair()

@@ -3,6 +3,8 @@
 python main_moco.py DATA --model_path OUT
 """
 
+import common.threads  # noqa: F401
+
 import torch
 from torch import Tensor, nn
 
@@ -14,10 +16,10 @@ from moco import losses, resume
 from moco.builder import MoCo, contrast_accuracy
 from moco.config import Pretraining
 from moco.train import train
+from moco.weights import weights_record
 from trainer import cli
 from trainer.config import launch_plan
 from trainer.launch import launch
-from trainer.provenance import provenance
 from trainer.settings import parse
 
 
@@ -26,16 +28,10 @@ def main(argv: list[str] | None = None) -> None:
     given = parse(Pretraining, argv)
     settings, source = resume.resolve_training(Pretraining, given)
     plan = launch_plan(settings)
-    classes = settings.base_classes, settings.rare_classes
-    base = open_data(settings.data, *classes, settings.skip_unreadable, use=["base"]).base
+    data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
+    base = data.base
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
-    about = {
-        "stage": "moco",
-        "args": settings.record(),
-        "base": base.fingerprint(),
-        "task": None,
-        "made_by": provenance(),
-    }
+    about = resume.about_run("moco", settings, data, base, weights=weights_record(settings, source))
     resume.check_run(settings, about, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, groups, about, source)

@@ -2,22 +2,25 @@
 
 python test.py DATA --resume STUDENT --load_cla
 python test.py DATA --resume STAGE_A
-python test.py --resume STUDENT --load_cla --predict FOLDER
+python test.py --resume STUDENT --load_cla --predict FOLDER_OR_IMAGES_OR_CSV
 """
 
 import json
 from pathlib import Path
+
+import common.threads  # noqa: F401
 
 import numpy as np
 import torch
 
 import baselines
 from common.errors import InputError, refusing, require_match
+from common.failures import tracebacks_to
 from common.files import atomic_write, parse_json, refuse_to_overwrite
 from datasets.cache import files_key
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.images import ImageSet, check_readable, describe, unlabelled, without_unreadable
-from datasets.open import decoded, draw, open_data
+from datasets.images import ImageSet, check_readable, describe, same_images
+from datasets.open import decoded, draw, open_data, open_unlabelled
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import STAGES, Testing
@@ -44,18 +47,18 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
-    rare = None
+    rare = found = None
     if settings.data:
-        classes = settings.base_classes, settings.rare_classes
-        rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
+        data = open_data(settings.data, settings, use=["rare"])
+        rare, found = data.rare, data.to_dict()
     task = find_task(settings, checkpoint, rare)
     if settings.predict:
-        images = unlabelled(settings.predict)
-        images = without_unreadable(images) if settings.skip_unreadable else images
+        images, found = open_unlabelled(settings.predict, settings)
     else:
         images = task.query(rare)
     classifier = "adapted" if adapts else "direct" if settings.load_cla else "lr"
     files = result_files(settings, task, classifier, images)
+    tracebacks_to(files[0].parent)
     scored = {**images.fingerprint(), "files": files_key(images)}
     if files[0].exists() and not settings.overwrite:
         if previous := previous_scores(files[0], settings, given, checkpoint, scored):
@@ -64,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
             print(f"already done: {files[0]}, {files[1]}")
             return
     refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
-    if rare and (fingerprint := rare.fingerprint()) != task.rare:
+    if rare and not same_images(fingerprint := rare.fingerprint(), task.rare):
         print(f"note: the task was drawn from {describe(task.rare)}, not {describe(fingerprint)}")
     if not settings.predict:
         rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
@@ -74,13 +77,13 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(*([images, support] if support else [images]))
     probabilities = predict(settings, checkpoint, device, images, support, task.seed)
     about = {"task": task.to_dict(), "classifier": classifier, "epoch": checkpoint["epoch"],
-             "images": scored,
+             "images": scored, "data": found,
              "args": settings.record(), "made_by": provenance(),
              "checkpoint_made_by": checkpoint["made_by"],
              "training": resume.training_of(checkpoint)}  # fmt: skip
     if settings.predict:
         scores = {}
-        print(f"{task}; classifier: {classifier}; {len(images)} images of {settings.predict}")
+        print(f"{task}; classifier: {classifier}; {len(images)} images of {images.name}")
     else:
         scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
         size = f"{len(images)} query images, none from the support set"

@@ -3,6 +3,8 @@
 import importlib
 import pkgutil
 
+import common.threads  # noqa: F401
+
 
 def register_all() -> None:
     """Register the stages of all baselines, so that their checkpoints can be loaded."""

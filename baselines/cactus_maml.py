@@ -10,13 +10,13 @@ rate and 50 steps on a task are those of the authors' miniImageNet code.
 
 from dataclasses import dataclass
 
+from datasets.open import open_data
 from moco import resume
 from moco.config import Stage, register
 from trainer import cli
 from trainer.settings import parse, with_default
 
 from .clusters import Clustering, cluster_base
-from .common import open_base
 from .maml import Adaptation, from_checkpoint, resolve_ways, train_maml
 
 
@@ -41,11 +41,11 @@ register(
 
 def main(argv: list[str] | None = None) -> None:
     settings, source = resume.resolve_training(CactusMAMLSettings, parse(CactusMAMLSettings, argv))
-    data = open_base(settings)
+    data = open_data(settings.data, settings, use=["base"])
     settings = resolve_ways(settings, data)
     groups, query, about = cluster_base(settings, source, data.base, settings.n_way)
     train_maml(
-        "cactus_maml", settings, source, data.base, groups, settings.k_shot,
+        "cactus_maml", settings, source, data, groups, settings.k_shot,
         settings.k_shot + query, **about,
     )  # fmt: skip
 

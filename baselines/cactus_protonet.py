@@ -12,15 +12,15 @@ from dataclasses import dataclass
 import torch
 
 from common.seeding import stream_seed
+from datasets.open import open_data
 from moco import resume
 from moco.config import Stage, register
 from trainer import cli
 from trainer.settings import parse
 
 from .clusters import Clustering, cluster_base
-from .common import open_base
 from .metric import Metric, train_metric
-from .protonet import ProtoNet
+from .protonet import ProtoNet, from_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,7 +33,7 @@ class CactusProtoNetSettings(Clustering, Metric):
 register(
     Stage(
         "cactus_protonet", "CACTUs-ProtoNets, baselines/cactus_protonet.py",
-        CactusProtoNetSettings, adapts=lambda checkpoint: ProtoNet(checkpoint["args"]["arch"]),
+        CactusProtoNetSettings, adapts=from_checkpoint,
     )
 )  # fmt: skip
 
@@ -42,12 +42,12 @@ def main(argv: list[str] | None = None) -> None:
     settings, source = resume.resolve_training(
         CactusProtoNetSettings, parse(CactusProtoNetSettings, argv)
     )
-    base = open_base(settings).base
+    data = open_data(settings.data, settings, use=["base"])
     n_way = settings.episode_way or 2
-    groups, query, about = cluster_base(settings, source, base, n_way)
+    groups, query, about = cluster_base(settings, source, data.base, n_way)
     torch.manual_seed(stream_seed("cactus_protonet weights", settings.seed))
-    model = ProtoNet(settings.arch)
-    train_metric("cactus_protonet", settings, source, base, model, groups, query, **about)
+    model = ProtoNet(settings.arch, settings.image_size)
+    train_metric("cactus_protonet", settings, source, data, model, groups, query, **about)
 
 
 if __name__ == "__main__":

@@ -10,12 +10,12 @@ from common.errors import InputError
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet
-from datasets.open import decoded, open_data
+from datasets.open import decoded
 from moco import resume
 from moco.config import ImageTraining
 from moco.train import train
+from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
-from trainer.provenance import provenance
 from trainer.settings import setting
 from trainer.trainer import Run, StepFn
 
@@ -27,21 +27,14 @@ class Baseline(ImageTraining):
     data: Path = setting(help="data folder", positional=True, metavar="DATA")
 
 
-def open_base(settings: Baseline) -> Collection:
-    """Open the data of a method that trains on the base images, whose rare images are only listed.
-
-    Raises InputError as `open_data` does.
-    """
-    classes = settings.base_classes, settings.rare_classes
-    return open_data(settings.data, *classes, settings.skip_unreadable, use=["base"])
-
-
 class Supervised(nn.Module):
     """A backbone and a linear classifier on its features, without an embedding head."""
 
-    def __init__(self, arch: str, num_classes: int):
+    def __init__(self, arch: str, num_classes: int, image_size: int):
         super().__init__()
-        self.query_encoder = build_encoder(arch, None)  # test.py expects this name
+        self.query_encoder = build_encoder(
+            arch, None, image_size=image_size
+        )  # test.py expects this name
         self.classifier = LinearClassifier(self.query_encoder.out_features, num_classes)
 
     def forward(self, images: Tensor) -> Tensor:
@@ -53,23 +46,21 @@ def start_run(
     stage: str,
     settings: Baseline,
     source: resume.Source | None,
+    data: Collection,
     images: ImageSet,
     task: Task | None = None,
     **more: object,
 ) -> tuple[Run, ImageSet]:
-    """Return the run and the decoded `images`.
+    """Return the run and the decoded `images`, a part of `data`.
 
     The checkpoint records `stage`, `task`, if the images are its support set, and `more`. Raises
     InputError like `resume.check_run`.
     """
-    about = {
-        "stage": stage,
-        "args": {**settings.record(), "moco_dim": None, "mlp": False},
-        "base": images.fingerprint(),
-        "task": task and task.to_dict(),
-        "made_by": provenance(),
-        **more,
-    }
+    about = resume.about_run(
+        stage, settings, data, images,
+        task=task and task.to_dict(), weights=weights_record(settings, source), **more,
+    )  # fmt: skip
+    about["args"] |= {"moco_dim": None, "mlp": False}
     resume.check_run(settings, about, source)
     images = decoded(
         images, settings.image_size, settings.cache_folder, settings.views_by == "batch"
@@ -81,6 +72,7 @@ def train_baseline(
     stage: str,
     settings: Baseline,
     source: resume.Source | None,
+    data: Collection,
     images: ImageSet,
     model: nn.Module,
     step: StepFn,
@@ -88,7 +80,8 @@ def train_baseline(
     views: int,
     task: Task | None = None,
 ) -> None:
-    """Train `model` on `views` random views per image with `step`, in a single process.
+    """Train `model` on `views` random views of each of `images`, a part of `data`, with `step`, in
+    a single process.
 
     See `start_run` for the rest. Raises InputError if there are fewer images than a batch, too.
     """
@@ -96,5 +89,5 @@ def train_baseline(
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(images)} images"
         )
-    run, images = start_run(stage, settings, source, images, task)
+    run, images = start_run(stage, settings, source, data, images, task)
     train(model, step, images, settings, run, device, views)

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -14,13 +14,14 @@ from torchvision.transforms import Compose
 
 from common.errors import InputError
 from common.seeding import stream_seed
+from datasets import Collection
 from datasets.cache import pixels
 from datasets.images import ImageSet, read_image
 from moco import resume
 from moco.augment import plain_view, random_view
-from moco.batch_augment import random_views, to_float
+from moco.batch_augment import draw_views, random_views, to_float
 from moco.loader import BatchViews, RandomViews, closing_loader, view_loader
-from moco.train import knn_scorer
+from moco.train import begin, knn_scorer
 from trainer.config import readers_of
 from trainer.performance import adam
 from trainer.settings import recipe, setting, with_default
@@ -167,7 +168,9 @@ class EpisodeBatchViews(BatchViews):
         for (numbers, rows), (_, index) in zip(on_device.mT, indices.mT):
             images = self.pixels[index].to(self.device, non_blocking=True)
             streams = numbers * len(self.pixels) + rows
-            views = random_views(images, streams, self.views, self.seed, 0, self.aug_plus)
+            size, seed = self.pixels.shape[1], self.seed
+            drawn = draw_views(streams, size, self.views, seed, 0, self.aug_plus)
+            views = random_views(images, drawn, self.apply)
             yield [to_float(images), *views] if self.plain else views, rows
 
 
@@ -196,7 +199,7 @@ def train_episodes(
     stage: str,
     settings: Episodic,
     source: resume.Source | None,
-    images: ImageSet,
+    data: Collection,
     batches: EpisodeBatches,
     model: EpisodicModel,
     step: StepFn,
@@ -205,11 +208,13 @@ def train_episodes(
     plain: bool = False,
     **more: object,
 ) -> None:
-    """Train `model` on episodes with Adam, in a single process; see `episode_loader` for `views`
-    and `plain`, and `start_run` for the rest."""
+    """Train `model` on episodes of the base images with Adam, in a single process; see
+    `episode_loader` for `views` and `plain`, and `start_run` for the rest."""
     if settings.compile:
         raise InputError("--compile: meta-learning is not compiled")
-    run, images = start_run(stage, settings, source, images, **more)
+    settings = replace(settings, compile=False)
+    run, images = start_run(stage, settings, source, data, data.base, **more)
+    begin(model, settings, run)
     make_loader = functools.partial(episode_loader, images, batches, settings, device, views, plain)
     trainer = Trainer(
         model, step, images, batches, closing_loader(make_loader), settings, run, device, adam,

@@ -29,7 +29,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from common.errors import InputError
 from common.seeding import stream_seed
 from datasets import Collection
-from datasets.images import ImageSet
+from datasets.open import open_data
 from moco import resume
 from moco.config import STAGES, Stage, register
 from models import LinearClassifier, build_encoder
@@ -38,7 +38,6 @@ from trainer.distributed import pick_device
 from trainer.nan_guard import not_finite
 from trainer.settings import parse, setting
 
-from .common import open_base
 from .episodes import (
     EpisodeBatches,
     Episodic,
@@ -119,13 +118,13 @@ class MAML(EpisodicModel):
     """f_θ: a backbone and a linear head."""
 
     def __init__(
-        self, arch: str, n_way: int, inner_lr: float, inner_steps: int, test_steps: int,
-        order: int = 1, zero_head: bool = False,
+        self, arch: str, image_size: int, n_way: int, inner_lr: float, inner_steps: int,
+        test_steps: int, order: int = 1, zero_head: bool = False,
     ):  # fmt: skip
         super().__init__()
         self.inner_lr, self.order, self.zero_head = inner_lr, order, zero_head
         self.inner_steps, self.test_steps = inner_steps, test_steps
-        self.query_encoder = build_encoder(arch, None)
+        self.query_encoder = build_encoder(arch, None, image_size=image_size)
         self.classifier = LinearClassifier(self.query_encoder.out_features, n_way)
         if zero_head:
             for weight in self.classifier.parameters():
@@ -135,7 +134,10 @@ class MAML(EpisodicModel):
     def of(settings: Adaptation) -> "MAML":
         """Build the model that `settings` describe."""
         s = settings
-        return MAML(s.arch, s.n_way, s.inner_lr, s.inner_steps, s.test_steps, s.order, s.zero_head)
+        return MAML(
+            s.arch, s.image_size, s.n_way, s.inner_lr, s.inner_steps, s.test_steps, s.order,
+            s.zero_head,
+        )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, B×3×S×S, to logits, B×N."""
@@ -252,7 +254,7 @@ def train_maml(
     stage: str,
     settings: Adaptation,
     source: resume.Source | None,
-    images: ImageSet,
+    data: Collection,
     partitions: Sequence[Groups],
     k_shot: int,
     per_class: int,
@@ -276,7 +278,7 @@ def train_maml(
     number = settings.batch_size
     shown = views + options.get("plain", False)
     batches = EpisodeBatches(
-        partitions, len(images), number, n_way, per_class, settings.seed, shown
+        partitions, len(data.base), number, n_way, per_class, settings.seed, shown
     )
     torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
 
@@ -285,7 +287,7 @@ def train_maml(
         return meta_step(model, split_episodes(batch, number, n_way, k_shot), n_way, outer_loss)
 
     model = MAML.of(settings)
-    train_episodes(stage, settings, source, images, batches, model, step, device, views, **options)
+    train_episodes(stage, settings, source, data, batches, model, step, device, views, **options)
 
 
 def resolve_ways(settings: S, data: Collection) -> S:
@@ -301,14 +303,14 @@ def train_on_classes(
 ) -> None:
     """Meta-train on episodes of the base classes, as the command line `argv` says."""
     settings, source = resume.resolve_training(cls, parse(cls, argv))
-    data = open_base(settings)
+    data = open_data(settings.data, settings, use=["base"])
     settings = resolve_ways(settings, data)
     if settings.n_way > len(data.base.classes):
         settings = replace(settings, zero_head=True)
     groups = class_groups(data.base)
     query = query_size(min(map(len, groups)), settings.k_shot, settings.query)
     train_maml(
-        stage, settings, source, data.base, [groups], settings.k_shot, settings.k_shot + query,
+        stage, settings, source, data, [groups], settings.k_shot, settings.k_shot + query,
         outer_loss_of(settings),
     )  # fmt: skip
 

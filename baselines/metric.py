@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from datasets.images import ImageSet
+from datasets import Collection
 from moco import resume
 from trainer.distributed import pick_device
 from trainer.settings import setting, with_default
@@ -55,19 +55,19 @@ def train_metric(
     stage: str,
     settings: Metric,
     source: resume.Source | None,
-    images: ImageSet,
+    data: Collection,
     model: MetricModel,
     partitions: Sequence[Groups] | None = None,
     query: int | None = None,
     **more: object,
 ) -> None:
-    """Meta-train `model` on episodes of `query` query images per class from `partitions`; by
-    default from the classes of `images`.
+    """Meta-train `model` on episodes of `query` query images per class from `partitions`, by
+    default the base classes of `data`.
 
     Raises InputError if there are too few classes or images, and like `train_episodes`.
     """
     if partitions is None:
-        partitions = [class_groups(images)]
+        partitions = [class_groups(data.base)]
         query = query_size(min(map(len, partitions[0])), settings.k_shot, settings.query)
     most = min(map(len, partitions))
     n_way = settings.episode_way or min(most, MOST_WAYS)
@@ -76,7 +76,12 @@ def train_metric(
             f"--episode-way must be in [2, {most}], the number of classes, got {n_way}"
         )
     batches = EpisodeBatches(
-        partitions, len(images), settings.batch_size, n_way, settings.k_shot + query, settings.seed
+        partitions,
+        len(data.base),
+        settings.batch_size,
+        n_way,
+        settings.k_shot + query,
+        settings.seed,
     )
 
     def step(model, views, rows, epoch):
@@ -90,4 +95,4 @@ def train_metric(
         return {"loss": loss, "accuracy": accuracy}
 
     device = pick_device(settings.device, settings.gpu)
-    train_episodes(stage, settings, source, images, batches, model, step, device, **more)
+    train_episodes(stage, settings, source, data, batches, model, step, device, **more)

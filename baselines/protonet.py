@@ -15,13 +15,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from common.seeding import stream_seed
+from datasets.open import open_data
 from moco import resume
 from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
 from trainer.settings import parse
 
-from .common import open_base
 from .episodes import labels_of
 from .metric import Metric, MetricModel, train_metric
 
@@ -48,9 +48,9 @@ def prototype_logits(embeddings: Tensor, centres: Tensor) -> Tensor:
 class ProtoNet(MetricModel):
     """The embedding f_φ: a backbone without head."""
 
-    def __init__(self, arch: str):
+    def __init__(self, arch: str, image_size: int):
         super().__init__()
-        self.query_encoder = build_encoder(arch, None)
+        self.query_encoder = build_encoder(arch, None, image_size=image_size)
 
     def episode_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
         """Return Algorithm 1's loss, and accuracy; support and query images share a batch."""
@@ -69,19 +69,25 @@ class ProtoNet(MetricModel):
         return lambda queries: prototype_logits(queries, centres).softmax(dim=1)
 
 
+def from_checkpoint(checkpoint: dict) -> ProtoNet:
+    """Build the model of a checkpoint, with fresh weights."""
+    return ProtoNet(checkpoint["args"]["arch"], checkpoint["args"]["image_size"])
+
+
 register(
     Stage(
         "protonet", "Prototypical Networks, baselines/protonet.py", ProtoNetSettings,
-        adapts=lambda checkpoint: ProtoNet(checkpoint["args"]["arch"]),
+        adapts=from_checkpoint,
     )
 )  # fmt: skip
 
 
 def main(argv: list[str] | None = None) -> None:
     settings, source = resume.resolve_training(ProtoNetSettings, parse(ProtoNetSettings, argv))
-    base = open_base(settings).base
+    data = open_data(settings.data, settings, use=["base"])
     torch.manual_seed(stream_seed("protonet weights", settings.seed))
-    train_metric("protonet", settings, source, base, ProtoNet(settings.arch))
+    model = ProtoNet(settings.arch, settings.image_size)
+    train_metric("protonet", settings, source, data, model)
 
 
 if __name__ == "__main__":

@@ -22,13 +22,13 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from common.seeding import stream_seed
+from datasets.open import open_data
 from moco import resume
 from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
 from trainer.settings import parse, with_default
 
-from .common import open_base
 from .episodes import labels_of
 from .metric import Metric, MetricModel, train_metric
 
@@ -76,10 +76,10 @@ def block(channels: int) -> nn.Sequential:
 class RelationNet(MetricModel):
     """The embedding f_φ, a backbone's last map, and the relation module g_φ."""
 
-    def __init__(self, arch: str, k_shot: int):
+    def __init__(self, arch: str, image_size: int, k_shot: int):
         super().__init__()
         self.k_shot = k_shot
-        self.query_encoder = build_encoder(arch, None)
+        self.query_encoder = build_encoder(arch, None, image_size=image_size)
         self.relation = nn.Sequential(
             block(2 * self.query_encoder.out_features),
             block(WIDTH),
@@ -124,14 +124,16 @@ class RelationNet(MetricModel):
         return lambda maps: F.logsigmoid(self.relation_logits(maps, classes)).softmax(dim=1)
 
 
-def _from_checkpoint(checkpoint: dict) -> RelationNet:
-    return RelationNet(checkpoint["args"]["arch"], checkpoint["args"]["k_shot"])
+def from_checkpoint(checkpoint: dict) -> RelationNet:
+    """Build the model of a checkpoint, with fresh weights."""
+    args = checkpoint["args"]
+    return RelationNet(args["arch"], args["image_size"], args["k_shot"])
 
 
 register(
     Stage(
         "relationnet", "Relation Networks, baselines/relationnet.py", RelationNetSettings,
-        adapts=_from_checkpoint,
+        adapts=from_checkpoint,
     )
 )  # fmt: skip
 
@@ -140,10 +142,10 @@ def main(argv: list[str] | None = None) -> None:
     settings, source = resume.resolve_training(
         RelationNetSettings, parse(RelationNetSettings, argv)
     )
-    base = open_base(settings).base
+    data = open_data(settings.data, settings, use=["base"])
     torch.manual_seed(stream_seed("relationnet weights", settings.seed))
-    model = RelationNet(settings.arch, settings.k_shot)
-    train_metric("relationnet", settings, source, base, model)
+    model = RelationNet(settings.arch, settings.image_size, settings.k_shot)
+    train_metric("relationnet", settings, source, data, model)
 
 
 if __name__ == "__main__":

@@ -41,8 +41,8 @@ register(Stage("scratch", "training from scratch, baselines/scratch.py", Scratch
 def main(argv: list[str] | None = None) -> None:
     flags = parse(Scratch, argv)
     settings, source = resume.resolve_training(Scratch, flags)
-    classes = settings.base_classes, settings.rare_classes
-    rare = open_data(settings.data, *classes, settings.skip_unreadable, use=["rare"]).rare
+    data = open_data(settings.data, settings, use=["rare"])
+    rare = data.rare
     task = draw(
         settings.data, rare, settings.n_way, None if settings.oracle else settings.k_shot,
         settings.seed, settings.lesion_disjoint, settings.rare_split or settings.oracle,
@@ -53,14 +53,16 @@ def main(argv: list[str] | None = None) -> None:
     device = pick_device(settings.device, settings.gpu)
     labels = torch.tensor(support.labels, device=device)
     torch.manual_seed(stream_seed("scratch weights", settings.seed))
-    model = Supervised(settings.arch, task.n_way)
+    model = Supervised(settings.arch, task.n_way, settings.image_size)
 
     def step(model, views, rows, epoch):
         logits = model(views[0])
         correct = logits.argmax(dim=1) == labels[rows]
         return {"loss": F.cross_entropy(logits, labels[rows]), "accuracy": correct.float().mean()}
 
-    train_baseline("scratch", settings, source, support, model, step, device, views=1, task=task)
+    train_baseline(
+        "scratch", settings, source, data, support, model, step, device, views=1, task=task
+    )
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.seeding import stream_seed
+from datasets.open import open_data
 from moco import resume
 from moco.config import Stage, register
 from models import build_encoder
@@ -21,7 +22,7 @@ from trainer import cli
 from trainer.distributed import pick_device
 from trainer.settings import parse, setting, with_default
 
-from .common import Baseline, open_base, train_baseline
+from .common import Baseline, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,9 @@ def nt_xent_logits(z: Tensor, temperature: float) -> tuple[Tensor, Tensor]:
 class SimCLR(nn.Module):
     """Backbone f and projection head g with one hidden layer."""
 
-    def __init__(self, arch: str, projection_dim: int = 128):
+    def __init__(self, arch: str, image_size: int, projection_dim: int = 128):
         super().__init__()
-        self.query_encoder = build_encoder(arch, None)
+        self.query_encoder = build_encoder(arch, None, image_size=image_size)
         features = self.query_encoder.out_features
         self.projection = nn.Sequential(
             nn.Linear(features, features), nn.ReLU(), nn.Linear(features, projection_dim)
@@ -67,17 +68,18 @@ class SimCLR(nn.Module):
 def main(argv: list[str] | None = None) -> None:
     flags = parse(SimCLRSettings, argv)
     settings, source = resume.resolve_training(SimCLRSettings, flags)
-    base = open_base(settings).base
+    data = open_data(settings.data, settings, use=["base"])
+    base = data.base
     device = pick_device(settings.device, settings.gpu)
     torch.manual_seed(stream_seed("simclr weights", settings.seed))
-    model = SimCLR(settings.arch)
+    model = SimCLR(settings.arch, settings.image_size)
 
     def step(model, views, rows, epoch):
         logits, positives = nt_xent_logits(model(views), settings.simclr_t)
         correct = logits.argmax(dim=1) == positives
         return {"loss": F.cross_entropy(logits, positives), "acc1": correct.float().mean()}
 
-    train_baseline("simclr", settings, source, base, model, step, device, views=2)
+    train_baseline("simclr", settings, source, data, base, model, step, device, views=2)
 
 
 if __name__ == "__main__":

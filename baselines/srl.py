@@ -18,16 +18,18 @@ import torch.nn.functional as F
 from common.errors import require_match
 from common.seeding import stream_seed
 from datasets.images import require_same
+from datasets.open import open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
 from moco.config import Stage, register
 from moco.losses import tempered_kl
 from trainer import cli
 from trainer.distributed import pick_device
+from trainer.performance import prepare
 from trainer.settings import parse, setting
 
 from . import register_all
-from .common import Baseline, Supervised, open_base, train_baseline
+from .common import Baseline, Supervised, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +58,8 @@ register(
 def main(argv: list[str] | None = None) -> None:
     flags = parse(SRL, argv)
     settings, source = resume.resolve_training(SRL, flags)
-    base = open_base(settings).base
+    data = open_data(settings.data, settings, use=["base"])
+    base = data.base
     device = pick_device(settings.device, settings.gpu)
     labels = torch.tensor(base.labels, device=device)
     stage = "srl_distill" if settings.teacher else "srl_simple"
@@ -68,9 +71,10 @@ def main(argv: list[str] | None = None) -> None:
         require_match(expected, checkpoint["args"], settings.teacher)
         require_same(checkpoint["base"], base.fingerprint(), f"{settings.teacher} was trained on")
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
-        teacher = torch.nn.Sequential(*parts).to(device)
+        teacher = torch.nn.Sequential(*parts)
+        prepare(teacher, device, settings.amp)  # computes as the model that it teaches
     torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
-    model = Supervised(settings.arch, len(base.classes))
+    model = Supervised(settings.arch, len(base.classes), settings.image_size)
 
     def step(model, views, rows, epoch):
         logits = model(views[0])
@@ -81,7 +85,7 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == labels[rows]
         return {"loss": loss, "accuracy": correct.float().mean()}
 
-    train_baseline(stage, settings, source, base, model, step, device, views=1)
+    train_baseline(stage, settings, source, data, base, model, step, device, views=1)
 
 
 if __name__ == "__main__":

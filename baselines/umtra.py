@@ -15,12 +15,12 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from datasets.open import open_data
 from moco import resume
 from moco.config import Stage, register
 from trainer import cli
 from trainer.settings import parse, with_default
 
-from .common import open_base
 from .maml import Adaptation, from_checkpoint, resolve_ways, train_maml
 
 
@@ -41,11 +41,11 @@ register(Stage("umtra", "UMTRA, baselines/umtra.py", UMTRASettings, adapts=from_
 
 def main(argv: list[str] | None = None) -> None:
     settings, source = resume.resolve_training(UMTRASettings, parse(UMTRASettings, argv))
-    data = open_base(settings)
+    data = open_data(settings.data, settings, use=["base"])
     settings = resolve_ways(settings, data)
     each_image = np.arange(len(data.base))[:, None]  # a class of its own
     train_maml(
-        "umtra", settings, source, data.base, [each_image], k_shot=1, per_class=1,
+        "umtra", settings, source, data, [each_image], k_shot=1, per_class=1,
         views=settings.query, plain=True,
     )  # fmt: skip
 

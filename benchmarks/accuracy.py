@@ -112,7 +112,11 @@ def accuracies(args: argparse.Namespace, checkpoint: dict, data: Collection) -> 
 def read_runs(path: Path) -> list[dict]:
     """Return the runs in a file, none if it is missing. Raises InputError if it is invalid."""
     try:
-        return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+        return (
+            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+            if path.exists()
+            else []
+        )
     except ValueError as error:
         raise InputError(f"{path} is not a file of benchmark runs: {error}") from error
 
@@ -181,6 +185,7 @@ def main(argv: list[str] | None = None) -> None:
         names = ("arch", "image_size", "epochs", "schedule")
         settings = {name: getattr(args, name) for name in names}
         data = open_dataset(args.data)
+        print(data.summary())
         if others := [run for run in read_runs(args.out) if run["settings"] != settings]:
             raise InputError(f"{args.out} has runs with other settings: {others[0]['settings']}")
         for seed in args.seeds:
@@ -200,7 +205,7 @@ def main(argv: list[str] | None = None) -> None:
                     "seconds": round(time.time() - start),
                     "made_by": provenance(),
                 }
-                with open(args.out, "a") as file:
+                with open(args.out, "a", encoding="utf-8") as file:
                     file.write(json.dumps(line) + "\n")
     print(summary(read_runs(args.out)))
 

@@ -49,13 +49,13 @@ def versions(args: argparse.Namespace) -> None:
         "ceilings": ceilings(device, args.tiny),
         "busy": nvidia_smi(),  # before the clocks drop again
     }
-    args.out.write_text(json.dumps(report, indent=1) + "\n")
+    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
     print(json.dumps(report["ceilings"]))
 
 
 def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
-    lines = cpuinfo.read_text().splitlines() if cpuinfo.exists() else []
+    lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     return next((x.split(": ")[1] for x in lines if x.startswith("model name")), platform.machine())
 
 
@@ -64,7 +64,7 @@ def nvidia_smi() -> dict[str, str] | None:
     try:
         output = subprocess.run(
             ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader"],
-            capture_output=True, text=True, timeout=20, check=True,
+            capture_output=True, encoding="utf-8", timeout=20, check=True,
         ).stdout  # fmt: skip
     except (OSError, subprocess.SubprocessError):
         return None
@@ -144,7 +144,7 @@ def trace(args: argparse.Namespace) -> None:
     if kernels:
         lines.append(f"{len(kernels)} kernels and copies, {1e3 * gpu_seconds:.1f} ms of GPU time")
     table = averages.table(sort_by=key, row_limit=40, max_name_column_width=60)
-    (args.out / "trace.txt").write_text("\n".join([*lines, table]) + "\n")
+    (args.out / "trace.txt").write_text("\n".join([*lines, table]) + "\n", encoding="utf-8")
     print("\n".join(lines))
     if packed.stat().st_size > MAX_TRACE_BYTES:
         print(f"removed the trace: {packed.stat().st_size / 1e6:.0f} MB is too large")

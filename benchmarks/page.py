@@ -9,6 +9,8 @@ import re
 import statistics
 from pathlib import Path
 
+from trainer import cli
+
 from .accuracy import read_runs, summary
 from .throughput import TASKS, peak, ratio
 
@@ -24,7 +26,7 @@ NOT_MEASURED = "not measured"
 
 def read(name: str) -> dict | None:
     path = RESULTS / name
-    return json.loads(path.read_text()) if path.exists() else None
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
 def row(*cells: object) -> str:
@@ -140,7 +142,11 @@ def made_by() -> str:
     """Return a list of the commit, date and machine of each file."""
     lines = []
     for path in sorted(RESULTS.glob("*.json*")):
-        runs = read_runs(path) if path.suffix == ".jsonl" else [json.loads(path.read_text())]
+        runs = (
+            read_runs(path)
+            if path.suffix == ".jsonl"
+            else [json.loads(path.read_text(encoding="utf-8"))]
+        )
         origin = runs[0]["made_by"]
         lines.append(
             f"- `{path.name}`: commit {origin['commit']}, {origin['date'][:10]}, "
@@ -164,9 +170,9 @@ def rewritten(text: str) -> str:
 
 def main() -> None:
     page = RESULTS / "README.md"
-    page.write_text(rewritten(page.read_text()))
+    page.write_text(rewritten(page.read_text(encoding="utf-8")), encoding="utf-8")
     print(f"written: {page}")
 
 
 if __name__ == "__main__":
-    main()
+    cli.run(main)

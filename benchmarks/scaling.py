@@ -100,7 +100,8 @@ def timed_worker(
                     "images_per_second": round(rate, 1),
                     "memory_gb": memory,
                 }
-            )
+            ),
+            encoding="utf-8",
         )
 
 
@@ -111,14 +112,14 @@ def memory_of_tree(root: int) -> float | None:
         parents = {}
         for entry in Path("/proc").iterdir():
             if entry.name.isdigit():
-                status = (entry / "stat").read_text().rpartition(")")[2].split()
+                status = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
                 parents[int(entry.name)] = int(status[1])
         tree = {root}
         while children := {pid for pid, parent in parents.items() if parent in tree} - tree:
             tree |= children
         kilobytes = 0
         for pid in tree:
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+            for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
                 kilobytes += int(line.split()[1]) if line.startswith("Pss:") else 0
         return round(kilobytes * 1024 / 1e9, 3)
     except OSError:
@@ -139,10 +140,10 @@ def measure(args: argparse.Namespace, data: Path, processes: int, folder: Path) 
         flags += ["--multiprocessing-distributed", "--nproc", str(processes)]
     command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(args.steps), str(out)]
     command += ["--started", repr(time.time()), "--", *flags]
-    result = subprocess.run(command, capture_output=True, text=True)
+    result = subprocess.run(command, capture_output=True, encoding="utf-8")
     if result.returncode or not out.exists():
         raise InputError(f"a run failed: {result.stderr.strip()[-500:]}")
-    measured = json.loads(out.read_text())
+    measured = json.loads(out.read_text(encoding="utf-8"))
     out.unlink()
     return measured
 

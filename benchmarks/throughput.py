@@ -36,7 +36,8 @@ from common.errors import InputError
 from common.files import atomic_write, require_writable
 from datasets import synthetic
 from datasets.cache import cached
-from datasets.images import ImageSet, image_files, image_set
+from datasets.images import ImageSet, image_set
+from datasets.listing import Listing
 from moco.builder import MoCo, Student
 from moco.config import Distillation
 from moco.distill import distillation_step
@@ -276,7 +277,8 @@ def make_images(folder: Path, count: int) -> ImageSet:
     for number in range(count):
         lesion = synthetic.draw_lesion(look, np.random.default_rng(number), 600)
         lesion.crop((0, 75, 600, 525)).save(folder / f"{number:05}.jpg", quality=95)
-    return image_set("synthetic", ("?",), [(p.name, p, "?") for p in image_files(folder)])
+    files = Listing().images_in(folder)
+    return image_set("synthetic", ("?",), [(i, Path(path), "?") for i, path in files])
 
 
 def parser() -> argparse.ArgumentParser:

@@ -30,6 +30,19 @@ def read_array(archive: zipfile.ZipFile, name: str) -> np.ndarray:
     return array
 
 
+def array_shape(archive: zipfile.ZipFile, name: str) -> tuple[int, ...]:
+    """Return the shape of the array `name` of an .npz file, reading its header only.
+
+    Raises errors of any type if the file is damaged.
+    """
+    with archive.open(f"{name}.npy") as member:
+        version = np.lib.format.read_magic(member)
+        read = np.lib.format.read_array_header_1_0
+        if version != (1, 0):
+            read = np.lib.format.read_array_header_2_0
+        return read(member)[0]
+
+
 def parse_json(text: str | bytes, newest: int) -> dict:
     """Parse a JSON object with "format" `newest` or older; raises ValueError otherwise."""
     try:

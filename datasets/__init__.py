@@ -1,24 +1,57 @@
 """Data: base and rare images of a data folder, few-shot tasks, pseudo labels."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from common.errors import InputError, listed
+from common.names import clean, folded, nearest, printable
 
 from . import isic2018, medmnist, oct, own, papsmear
 from .images import ImageSet, image_set
+from .listing import OUTSIDE, Listing, found, summary
 
 DATASETS = (isic2018, papsmear, oct, medmnist, own)  # the first match wins
 
 
 @dataclass(frozen=True)
 class Collection:
-    """A dataset split into D_base (common diseases and normal controls) and D_rare."""
+    """A dataset split into D_base (common diseases and normal controls) and D_rare.
+
+    `unused` counts the images of the other classes; `passed_over` has the names of files and
+    folders that were not taken, by reason; `notes` say how the rest was read; `groups` the patient
+    or lesion of each image id, where known.
+    """
 
     name: str
     base: ImageSet
     rare: ImageSet
+    unused: dict[str, int] = field(default_factory=dict)
+    passed_over: dict[str, tuple[str, ...]] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
+    groups: dict[str, str] = field(default_factory=dict)
+
+    def without(self, ids: Iterable[str], reason: str) -> "Collection":
+        """Return the collection without the images `ids`, which are passed over for `reason`."""
+        ids = tuple(ids)
+        if not ids:
+            return self
+        dropped = set(ids)
+        base, rare = (s.take(i for i in s.ids if i not in dropped) for s in (self.base, self.rare))
+        named = self.passed_over.get(reason, ()) + ids
+        return replace(self, base=base, rare=rare, passed_over=self.passed_over | {reason: named})
+
+    def _parts(self) -> dict[str, dict[str, int]]:
+        return {"base": self.base.counts(), "rare": self.rare.counts(), "not used": self.unused}
+
+    def to_dict(self) -> dict:
+        """Return what was found as JSON types, for a run's files."""
+        return found(self.name, self._parts(), self.passed_over, self.notes)
+
+    def summary(self, quiet: bool = False) -> str:
+        """Return what was found as a block of lines, or if `quiet` as a line."""
+        return summary(self.name, self._parts(), self.passed_over, self.notes, quiet)
 
 
 def open_dataset(
@@ -30,38 +63,81 @@ def open_dataset(
 
     `base_classes` and `rare_classes` override the defaults, which only the papers' datasets have.
     Reads names and labels, no pixels. Raises InputError if no layout matches, the data are
-    incomplete, or the classes are missing or invalid.
+    incomplete, the classes are missing or invalid, or another class differs from one of them in
+    capitals alone.
     """
     root = Path(folder)
     if not root.exists():
         raise InputError(f"the data folder does not exist: {root}")
     dataset = _recognise(root)
     try:
-        rows = dataset.rows(root)
+        listing = dataset.find(root)
     except InputError:
         if dataset not in (papsmear, oct) or not base_classes or not rare_classes:
             raise
-        dataset, rows = own, own.rows(root)  # own images, with class names that coincide
-    available = list(dict.fromkeys(label for _, _, label in rows))
+        listing = own.find(root)  # own images, with class names that coincide
+        if dataset is papsmear:
+            papsmear.pass_over_segmentations(listing)
+        dataset = own
+    available = Counter(row.label for row in listing.rows)
     if base_classes is None and rare_classes is None:
         base_classes, rare_classes = dataset.BASE_CLASSES, dataset.RARE_CLASSES
-    known = set(available).issuperset([*(base_classes or ()), *(rare_classes or ())])
-    if not base_classes or not rare_classes or not known:
-        raise InputError(
-            f"{root} has the classes {listed(available, 50)}; choose the common ones with "
-            "--base-classes and the rare ones with --rare-classes"
-        )
-    if len(rare_classes) < 2:
-        raise InputError("--rare-classes must name at least 2 classes, got 1")
-    chosen = [*base_classes, *rare_classes]
-    if duplicates := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
-        raise InputError(f"duplicates in --base-classes and --rare-classes: {listed(duplicates)}")
+    base_classes, rare_classes = (
+        tuple(map(clean, names or ())) for names in (base_classes, rare_classes)
+    )
+    _check_classes(root, listing, available, base_classes, rare_classes)
     name = dataset.NAME or root.resolve().stem
     return Collection(
         name=name,
-        base=image_set(name, tuple(base_classes), rows),
-        rare=image_set(name, tuple(rare_classes), rows),
+        base=image_set(name, base_classes, listing.rows),
+        rare=image_set(name, rare_classes, listing.rows),
+        unused={k: n for k, n in available.items() if k not in (*base_classes, *rare_classes)},
+        passed_over={reason: tuple(names) for reason, names in listing.passed_over.items()},
+        notes=tuple(listing.notes),
+        groups={row.id: row.group for row in listing.rows if row.group is not None},
     )
+
+
+def _check_classes(
+    root: Path,
+    listing: Listing,
+    available: dict[str, int],
+    base_classes: tuple[str, ...],
+    rare_classes: tuple[str, ...],
+) -> None:
+    """Raise InputError if these are not two or more classes that `root` has, or one of its others
+    is a near miss of one."""
+    chosen = [*base_classes, *rare_classes]
+    choose = (
+        f"{root} has the classes {listed(available, 50)}; choose the common ones with "
+        "--base-classes and the rare ones with --rare-classes"
+    )
+    if absent := [name for name in chosen if name not in available]:
+        empty = {clean(name[:-1]) for name in listing.passed_over.get(own.EMPTY, ())}
+        if names := [name for name in absent if name in empty]:
+            raise InputError(f"no images in the class folder {root / listed(names)}: it is empty")
+        similar = [(name, nearest(name, available)) for name in absent]
+        names = (f"{name} (nearest: {near})" if near else name for name, near in similar)
+        raise InputError(f"{root} has no class {listed(names)}; {choose}")
+    if not base_classes or not rare_classes:
+        raise InputError(choose)
+    if len(rare_classes) < 2:
+        raise InputError("--rare-classes must name at least 2 classes, got 1")
+    if duplicates := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
+        raise InputError(f"duplicates in --base-classes and --rare-classes: {listed(duplicates)}")
+    named = {folded(name): name for name in chosen}
+    outside = [name[:-1] for name in listing.passed_over.get(OUTSIDE, ()) if name[-1] == "/"]
+    others = {**{name.rpartition("/")[2]: 0 for name in outside}, **available}
+    misses = [
+        f"{printable(name)} ({f'{n} images' if n else 'folder'}; beside {named[folded(name)]})"
+        for name, n in others.items()
+        if name not in chosen and folded(name) in named
+    ]
+    if misses:
+        raise InputError(
+            f"{root} has classes that differ from those named in capitals or spaces alone: "
+            f"{listed(misses)}; rename them, or name both spellings"
+        )
 
 
 def lesion_groups(folder: str | Path) -> dict[str, str]:

@@ -10,7 +10,7 @@ import numpy as np
 from common.errors import InputError, listed, refusing
 from common.files import atomic_write, parse_json
 
-from .images import ImageSet, require_fingerprint
+from .images import ImageSet, require_fingerprint, same_images
 
 TASK_FILE = "task.json"
 FORMAT = 1
@@ -33,6 +33,13 @@ class Task:
     support_ids: tuple[tuple[str, ...], ...]
     rare: dict  # fingerprint of the rare set
     excluded_ids: tuple[str, ...] = ()  # in neither support nor query set
+
+    def __eq__(self, other: object) -> bool:
+        """Compare tasks; the name of the folder that the images came from does not matter."""
+        if not isinstance(other, Task):
+            return NotImplemented
+        own, others = ({**vars(task), "rare": None} for task in (self, other))
+        return own == others and same_images(self.rare, other.rare)
 
     @property
     def n_way(self) -> int:

@@ -9,37 +9,25 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.errors import InputError, is_text, listed, reason
+from common.errors import InputError, listed, reason
 from common.files import read_array
 
-# Allowed content, whatever the extension. Excludes PostScript, which Pillow runs in Ghostscript.
-FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
-EXTENSIONS = {".bmp", ".jpg", ".jpeg", ".png", ".tif", ".tiff"}
+from .dicom import open_heic, read_dicom
+from .listing import DICOM, FORMATS, HEAD, OTHERS, ArrayImage, format_of
+
 # Pillow warns of large images and odd tags, but reads them or raises an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
-
-
-class ArrayImage(NamedTuple):
-    """Location of an image in an array file: row `row` of `array` in an .npz, or of an .npy."""
-
-    file: Path
-    array: str
-    row: int
-
-    def __str__(self) -> str:
-        return f"{self.array}[{self.row}] of {self.file}"
 
 
 @dataclass(frozen=True)
@@ -86,15 +74,13 @@ class ImageSet:
         )
 
 
-def image_set(
-    name: str, classes: tuple[str, ...], rows: Iterable[tuple[str, Path | ArrayImage, str]]
-) -> ImageSet:
-    """Return the ImageSet of the `rows` (id, path, class name) whose class is in `classes`.
+def image_set(name: str, classes: tuple[str, ...], rows: Iterable[tuple]) -> ImageSet:
+    """Return the ImageSet of the `rows` (id, path, class name, …) whose class is in `classes`.
 
     Images are sorted by class, then id.
     """
     rows = sorted(
-        ((classes.index(label), i, path) for i, path, label in rows if label in classes),
+        ((classes.index(label), i, path) for i, path, label, *_ in rows if label in classes),
         key=lambda row: row[:2],
     )
     return ImageSet(
@@ -104,43 +90,6 @@ def image_set(
         paths=tuple(path for _, _, path in rows),
         labels=tuple(label for label, _, _ in rows),
     )
-
-
-def image_files(folder: Path, recursive: bool = False) -> list[Path]:
-    """Return the entries of `folder` with an image extension, sorted, except hidden ones.
-
-    `recursive` includes subfolders (not hidden ones) and follows links to folders.
-    Raises InputError for names that are not UTF-8, and for a folder reached twice by links.
-    """
-    paths: list[str] = []  # strings, as a million Path objects would take minutes
-    visited: dict[str, str] = {}
-    for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=recursive):
-        if (first := visited.setdefault(os.path.realpath(parent), parent)) != parent:
-            raise InputError(f"{parent} and {first} are the same folder; remove the link")
-        for name in (*files, *folders):
-            if os.path.splitext(name)[1].lower() in EXTENSIONS and name[0] != ".":
-                paths.append(os.path.join(parent, name))
-        folders[:] = [name for name in folders if name[0] != "."] if recursive else []
-    if invalid := [ascii(os.path.basename(path)) for path in paths if not is_text(path)]:
-        raise InputError(f"file names in {folder} are not UTF-8; rename: {listed(invalid)}")
-    return [Path(path) for path in sorted(paths)]
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def unlabelled(folder: Path) -> ImageSet:
-    """Return all images in `folder` and its subfolders, with the placeholder class "?".
-
-    An image's id is its path relative to `folder`. Raises InputError if there are none.
-    """
-    if not folder.is_dir():
-        raise InputError(f"folder does not exist: {folder}")
-    rows = [(str(p.relative_to(folder)), p, "?") for p in image_files(folder, recursive=True)]
-    if not rows:
-        raise InputError(f"no images in {folder}; expected {' '.join(sorted(EXTENSIONS))}")
-    return image_set(folder.resolve().name, ("?",), rows)
 
 
 def require_fingerprint(value: object) -> None:
@@ -160,9 +109,15 @@ def describe(fingerprint: dict) -> str:
     return f"{fingerprint['dataset']} ({counts}; ids {fingerprint['sha256'][:8]})"
 
 
+def same_images(one: dict, other: dict) -> bool:
+    """Return whether two fingerprints are of the same images, in a folder of whatever name."""
+    return all(one[key] == other[key] for key in ("counts", "sha256"))
+
+
 def require_same(recorded: dict, actual: dict, prefix: str) -> None:
-    """Raise InputError, its message starting with `prefix`, if two fingerprints differ."""
-    if recorded != actual:
+    """Raise InputError, its message starting with `prefix`, if two fingerprints are of other
+    images."""
+    if not same_images(recorded, actual):
         raise InputError(
             f"{prefix} {describe(recorded)}, but the data folder contains {describe(actual)}"
         )
@@ -190,16 +145,33 @@ def _load(file: Path, array: str) -> np.ndarray | Exception:
         return error
 
 
-def _open(path: Path | ArrayImage) -> Image.Image:
+@contextlib.contextmanager
+def _opened(path: Path | ArrayImage) -> Iterator[Image.Image]:
+    """Open an image by its content, in one of `FORMATS`, DICOM or HEIC."""
     if isinstance(path, ArrayImage):
-        return Image.fromarray(_array(path.file, path.array)[path.row])
+        yield Image.fromarray(_array(path.file, path.array)[path.row])
+        return
     if os.path.exists(path) and not os.path.isfile(path):  # opening a named pipe blocks
         raise ValueError("not a file")
-    image = Image.open(path, formats=FORMATS)
-    if image.format == "PNG":  # Pillow checks checksums only in verify()
-        image.verify()
-        image = Image.open(path, formats=FORMATS)
-    return image
+    extension = os.path.splitext(path)[1].lower()
+    if extension in OTHERS:
+        raise ValueError(OTHERS[extension])
+    with open(path, "rb") as file:
+        found = format_of(file.read(HEAD))
+        file.seek(0)
+        if found == "HEIC":
+            yield open_heic(file)
+        elif found == "DICOM" or (found is None and extension in DICOM):
+            yield read_dicom(file)
+        elif found and found not in FORMATS:
+            raise ValueError(found)
+        else:
+            image = Image.open(file, formats=FORMATS)
+            if image.format == "PNG":  # Pillow checks checksums only in verify()
+                image.verify()
+                file.seek(0)
+                image = Image.open(file, formats=FORMATS)
+            yield image
 
 
 ORIENTATION = 0x0112  # EXIF tag; UPRIGHT maps its values to the correction
@@ -221,7 +193,7 @@ def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
     channel, since the intensity window is unknown.
     """
     try:
-        with _open(path) as image:
+        with _opened(path) as image:
             _check(image)
             if draft:  # still reads every byte of a JPEG, but is much faster
                 image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
@@ -271,15 +243,15 @@ def check_readable(*sets: ImageSet) -> None:
         raise unreadable_error(errors.values(), sum(map(len, sets)))
 
 
-def without_unreadable(images: ImageSet) -> ImageSet:
-    """Return `images` without those that cannot be decoded, which are printed.
+def without_unreadable(images: ImageSet, show: bool = True) -> ImageSet:
+    """Return `images` without those that cannot be decoded, which are printed if `show`.
 
     Raises InputError if none is left.
     """
     errors = unreadable(images)
     if errors and len(errors) == len(images):
         raise unreadable_error(errors.values(), len(images))
-    if errors:
+    if errors and show:
         skipped = f"{len(errors)} of {len(images)} images of {', '.join(images.classes)}"
         print(f"note: skipping unreadable files, {skipped}: {listed(errors.values(), 100)}")
     return images.take(i for i, path in zip(images.ids, images.paths) if path not in errors)

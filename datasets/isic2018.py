@@ -6,6 +6,7 @@ from pathlib import Path
 
 from common.errors import InputError, listed
 
+from .listing import Listing, Row, reason_to_pass_over
 from .tables import require_unique, table_rows
 
 NAME = "isic2018"
@@ -23,8 +24,8 @@ def recognises(root: Path) -> bool:
     return (root / IMAGES).exists() or (root / GROUND_TRUTH).exists()
 
 
-def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """Return (id, path, class) of every image in the ground truth; print images without a row.
+def find(root: Path) -> Listing:
+    """Return every image in the ground truth; others are passed over.
 
     Raises InputError for a missing file, unexpected columns, or a row that is not one-hot.
     """
@@ -33,21 +34,27 @@ def rows(root: Path) -> list[tuple[str, Path, str]]:
         raise InputError(f"ground truth is missing: {table}")
     if not folder.is_dir():
         raise InputError(f"image folder is missing: {folder}")
-    found = [
-        (row["image"], folder / f"{row['image']}.jpg", _class(row, f"{table}, line {line}"))
-        for line, row in table_rows(table, COLUMNS)
-    ]
-    require_unique(table, (name for name, _, _ in found))
-    present = set(os.listdir(folder))
-    expected = {f"{name}.jpg" for name, _, _ in found}  # compared as names: ids are not paths
-    if missing := sorted(expected - present):
+    listing = Listing()
+    rows = table_rows(table, COLUMNS, listing.notes)
+    require_unique(table, (row["image"] for _, row in rows))
+    files: dict[str, str] = {}  # by id, .jpg first; compared as names: ids are not paths
+    for name in sorted(os.listdir(folder), key=lambda name: (not name.endswith(".jpg"), name)):
+        if not reason_to_pass_over(str(folder), name):
+            files.setdefault(os.path.splitext(name)[0], name)
+    for line, row in rows:
+        name = files.get(row["image"], f"{row['image']}.jpg")
+        label = _class(row, f"{table}, line {line}")
+        listing.rows.append(Row(row["image"], folder / name, label))
+    if missing := sorted(f"{row['image']}.jpg" for _, row in rows if row["image"] not in files):
         raise InputError(
-            f"{len(missing)} of the {len(found)} images in {table.name} are missing from {folder}: "
+            f"{len(missing)} of the {len(rows)} images in {table.name} are missing from {folder}: "
             + listed(missing)
         )
-    if extra := sorted(name for name in present - expected if name.endswith(".jpg")):
-        print(f"note: {len(extra)} images in {folder} are not in {table.name}: {listed(extra, 3)}")
-    return found
+    used = {row.path.name for row in listing.rows}
+    listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}")
+    parts = {IMAGES, GROUND_TRUTH, GROUPINGS}
+    listing.pass_over_rest(root, parts.__contains__, "outside the layout of ISIC 2018")
+    return listing
 
 
 def _class(row: dict[str, str], location: str) -> str:

@@ -4,9 +4,9 @@ import zipfile
 from pathlib import Path
 
 from common.errors import InputError, listed, refusing
-from common.files import read_array
+from common.files import array_shape, read_array
 
-from .images import ArrayImage
+from .listing import ArrayImage, Listing, Row
 
 NAME = None  # taken from the file name
 PARTS = ("train", "val", "test")  # all are used
@@ -20,25 +20,32 @@ LAYOUT = "a MedMNIST .npz file"
 
 def recognises(root: Path) -> bool:
     """Return whether `root` is an .npz file."""
-    return root.suffix == ".npz" and root.is_file()
+    return root.suffix.lower() == ".npz" and root.is_file()
 
 
-def rows(root: Path) -> list[tuple[str, ArrayImage, str]]:
-    """Return (id, location, class) of every image, with ids such as train/000123.
+def find(root: Path) -> Listing:
+    """Return every image, with ids such as train/000123.
 
     Classes are the label numbers, or names for DermaMNIST. Raises InputError if the file is
-    unreadable or lacks MedMNIST's arrays.
+    unreadable, lacks MedMNIST's arrays, or has not a label for each image.
     """
     with refusing(f"{root} cannot be read as a MedMNIST file"), zipfile.ZipFile(root) as file:
         available = {name.removesuffix(".npy") for name in file.namelist()}
         if missing := [name for name in ARRAYS if name not in available]:
             raise InputError(f"{root} is not a MedMNIST file: missing {listed(missing)}")
         labels = {part: read_array(file, f"{part}_labels") for part in PARTS}
+        images = {part: array_shape(file, f"{part}_images")[:1] for part in PARTS}
     names = DERMA if root.name.startswith("dermamnist") else None
-    found = []
+    listing = Listing()
+    listing.pass_over("other arrays", *sorted(available - set(ARRAYS)))
     for part, numbers in labels.items():
         if numbers.ndim != 2 or numbers.shape[1] != 1 or numbers.dtype.kind not in "iu":
             raise InputError(f"{root}: {part}_labels must be integers of shape M×1")
+        if images[part] != numbers.shape[:1]:
+            raise InputError(
+                f"{root}: {part}_images has {listed(images[part]) or 0} images, but {part}_labels "
+                f"has {len(numbers)} labels"
+            )
         for row, number in enumerate(numbers[:, 0].tolist()):
             if names and not 0 <= number < len(names):
                 raise InputError(
@@ -47,5 +54,5 @@ def rows(root: Path) -> list[tuple[str, ArrayImage, str]]:
                 )
             label = names[number] if names else str(number)
             image = ArrayImage(root, f"{part}_images", row)
-            found.append((f"{part}/{row:06d}", image, label))
-    return found
+            listing.rows.append(Row(f"{part}/{row:06d}", image, label))
+    return listing

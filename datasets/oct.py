@@ -4,7 +4,7 @@ from pathlib import Path
 
 from common.errors import InputError, listed
 
-from .images import image_files
+from .listing import OUTSIDE, Listing
 
 NAME = "oct"
 BASE_CLASSES = ("NORMAL", "DME", "DRUSEN", "CNV")
@@ -28,23 +28,25 @@ def recognises(root: Path) -> bool:
     return any(_folders(root, BASE_CLASSES)) and any(_folders(root, RARE_CLASSES))
 
 
-def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """Return (id, path, class) of every image; the id is its path relative to `root`.
+def find(root: Path) -> Listing:
+    """Return every image; the id is its path relative to `root`.
 
     Raises InputError for a class without images.
     """
-    found = [
-        (str(path.relative_to(root)), path, folder.name)
-        for folder in _folders(root, CLASSES)
-        for path in image_files(folder)
-    ]
-    available = {label for _, _, label in found}
+    listing = Listing()
+    for folder in _folders(root, CLASSES):
+        listing.add_folder(root, folder)
+    available = {row.label for row in listing.rows}
     if missing := [name for name in CLASSES if name not in available]:
         raise InputError(f"no images of {listed(missing)} in {root}; expected {LAYOUT}")
-    return found
+    parts = [part for part in PARTS if any(_folders(root / part, CLASSES, parts=()))]
+    listing.pass_over_rest(root, {*CLASSES, *parts}.__contains__, OUTSIDE)
+    for part in parts:
+        listing.pass_over_rest(root / part, CLASSES.__contains__, OUTSIDE, f"{part}/")
+    return listing
 
 
-def _folders(root: Path, names: tuple[str, ...]) -> list[Path]:
-    """Return the existing folders of the classes `names`."""
-    parents = [root, *(root / part for part in PARTS)]
+def _folders(root: Path, names: tuple[str, ...], parts: tuple[str, ...] = PARTS) -> list[Path]:
+    """Return the existing folders of the classes `names`, at the top or in `parts`."""
+    parents = [root, *(root / part for part in parts)]
     return [parent / name for parent in parents for name in names if (parent / name).is_dir()]

@@ -1,60 +1,69 @@
 """User-provided images: one folder per class, or a CSV file of paths and labels."""
 
-import os
 from pathlib import Path
 
 from common.errors import InputError, listed
+from common.names import clean
 
-from .images import image_files
-from .tables import require_unique, table_rows
+from .listing import OUTSIDE, Listing, Row
+from .tables import table_paths, table_rows
 
 NAME = None  # taken from the folder or file name
 BASE_CLASSES = RARE_CLASSES = None  # given by the user
+EMPTY = "class folders without images"
+TABLES = (".csv", ".tsv", ".txt")
 COLUMNS = ("path", "label")
 LAYOUT = "one folder per class, or a CSV file with the columns path and label"
 
 
 def recognises(root: Path) -> bool:
     """Return whether `root` is a CSV file or has subfolders."""
-    return root.suffix.lower() == ".csv" or any(_folders(root))
+    return is_table(root) or any(_folders(root))
 
 
-def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """Return (id, path, class) of every image.
+def is_table(path: Path) -> bool:
+    """Return whether a path has the extension of a CSV file."""
+    return path.suffix.lower() in TABLES
+
+
+def find(root: Path) -> Listing:
+    """Return every image.
 
     The id is the path relative to the folder `root`, or as written in the CSV file, where paths
     are absolute or relative to the file's folder. Raises InputError for a folder without images in
-    class folders; for a CSV file as `table_rows` does, or with no rows, duplicate paths or missing
-    files.
+    class folders; for a CSV file as `table_paths` does.
     """
     return _from_csv(root) if root.is_file() else _from_folders(root)
 
 
 def _folders(root: Path) -> list[Path]:
     entries = root.iterdir() if root.is_dir() else ()
-    return sorted(path for path in entries if path.is_dir() and path.name[0] != ".")
+    folders = [path.name for path in entries if path.is_dir()]
+    return [root / name for name in Listing().without_system(folders)]
 
 
-def _from_folders(root: Path) -> list[tuple[str, Path, str]]:
-    found = [
-        (folder.name + str(path).removeprefix(str(folder)), path, folder.name)
-        for folder in _folders(root)
-        for path in image_files(folder, recursive=True)
-    ]
-    if not found:
+def _from_folders(root: Path) -> Listing:
+    listing, names = Listing(), {}
+    for folder in _folders(root):
+        if not (label := clean(folder.name)):
+            raise InputError(f"a folder in {root} has a blank name: {ascii(folder.name)}")
+        names.setdefault(label, []).append(folder.name)
+        if not listing.add_folder(root, folder, label):
+            listing.pass_over(EMPTY, folder.name + "/")
+    if not listing.rows:
         raise InputError(f"no images in the subfolders of {root}; expected {LAYOUT}")
-    return found
+    for label, spellings in names.items():
+        if len(spellings) > 1:
+            written = listed(map(ascii, spellings))
+            listing.notes.append(f"{label}: one class from the folders {written}")
+    folders = {folder for spellings in names.values() for folder in spellings}
+    listing.pass_over_rest(root, folders.__contains__, OUTSIDE)
+    return listing
 
 
-def _from_csv(table: Path) -> list[tuple[str, Path, str]]:
-    rows = [row for _, row in table_rows(table, COLUMNS)]
-    found = [(row["path"], table.parent / row["path"], row["label"]) for row in rows]
-    if not found:
-        raise InputError(f"{table} lists no images")
-    require_unique(table, (os.path.normpath(path) for _, path, _ in found))
-    if missing := [path for _, path, _ in found if not os.path.isfile(path)]:
-        raise InputError(
-            f"{len(missing)} of the {len(found)} images in {table.name} are missing: "
-            + listed(missing)
-        )
-    return found
+def _from_csv(table: Path) -> Listing:
+    listing = Listing()
+    rows = table_rows(table, COLUMNS, listing.notes)
+    paths = table_paths(table, rows)
+    listing.rows = [Row(i, path, clean(row["label"])) for (i, path), (_, row) in zip(paths, rows)]
+    return listing

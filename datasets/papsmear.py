@@ -1,10 +1,11 @@
 """Herlev Pap-smear dataset (Jantzen et al. 2005): one folder per class."""
 
+import os
 from pathlib import Path
 
 from common.errors import InputError, listed
 
-from .images import image_files
+from .listing import OUTSIDE, Listing
 
 NAME = "papsmear"
 BASE_CLASSES = (
@@ -24,21 +25,29 @@ def recognises(root: Path) -> bool:
     return any((root / name).exists() for name in CLASSES)
 
 
-def rows(root: Path) -> list[tuple[str, Path, str]]:
-    """Return (id, path, class) of every cell image; the id is `class/file name`.
+def find(root: Path) -> Listing:
+    """Return every cell image; the id is its path relative to `root`.
 
-    The segmentation NAME-d.bmp of NAME.BMP is ignored.
-    Raises InputError for a class folder that is missing or empty.
+    Segmentations are passed over. Raises InputError for a class folder that is missing or empty.
     """
     missing = [root / name for name in CLASSES if not (root / name).is_dir()]
     if missing:
         raise InputError(f"missing class folders: {listed(missing)}")
-    found = []
+    listing = Listing()
     for name in CLASSES:
-        files = image_files(root / name)
-        stems = {path.stem for path in files}
-        images = [f for f in files if not (f.stem.endswith("-d") and f.stem[:-2] in stems)]
-        if not images:
-            raise InputError(f"no images in the class folder {root / name}")
-        found += [(f"{name}/{path.name}", path, name) for path in images]
-    return found
+        listing.add_folder(root, root / name, name)
+    pass_over_segmentations(listing)
+    available = {row.label for row in listing.rows}
+    if empty := [root / name for name in CLASSES if name not in available]:
+        raise InputError(f"no images in the class folder {listed(empty)}")
+    listing.pass_over_rest(root, CLASSES.__contains__, OUTSIDE)
+    return listing
+
+
+def pass_over_segmentations(listing: Listing) -> None:
+    """Pass over the segmentation NAME-d.bmp of each NAME.BMP, in whatever capitals."""
+    stem_of = {row.id: os.path.splitext(row.id)[0].casefold() for row in listing.rows}
+    stems = set(stem_of.values())
+    masks = {i for i, stem in stem_of.items() if stem.endswith("-d") and stem[:-2] in stems}
+    listing.rows = [row for row in listing.rows if row.id not in masks]
+    listing.pass_over("segmentations", *sorted(masks))

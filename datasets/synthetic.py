@@ -8,14 +8,13 @@ classes, so that an encoder trained on base images transfers.
 
 import argparse
 import csv
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageFilter
 
-from common.errors import InputError
+from common.failures import one_line
 from common.files import refuse_to_overwrite
 
 from .isic2018 import COLUMNS, GROUND_TRUTH, GROUPINGS, IMAGES
@@ -110,8 +109,10 @@ def make(root: Path, base: int, rare: int, size: int, seed: int) -> None:
     (root / IMAGES).mkdir(parents=True, exist_ok=True)
     (root / GROUND_TRUTH).mkdir(parents=True, exist_ok=True)
     with (
-        open(root / GROUND_TRUTH / f"{GROUND_TRUTH}.csv", "w", newline="") as truth_file,
-        open(root / GROUPINGS, "w", newline="") as grouping_file,
+        open(
+            root / GROUND_TRUTH / f"{GROUND_TRUTH}.csv", "w", newline="", encoding="utf-8"
+        ) as truth_file,
+        open(root / GROUPINGS, "w", newline="", encoding="utf-8") as grouping_file,
     ):
         truth, grouping = csv.writer(truth_file), csv.writer(grouping_file)
         truth.writerow(COLUMNS)
@@ -138,12 +139,9 @@ def main() -> None:
     for name, minimum in (("base", 8), ("rare", 8), ("size", 8), ("seed", 0)):
         if (value := getattr(args, name)) < minimum:
             parser.error(f"--{name} must be at least {minimum}, got {value}")
-    try:
+    with one_line("synthetic"):
         refuse_to_overwrite([args.out / GROUND_TRUTH, args.out / IMAGES], args.overwrite)
         make(args.out, args.base, args.rare, args.size, args.seed)
-    except (InputError, OSError) as error:
-        print(f"synthetic: error: {error}", file=sys.stderr)
-        sys.exit(2)
 
 
 if __name__ == "__main__":

@@ -5,8 +5,9 @@ PIL rounds to 8 bits after each step.
 """
 
 import math
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, fields
+from itertools import repeat
 
 import torch
 from torch import Tensor
@@ -56,6 +57,12 @@ class Parameters:
     flip: Tensor  # boolean
     hue: Tensor | None  # rotation as a fraction of the hue circle; None: no hue jitter
     grey: Tensor | None  # boolean; None: no greyscale
+
+    def split(self, size: int) -> list["Parameters"]:
+        """Return the parameters of each `size` images."""
+        values = [getattr(self, field.name) for field in fields(self)]
+        parts = (repeat(None) if value is None else value.split(size) for value in values)
+        return [Parameters(*part) for part in zip(*parts)]
 
 
 def draw_parameters(seed: int, rows: Tensor, size: int, aug_plus: bool = False) -> Parameters:
@@ -195,13 +202,21 @@ def to_float(images: Tensor) -> Tensor:
     return images.permute(0, 3, 1, 2).float() / 255
 
 
+def draw_views(
+    rows: Tensor, size: int, views: int, seed: int, epoch: int, aug_plus: bool = False
+) -> list[Parameters]:
+    """Return the parameters of each of `views` random views of the images in `rows`; see
+    `draw_parameters`."""
+    seeds = (stream_seed("batch views", seed, epoch, view) for view in range(views))
+    return [draw_parameters(view_seed, rows, size, aug_plus) for view_seed in seeds]
+
+
 def random_views(
-    images: Tensor, rows: Tensor, views: int, seed: int, epoch: int, aug_plus: bool = False
+    images: Tensor,
+    parameters: Iterable[Parameters],
+    apply: Callable[[Tensor, Parameters], Tensor] = apply,
 ) -> list[Tensor]:
-    """Return `views` random views, each B×3×S×S, values 0–1, of uint8 pixels B×S×S×3."""
+    """Return a view for each of `parameters`, B×3×S×S, values 0–1, of uint8 pixels B×S×S×3; `apply`
+    may be compiled."""
     images = to_float(images)
-    batches = []
-    for view in range(views):
-        view_seed = stream_seed("batch views", seed, epoch, view)
-        batches.append(apply(images, draw_parameters(view_seed, rows, images.shape[-1], aug_plus)))
-    return batches
+    return [apply(images, p) for p in parameters]

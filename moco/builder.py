@@ -24,6 +24,9 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         super().__init__(num_features)
         self.groups = groups
 
+    def _check_input_dim(self, x: Tensor) -> None:
+        """Accept N×C, too: what a BatchNorm1d normalises."""
+
     def forward(self, x: Tensor) -> Tensor:
         if not self.training or self.groups == 1:
             return super().forward(x)
@@ -41,11 +44,24 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         return torch.cat(parts)
 
 
+class GroupedBatchNormAct2d(GroupedBatchNorm2d):
+    """The same, and what timm's BatchNormAct2d does after it."""
+
+    drop: nn.Module
+    act: nn.Module
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.act(self.drop(super().forward(x)))
+
+
 def group_batchnorm(module: nn.Module, groups: int) -> nn.Module:
-    """Replace each BatchNorm2d in `module` by a GroupedBatchNorm2d with its state and settings."""
+    """Replace each BatchNorm in `module` by a GroupedBatchNorm2d with its state and settings."""
     for name, child in module.named_children():
-        if isinstance(child, nn.BatchNorm2d):
-            grouped = GroupedBatchNorm2d(child.num_features, groups)
+        if isinstance(child, nn.BatchNorm1d | nn.BatchNorm2d):
+            kind = GroupedBatchNormAct2d if hasattr(child, "act") else GroupedBatchNorm2d
+            grouped = kind(child.num_features, groups)
+            if kind is GroupedBatchNormAct2d:
+                grouped.drop, grouped.act = child.drop, child.act
             grouped.eps, grouped.momentum = child.eps, child.momentum
             grouped.load_state_dict(child.state_dict())
             setattr(module, name, grouped)

@@ -89,7 +89,8 @@ def _validate(checkpoint: dict) -> None:
     if part and not (type(part["steps"]) is int and isinstance(part["processes"], list)):
         raise ValueError("invalid state within an epoch")
     stage = STAGES[checkpoint["stage"]]
-    required = ["arch", "epochs", "image_size", "aug_plus"]
+    required = ["arch", "image_size", "aug_plus"]
+    required += ["epochs"] if stage.trained else []
     required += ["p_label", "losses"] if checkpoint["stage"] == "distill" else []
     if missing := [name for name in required if checkpoint["args"].get(name) is None]:
         raise ValueError(f"missing setting {listed(missing)}")
@@ -97,6 +98,8 @@ def _validate(checkpoint: dict) -> None:
     if stage.classifies and F_C not in checkpoint["state_dict"]:
         raise ValueError(f"missing weights {F_C}")
     require_fingerprint(checkpoint["base"])
+    checkpoint.setdefault("weights", None)  # of runs that began with random weights, or older ones
+    require_weights_record(checkpoint["weights"])
     if checkpoint["task"] is not None:
         Task.from_dict(checkpoint["task"])
     with torch.device("meta"):  # shapes only
@@ -112,6 +115,20 @@ def _validate(checkpoint: dict) -> None:
         raise ValueError(f"NaN or Inf in weights: {listed(names, 3)}")
 
 
+def require_weights_record(value: object) -> None:
+    """Raise ValueError if `value`, from a file, is not the source and hash of initial weights."""
+    fields = ("source", "sha256")
+    if value is not None and not (
+        isinstance(value, dict) and all(isinstance(value.get(name), str) for name in fields)
+    ):
+        raise ValueError("invalid record of the initial weights")
+
+
+def backbone_weights(checkpoint: dict) -> dict:
+    """Return the weights of the query encoder's backbone."""
+    return _part(checkpoint["state_dict"], "query_encoder.backbone.")
+
+
 def _part(state_dict: dict, prefix: str) -> dict:
     return {k.removeprefix(prefix): v for k, v in state_dict.items() if k.startswith(prefix)}
 
@@ -124,7 +141,7 @@ def _load(module: nn.Module, state_dict: dict, prefix: str) -> nn.Module:
 def _encoder(checkpoint: dict) -> Encoder:
     """Build an encoder of the checkpoint's architecture, with fresh weights."""
     args = checkpoint["args"]
-    return build_encoder(args["arch"], args["moco_dim"], args["mlp"])
+    return build_encoder(args["arch"], args["moco_dim"], args["mlp"], args["image_size"])
 
 
 def query_encoder(checkpoint: dict) -> Encoder:

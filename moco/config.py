@@ -8,13 +8,22 @@ from typing import Any, Literal
 
 from torch import nn
 
-from common.errors import listed, refusing
+from common.errors import InputError, listed, refusing
 from datasets.cache import default_folder
-from models import BACKBONES, MIN_IMAGE_SIZE, build_encoder, default_embedding_dim
+from models import (
+    ARCHITECTURES,
+    MIN_IMAGE_SIZE,
+    build_encoder,
+    default_embedding_dim,
+    embedding_width,
+)
 from trainer.config import Device, Distributed, TrainingSettings
 from trainer.settings import Settings, binding, recipe, setting
 
 IMAGE_SIZE = 224  # as in the papers
+# Of a training that starts from pretrained weights: what the authors' scripts of MoCo-CXR
+# (Sowrirajan et al. 2021) use to continue ImageNet weights by MoCo, with batches of 16, too.
+FROM_WEIGHTS = {"epochs": 20, "lr": 1e-4}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,17 +50,18 @@ class Drawing(Settings):
 
 
 @dataclass(frozen=True, kw_only=True)
-class SkipUnreadable(Settings):
-    """unreadable images"""
+class Reading(Settings):
+    """reading the data"""
 
     skip_unreadable: bool = setting(
         False, "leave out images that cannot be decoded, and list them; use it in all stages of "
         "an experiment",
     )  # fmt: skip
+    quiet: bool = setting(False, "one line on what the data folder holds", runtime=True)
 
 
 @dataclass(frozen=True, kw_only=True)
-class Cache(SkipUnreadable):
+class Cache(Reading):
     """cache of decoded images"""
 
     cache: Path = setting(
@@ -69,11 +79,23 @@ class Cache(SkipUnreadable):
 class Backbone(Settings):
     """encoder"""
 
-    arch: str = binding("resnet12", "backbone", flags=("-a",), choices=tuple(BACKBONES))
+    arch: str = binding("resnet12", "backbone", flags=("-a",), choices=ARCHITECTURES)
     image_size: int = binding(
         IMAGE_SIZE, "width and height to which images are resized", low=MIN_IMAGE_SIZE,
         metavar="PIXELS",
     )  # fmt: skip
+    weights: str = recipe(
+        "none", "initial weights of the backbone: none, random; default, those that torchvision or "
+        "timm publishes; FILE, a state dict of the network (.pth, .safetensors); RUN, the folder "
+        f"of a run. With weights, --epochs is {FROM_WEIGHTS['epochs']} and --lr "
+        f"{FROM_WEIGHTS['lr']} by default", metavar="{none,default,FILE,RUN}",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Views(Settings):
+    """random views"""
+
     aug_plus: bool = recipe(False, "MoCo v2's augmentation: also hue and greyscale", negatable=True)
     views_by: Literal["batch", "pil"] = setting(
         None, "how random views are computed: batch, a batch at once on the device, from the "
@@ -86,8 +108,9 @@ class Backbone(Settings):
 class Contrast(Settings):
     """contrast"""
 
-    moco_dim: int = binding(
-        None, "embedding dimension", low=1, metavar="D", auto="128; conv4_released: 64",
+    moco_dim: int = recipe(
+        None, "embedding dimension; 0: the backbone's features are the embedding", low=0,
+        metavar="D", auto="128; conv4_released: 64",
     )  # fmt: skip
     moco_k: int = recipe(1280, "queue size: number of negative keys", low=1, metavar="L")
     moco_m: float = recipe(0.999, "momentum of the key encoder", low=0, high=1, metavar="M")
@@ -118,14 +141,14 @@ class Regression(Settings):
     """logistic regression on the support set"""
 
     augnum: int = setting(
-        5, "augmented copies of each support image to fit; 0: the image itself", low=0,
-        metavar="N",
+        None, "augmented copies of each support image to fit; 0: the image itself", low=0,
+        metavar="N", auto="5; 0 for a frozen pretrained encoder",
     )  # fmt: skip
     normalize: bool = setting(False, "fit on L2-normalised embeddings, as in Tian et al. 2020")
 
 
 @dataclass(frozen=True, kw_only=True)
-class ImageTraining(Classes, TrainingSettings, Backbone, Cache, Device):
+class ImageTraining(Classes, TrainingSettings, Backbone, Views, Cache, Device):
     """Settings of `moco.train`: training on random views of images."""
 
     @classmethod
@@ -140,9 +163,10 @@ class ContrastiveTraining(ImageTraining, Contrast, Cache, Distributed):
 
     def encoder_pair(self) -> dict:
         """Return the arguments of `builder.MoCo`."""
+        network = self.arch, self.moco_dim, self.mlp, self.image_size
         return {
-            "make_encoder": functools.partial(build_encoder, self.arch, self.moco_dim, self.mlp),
-            "embedding_dim": self.moco_dim,
+            "make_encoder": functools.partial(build_encoder, *network),
+            "embedding_dim": embedding_width(self.arch, self.moco_dim, self.image_size),
             "queue_size": self.moco_k,
             "encoder_momentum": self.moco_m,
             "temperature": self.moco_t,
@@ -172,7 +196,7 @@ class Labelling(Classes, Regression, Drawing, Encoding):
     resume: Path = setting(help="stage (a)'s checkpoint, or its folder", metavar="PATH")
     savedir: Path = setting(help="folder for the task and the pseudo labels", metavar="DIR")
     arch: str | None = setting(
-        None, "backbone; must match the checkpoint", flags=("-a",), choices=tuple(BACKBONES),
+        None, "backbone; must match the checkpoint", flags=("-a",), choices=ARCHITECTURES,
         inherited="always",
     )  # fmt: skip
     n_way: int | None = setting(
@@ -224,6 +248,10 @@ class Distillation(Correction, ContrastiveTraining):
     savedir: Path = setting(
         help="generate_pseudo.py's folder: the task and the pseudo labels", metavar="DIR",
     )  # fmt: skip
+    student_weights: Literal["teacher-init", "fresh"] = setting(
+        None, "teacher-init: the pretrained weights that the teacher began with; fresh: random",
+        auto="teacher-init if the teacher began with pretrained weights", fixed=True,
+    )  # fmt: skip
     p_label: bool = setting(
         True, "use the pseudo labels; without them, contrast only, as a control", negatable=True,
         fixed=True,
@@ -266,16 +294,16 @@ class Testing(Classes, Regression, Drawing, Encoding):
         help="checkpoint of stage (a) or (d) or a baseline, or its folder", metavar="PATH"
     )
     arch: str | None = setting(
-        None, "backbone; must match the checkpoint", flags=("-a",), choices=tuple(BACKBONES),
+        None, "backbone; must match the checkpoint", flags=("-a",), choices=ARCHITECTURES,
         inherited="always",
     )  # fmt: skip
     load_cla: bool = setting(
         False, "use the student's classifier instead of a logistic regression fitted on the "
         "support set",
     )  # fmt: skip
-    predict: Path | None = setting(
-        None, "classify the unlabelled images in this folder instead of scoring",
-        metavar="FOLDER",
+    predict: list[Path] | None = setting(
+        None, "classify unlabelled images instead of scoring: a folder, image files, or a CSV file "
+        "with the column path", metavar="PATH",
     )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",
@@ -298,20 +326,25 @@ class Testing(Classes, Regression, Drawing, Encoding):
     )  # fmt: skip
 
 
-def inherited_from(args: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:
-    """Return the settings that a student inherits from its teacher, trained with `args`.
+def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:
+    """Return the settings that a student inherits from its teacher, the encoder of `checkpoint`.
 
-    The classes are those used for labelling, as stage (a) may have been run without them.
+    The classes are those used for labelling, as stage (a) may have been run without them. An
+    encoder that was not trained here has no schedule, and is itself what its students start from.
     """
+    args = checkpoint["args"]
     inherited = {name for name, field in Distillation.fields().items() if field.about.inherited}
-    classes = {"base_classes": settings.base_classes, "rare_classes": settings.rare_classes}
-    return {name: args.get(name) for name in sorted(inherited)} | classes
+    recorded = {name: args.get(name) for name in sorted(inherited)}
+    if not STAGES[checkpoint["stage"]].trained:
+        recorded["weights"] = str(settings.resume)
+    return recorded | {"base_classes": settings.base_classes, "rare_classes": settings.rare_classes}
 
 
 def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, Any]:
     """Return the teacher's settings `recorded` with the pseudo labels in `savedir`.
 
-    Settings newer than the file get their defaults. Raises InputError if a setting that a student
+    Settings newer than the file get their defaults; a teacher that was not trained has no schedule,
+    recorded as None. Raises InputError if a setting that a student
     must inherit is missing, or a value is invalid.
     """
     with refusing(f"the teacher of the pseudo labels in {savedir} is invalid"):
@@ -321,7 +354,32 @@ def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, An
         ]
         if missing := [name for name in required if recorded.get(name) is None]:
             raise ValueError(f"missing setting {listed(missing)}")
-        return Pretraining.complete(recorded)
+        unknown = {name for name, value in recorded.items() if value is None}
+        known = {name: value for name, value in recorded.items() if name not in unknown}
+        complete = Pretraining.complete(known)
+        return {name: value for name, value in complete.items() if name not in unknown}
+
+
+def student_start(
+    given: Mapping[str, Any], teacher: Mapping[str, Any]
+) -> tuple[dict[str, Any], dict[str, Any]]:
+    """Return the settings `given` and those of the teacher for what a student's weights start from.
+
+    A fresh student of a pretrained teacher takes neither the weights nor the schedule that goes
+    with them. Raises InputError if the teacher began with random weights, but the settings ask for
+    others.
+    """
+    pretrained = teacher.get("weights", "none") != "none"
+    start = given.get("student_weights") or ("teacher-init" if pretrained else "fresh")
+    if start == "teacher-init" and not pretrained:
+        raise InputError("--student-weights teacher-init: the teacher began with random weights")
+    if start == "fresh" and given.get("weights", "none") != "none":
+        raise InputError(
+            f"--weights {given['weights']}: a fresh student begins with random weights"
+        )
+    dropped = ("weights", *FROM_WEIGHTS) if pretrained and start == "fresh" else ()
+    kept = {name: value for name, value in teacher.items() if name not in dropped}
+    return {**given, "student_weights": start}, kept
 
 
 @dataclass(frozen=True)
@@ -330,8 +388,10 @@ class Stage:
 
     `name` identifies it in checkpoints, `title` in messages. `classifies`: it has a classifier of a
     task. `untrained(args)` describes a run whose settings left that classifier untrained; None if
-    it was trained. `adapts(checkpoint)` builds the model, with fresh weights, of a meta-learning
-    method, which adapts to a task by itself: see `evaluate.MetaLearner`.
+    it was trained. `trained`: its encoder was trained on images here. `augnum`: the augmented
+    copies on which a regression on its embeddings is fitted by default. `adapts(checkpoint)` builds
+    the model, with fresh weights, of a meta-learning method, which adapts to a task by itself: see
+    `evaluate.MetaLearner`.
     """
 
     name: str
@@ -339,6 +399,8 @@ class Stage:
     settings: type[Settings]
     classifies: bool = False
     untrained: Callable[[dict], str | None] = lambda args: None
+    trained: bool = True
+    augnum: int = 5
     adapts: Callable[[dict], nn.Module] | None = None
 
 

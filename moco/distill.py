@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from common.errors import InputError
 from datasets.images import ImageSet
 from trainer.config import readers_of
 from trainer.distributed import broadcast, is_main
@@ -22,9 +23,16 @@ def distillation_step(
 ) -> StepFn:
     """Return the training step of the `student`, which computes eq. (2).
 
-    y: M×N pseudo labels, on the training device; `teacher_embeddings`: M×D.
+    y: M×N pseudo labels, on the training device; `teacher_embeddings`: M×D. Regression needs
+    embeddings of the same dimension D; raises InputError if it is asked for with another.
     """
     targets = torch.from_numpy(teacher_embeddings).to(y.device)
+    comparable = targets.shape[1] == student.queue.shape[1]
+    if settings.losses == "con+reg" and not comparable:
+        raise InputError(
+            f"--losses con+reg: the student's embeddings have {student.queue.shape[1]} dimensions, "
+            f"the teacher's {targets.shape[1]}; choose --moco-dim accordingly"
+        )
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         contrastive_logits, embeddings, class_logits = model(*views)
@@ -36,8 +44,9 @@ def distillation_step(
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),
             "cls": loss_cls,
-            "reg": losses.regression(targets[rows], embeddings),
         }
+        if comparable:
+            parts["reg"] = losses.regression(targets[rows], embeddings)
         agreement = class_logits.argmax(dim=1) == y[rows].argmax(dim=1)
         return {
             "loss": losses.distillation_loss(parts, settings.losses if settings.p_label else "con"),

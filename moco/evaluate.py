@@ -10,20 +10,19 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.errors import refusing
 from datasets.cache import pixels
 from datasets.images import ImageSet, TransformedImages
 from trainer.performance import prepare
-from trainer.signals import ignore as ignore_signals
 
 from .augment import plain_view, random_view
 from .batch_augment import to_float
 from .checkpoint import query_encoder
 from .config import STAGES
-from .loader import RandomViews
+from .loader import ImageLoader, RandomViews
 from .scores import score
 
 NEIGHBOURS = 20
@@ -40,8 +39,9 @@ def encode(
 ) -> np.ndarray:
     """Return the embeddings of the evaluation views of M images, M×D, not normalised, in order.
 
-    Runs in evaluation mode and restores the encoder's mode. Images `cached` at this size are read
-    from the cache, others by `workers` processes. `progress` is the title of a progress bar.
+    Runs in evaluation mode, not compiled, and restores the encoder's mode. Images `cached` at this
+    size are read from the cache, others by `workers` processes. `progress` is the title of a
+    progress bar.
     """
     stored = pixels(images)
     if stored is not None and stored.shape[1] == image_size:
@@ -49,7 +49,7 @@ def encode(
         batches = (torch.from_numpy(stored[i : i + batch_size]) for i in starts)
     else:
         views = TransformedImages(images, plain_view(image_size))
-        batches = DataLoader(views, batch_size, num_workers=workers, worker_init_fn=ignore_signals)
+        batches = ImageLoader(views, workers, batch_size=batch_size)
     hidden = None if progress else True  # None: hidden unless on a terminal
     with tqdm(total=len(images), desc=progress, unit="img", disable=hidden) as bar:
         return encode_batches(encoder, batches, device, bar)
@@ -66,7 +66,8 @@ def encode_batches(
     for images in batches:
         images = images.to(device)
         images = to_float(images) if images.dtype == torch.uint8 else images
-        embeddings.append(encoder(images).cpu())
+        # `forward`, not a call: a compiled encoder would be compiled anew for each size of batch.
+        embeddings.append(encoder.forward(images).cpu())
         bar.update(len(images))
     encoder.train(was_training)
     return torch.cat(embeddings).numpy()
@@ -119,7 +120,7 @@ class FrozenEncoder:
             embeddings = self.embed(support)
         else:
             copies = _Copies(support, self.image_size, self.aug_plus, augnum, seed)
-            batches = DataLoader(copies, batch_size=32)
+            batches = ImageLoader(copies, batch_size=32)
             embeddings = encode_batches(self.encoder, batches, self.device, tqdm(disable=True))
         labels = np.repeat(support.labels, max(augnum, 1))
         return fit_classifier(embeddings, labels, normalize)
@@ -226,12 +227,12 @@ class _Copies(Dataset):
 def knn_score(embeddings: np.ndarray, labels: Sequence[int]) -> dict[str, float]:
     """Return the accuracy of k-NN classification (20 neighbours, cosine), 5-fold cross-validated.
 
-    `knn_accuracy`, and `knn_balanced`, the mean over classes; empty if a class has fewer than two
-    images.
+    `knn_accuracy`, and `knn_balanced`, the mean over classes; empty if there is only one class, or
+    one has fewer than two images.
     """
     _, truth, counts = np.unique(labels, return_inverse=True, return_counts=True)
     smallest = counts.min()
-    if smallest < 2:
+    if len(counts) < 2 or smallest < 2:
         return {}
     folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=0)
     neighbours = min(NEIGHBOURS, len(truth) // 2)

@@ -1,22 +1,30 @@
 """Batches of random views, in an order that depends only on seed and epoch."""
 
 import contextlib
-from collections.abc import Callable, Iterator
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from multiprocessing import active_children
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate, get_worker_info
 from torchvision import transforms
+from tqdm import tqdm
 
+from common.errors import reason
 from common.seeding import stream_seed
 from datasets.cache import pixels
 from datasets.images import ImageSet, read_image
-from trainer.distributed import rank, world_size
+from trainer.distributed import is_main, open_files_limit, rank, world_size
 from trainer.signals import ignore as ignore_signals
 
 from .augment import random_view
-from .batch_augment import random_views
+from .batch_augment import apply, draw_views, random_views
+
+CHUNK = 256  # steps whose views' parameters are drawn together
+
+FILES = 256  # fewer open files may not suffice for shared memory: each tensor of a batch is a file
 
 
 class EpochBatches(Sampler):
@@ -77,10 +85,83 @@ class RandomViews(Dataset):
             return [self.transform(image) for _ in range(self.views)], row
 
 
+class ImageLoader(DataLoader):
+    """Loader of views, B×3×S×S, or of (views, rows), that needs no shared memory.
+
+    Where that or the number of open files is short, as in containers, batches of the data-loading
+    processes come through a pipe, which is slower; where none can be started, this process loads.
+    """
+
+    def __init__(self, dataset: Dataset, workers: int = 0, **options):
+        super().__init__(
+            dataset, num_workers=workers, collate_fn=collate, worker_init_fn=ignore_signals,
+            **options,
+        )  # fmt: skip
+        self.told = False  # that batches come through a pipe
+
+    def __iter__(self) -> Iterator:
+        for batch in self.start():
+            views = batch[0] if isinstance(batch, list) else [batch]
+            if isinstance(views[0], np.ndarray) and not self.told:
+                note(
+                    "shared memory (/dev/shm) or the limit of open files is small: sending batches "
+                    "by a pipe; enlarge it (docker run --shm-size=8g; ulimit -n 4096), or load "
+                    "in the main process (--workers 0)"
+                )
+                self.told = True
+            views = [torch.as_tensor(view) for view in views]
+            yield [views, torch.as_tensor(batch[1])] if isinstance(batch, list) else views[0]
+
+    def start(self) -> Iterator:
+        """Start the data-loading processes, or none if the machine does not let them start."""
+        running = active_children()
+        hook, sys.unraisablehook = (
+            sys.unraisablehook,
+            lambda _: None,
+        )  # deletes a half-made iterator
+        try:
+            return super().__iter__()
+        except OSError as error:  # too few files or processes, or no semaphores in /dev/shm
+            if self.num_workers == 0:
+                raise
+            note(f"cannot start data-loading processes ({reason(error)}); loading in this process")
+        finally:
+            sys.unraisablehook = hook
+        for process in set(active_children()).difference(running):
+            process.kill()
+        self.num_workers = 0
+        return super().__iter__()
+
+
+def note(text: str) -> None:
+    """Print a note on rank 0, above the progress bar."""
+    if is_main():
+        tqdm.write(f"note: {text}")
+
+
+def collate(samples: list) -> Tensor | np.ndarray | list:
+    """Return a batch of views, or of [views, rows]; NumPy arrays are sent through a pipe."""
+    if isinstance(samples[0], Tensor):
+        return stacked(samples)
+    views, rows = zip(*samples)
+    return [[stacked(view) for view in zip(*views)], np.array(rows)]
+
+
+def stacked(views: Sequence[Tensor]) -> Tensor | np.ndarray:
+    """Stack views, in a data-loading process into shared memory if there is enough."""
+    if get_worker_info() is None:
+        return torch.stack(list(views))
+    if open_files_limit() >= FILES:
+        with contextlib.suppress(OSError, RuntimeError):
+            return default_collate(list(views))
+    return torch.stack(list(views)).numpy()
+
+
 class BatchViews:
     """Loader of (`views` random views, rows) for `batches`, augmented batchwise on `device`.
 
     pixels: M×S×S×3, uint8. They are moved to a GPU if they fit into half of its free memory.
+    `compile`: compile the augmentation.
     """
 
     def __init__(
@@ -91,9 +172,11 @@ class BatchViews:
         seed: int,
         aug_plus: bool,
         device: torch.device,
+        compile: bool = False,
     ):
         self.pixels, self.batch_sampler, self.device = torch.from_numpy(pixels), batches, device
         self.views, self.seed, self.aug_plus = views, seed, aug_plus
+        self.apply = torch.compile(apply, dynamic=False) if compile else apply
         if device.type == "cuda" and 2 * pixels.nbytes < torch.cuda.mem_get_info(device)[0]:
             self.pixels = self.pixels.to(device)
 
@@ -101,13 +184,18 @@ class BatchViews:
         return len(self.batch_sampler)
 
     def __iter__(self) -> Iterator[tuple[list[Tensor], Tensor]]:
-        epoch = self.batch_sampler.epoch
+        epoch, size = self.batch_sampler.epoch, self.pixels.shape[1]
         order = torch.tensor([[row for _, row in keys] for keys in self.batch_sampler])
         on_device = order.to(self.device)  # once per epoch: a copy per step would wait for the GPU
         indices = on_device if self.pixels.device == self.device else order
-        for rows, index in zip(on_device, indices):
-            images = self.pixels[index].to(self.device, non_blocking=True)
-            yield random_views(images, rows, self.views, self.seed, epoch, self.aug_plus), rows
+        # Parameters of many steps at once: drawn for each, they take as many kernels as the views.
+        for chunk, chunk_indices in zip(on_device.split(CHUNK), indices.split(CHUNK)):
+            all_rows = chunk.flatten()
+            drawn = draw_views(all_rows, size, self.views, self.seed, epoch, self.aug_plus)
+            parameters = zip(*(view.split(chunk.shape[1]) for view in drawn))
+            for rows, index, of_batch in zip(chunk, chunk_indices, parameters):
+                images = self.pixels[index].to(self.device, non_blocking=True)
+                yield random_views(images, of_batch, self.apply), rows
 
 
 def training_loader(
@@ -120,14 +208,15 @@ def training_loader(
     views_by: str,
     workers: int,
     device: torch.device,
+    compile: bool = False,
 ) -> DataLoader | BatchViews:
     """Return a loader of (`views` random views, rows) for `batches` of `images`.
 
     `views_by`: "pil", one view at a time in `workers` processes (0: in this one); "batch", a whole
-    batch at once on `device`, which requires `cached` images.
+    batch at once on `device`, which requires `cached` images, by compiled code if `compile`.
     """
     if views_by == "batch":
-        return BatchViews(pixels(images), batches, views, seed, aug_plus, device)
+        return BatchViews(pixels(images), batches, views, seed, aug_plus, device, compile)
     data = RandomViews(images, random_view(image_size, aug_plus), views, seed)
     return view_loader(data, batches, workers, device)
 
@@ -136,12 +225,11 @@ def view_loader(
     data: RandomViews, batches: Sampler, workers: int, device: torch.device
 ) -> DataLoader:
     """Return a loader of (views, rows) whose views are made in `workers` processes."""
-    return DataLoader(
+    return ImageLoader(
         data,
+        workers,
         batch_sampler=batches,
-        num_workers=workers,
         persistent_workers=workers > 0,
-        worker_init_fn=ignore_signals,
         generator=torch.Generator(),  # leaves the global random state to the training steps
         pin_memory=device.type == "cuda",
     )

@@ -10,17 +10,20 @@ import torch
 
 from common.errors import InputError
 from common.files import require_writable
-from datasets.images import require_same
+from datasets import Collection
+from datasets.episode import Task
+from datasets.images import ImageSet, require_same
+from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
-from trainer.provenance import command
+from trainer.provenance import command, provenance
 from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
 from .checkpoint import load_checkpoint, require_stage, save_checkpoint
-from .config import STAGES, ContrastiveTraining, Distillation, ImageTraining
+from .config import FROM_WEIGHTS, STAGES, ContrastiveTraining, Distillation, ImageTraining
 
 S = TypeVar("S", bound=Settings)
 T = TypeVar("T", bound=ImageTraining)
@@ -82,7 +85,7 @@ def resolve_training(
     arch = given.get("arch") or (inherited or {}).get("arch") or cls.fields()["arch"].default
     gpu = given.get("gpu") if torch.cuda.is_available() else None
     device = pick_device(given.get("device", "auto"), gpu)
-    auto = {
+    auto: dict[str, Any] = {
         "amp": has_bfloat16(device),
         "views_by": "batch" if device.type == "cuda" and not given.get("no_cache") else "pil",
         **cls.defaults_for(arch),
@@ -90,6 +93,8 @@ def resolve_training(
     if source:
         recorded = source.checkpoint["args"]
         auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
+    if (given.get("weights") or (inherited or {}).get("weights") or "none") != "none":
+        auto |= FROM_WEIGHTS
     return resolve(cls, given, auto, inherited, where), source
 
 
@@ -101,19 +106,23 @@ def resolve_encoding(
     Raises InputError as `resolve` does.
     """
     device = pick_device(given.get("device", "auto"), given.get("gpu"))
-    return resolve(cls, given, {"amp": has_bfloat16(device)}, checkpoint["args"], where), device
+    auto = {"amp": has_bfloat16(device), "augnum": STAGES[checkpoint["stage"]].augnum}
+    return resolve(cls, given, auto, checkpoint["args"], where), device
 
 
 def batchnorm_groups(settings: ContrastiveTraining, base_images: int, processes: int) -> int:
-    """Return the number of BatchNorm groups per process.
+    """Return the number of BatchNorm groups per process; 1 for a backbone without BatchNorm.
 
     Raises InputError if the batch cannot be split equally into processes and groups, the queue is
     not a multiple of the batch, or the base set is smaller than one batch.
     """
-    batch, groups = settings.batch_size, max(settings.bn_groups, processes)
+    batch, groups = settings.batch_size, processes
+    grouped = has_batchnorm(settings.arch, settings.image_size)
+    if grouped:
+        groups = max(groups, settings.bn_groups)
     if batch % processes:
         raise InputError(f"--batch-size {batch} must be divisible by {processes} processes")
-    if groups % processes or batch % groups or batch // groups < 2:
+    if grouped and (groups % processes or batch % groups or batch // groups < 2):
         raise InputError(
             f"--batch-size {batch} cannot be split into {groups} BatchNorm groups of at least 2 "
             f"images over {processes} processes; change -b or --bn-groups"
@@ -153,7 +162,8 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
     require_stage(checkpoint, (about["stage"],), path)
     known = checkpoint.get("known_settings")
     require_fixed(type(settings), settings.record(), checkpoint["args"], path, known)
-    if checkpoint["task"] != about["task"]:
+    tasks = [task and Task.from_dict(task) for task in (checkpoint["task"], about["task"])]
+    if tasks[0] != tasks[1]:
         requested = "the requested one"
         if isinstance(settings, Distillation):
             requested = f"that in {settings.savedir}"
@@ -172,6 +182,22 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
     planned = checkpoint["args"]["epochs"]
     if settings.epochs != planned and affected:
         print(f"note: --epochs {settings.epochs} instead of {planned} changes {affected}")
+
+
+def about_run(
+    stage: str, settings: ImageTraining, data: Collection, images: ImageSet, **others: Any
+) -> dict[str, Any]:
+    """Return what a run's checkpoint and log say of it: stage, settings, the training `images`, a
+    part of `data`, and `others`."""
+    return {
+        "stage": stage,
+        "args": settings.record(),
+        "data": data.to_dict(),
+        "base": images.fingerprint(),
+        "task": None,
+        "made_by": provenance(),
+        **others,
+    }
 
 
 def run_of(settings: Output, about: dict, source: Source | None) -> Run:

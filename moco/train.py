@@ -1,18 +1,22 @@
 """Training on random views of images, with k-NN scores in the log."""
 
+import dataclasses
 import functools
 from collections.abc import Callable
 
 import torch
 from torch import nn
 
+from common.failures import tracebacks_to
 from datasets.images import ImageSet
 from trainer.config import readers_of
+from trainer.performance import compiling_pays
 from trainer.trainer import Run, StepFn, Trainer, Values, nothing
 
 from .config import ImageTraining
 from .evaluate import encode, knn_score
 from .loader import EpochBatches, closing_loader, training_loader
+from .weights import initial_weights, load_initial
 
 
 def train(
@@ -25,20 +29,32 @@ def train(
     views: int = 2,
     after_epoch: Callable[[int], Values] = nothing,
 ) -> None:
-    """Train a model on `views` random views of `images`.
+    """Train a model on `views` random views of `images`, a new run from --weights.
 
     `step_fn`, `after_epoch`: see `Trainer`. Every --knn-every epochs, logs a k-NN score of
     `model.query_encoder` on the classes of `images`. Raises InputError and Stopped as `Trainer.fit`
     does.
     """
+    begin(model, settings, run)
     batches = EpochBatches(len(images), settings.batch_size, settings.seed)
+    if settings.compile is None:
+        compile = compiling_pays(device, settings.epochs * len(batches))
+        settings = dataclasses.replace(settings, compile=compile)
     make_loader = functools.partial(
         training_loader, images, batches, views, settings.seed, settings.image_size,
         settings.aug_plus, settings.views_by, readers_of(settings), device,
+        bool(settings.compile) and device.type == "cuda",
     )  # fmt: skip
     loader = closing_loader(make_loader)
     trainer = Trainer(model, step_fn, images, batches, loader, settings, run, device)
     trainer.fit(after_epoch, knn_scorer(model, images, settings, device))
+
+
+def begin(model: nn.Module, settings: ImageTraining, run: Run) -> None:
+    """Load --weights into the model of a new run; have tracebacks written to the run's folder."""
+    tracebacks_to(run.folder)
+    if run.resumed is None and (initial := initial_weights(settings.weights, settings.arch)):
+        load_initial(model, initial)
 
 
 def knn_scorer(

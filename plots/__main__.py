@@ -3,6 +3,7 @@
 python -m plots RUN_DIR… --out FIGURES --data DATA
 """
 
+import warnings
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -12,15 +13,17 @@ from typing import Literal
 import numpy as np
 
 import baselines
-from common.errors import InputError
+from common.errors import InputError, listed
+from common.failures import tracebacks_to
 from common.files import atomic_write, refuse_to_overwrite
 from datasets import Collection
 from datasets.images import ImageSet
 from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
-from moco.config import Classes, SkipUnreadable
+from moco.config import Classes, Reading
 from moco.evaluate import FrozenEncoder
 from plots import draw
+from plots.fonts import choose_fonts
 from plots.read import Outputs, read_folders, short_names
 from trainer import cli
 from trainer.config import Device
@@ -32,7 +35,7 @@ MAX_PANELS = 9  # also the most figures of look-alikes
 
 
 @dataclass(frozen=True, kw_only=True)
-class Drawing(Classes, Device, SkipUnreadable):
+class Drawing(Classes, Device, Reading):
     """plots"""
 
     description = "Figures of training runs, pseudo labels and scores."
@@ -54,9 +57,11 @@ class Drawing(Classes, Device, SkipUnreadable):
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     args = resolve(Drawing, parse(Drawing, argv))
+    tracebacks_to(args.out)
     outputs = read_folders(args.folders)
     pyplot = draw.pyplot()
     count = 0
+    missing: set[str] = set()
     with pyplot.rc_context(draw.STYLE):
         for name, draw_figure in figures(args, outputs):
             file = args.out / f"{name}.{args.format}"
@@ -66,11 +71,19 @@ def main(argv: list[str] | None = None) -> None:
             except InputError as error:
                 print(f"note: no {name}: {error}")
                 continue
-            with atomic_write(file) as out:
-                figure.savefig(out, format=args.format, dpi=300)
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Glyph .* missing")  # the note says it
+                missing |= choose_fonts(figure)
+                with atomic_write(file) as out:
+                    figure.savefig(out, format=args.format, dpi=300)
             pyplot.close(figure)
             print(f"written: {file}")
             count += 1
+    if missing:
+        print(
+            f"note: no installed font has {listed(sorted(missing))}; install one, such as Noto "
+            "Sans CJK, and draw these figures again"
+        )
     if not count:
         raise InputError(f"nothing to draw for {', '.join(args.only)} in these folders")
 
@@ -128,7 +141,7 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     )
     flags = {name: value for name, value in vars(args).items() if value is not None}
     args = resolve(Drawing, flags, inherited=inherited, where=where)
-    data = open_data(args.data, args.base_classes, args.rare_classes, args.skip_unreadable)
+    data = open_data(args.data, args)
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
     def embed(checkpoint: Path, *sets: ImageSet) -> list[np.ndarray]:

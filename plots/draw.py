@@ -5,12 +5,14 @@ Figures have their size in print, with 8-point text: one column (3.4 inches) wid
 
 import math
 import textwrap
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError
+from common.packages import required
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import read_image
@@ -40,7 +42,7 @@ STYLE = {
     "ytick.labelsize": 7, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
     "ytick.major.width": 0.6, "lines.linewidth": 1, "axes.spines.top": False,
     "axes.spines.right": False, "legend.frameon": False, "legend.handlelength": 1.6,
-    "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figures",
+    "text.parse_math": False, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figures",
 }  # fmt: skip
 Embed = Callable[..., list[np.ndarray]]  # (checkpoint, *sets) -> the embeddings of each set
 LETTER = 0.065  # width of a letter of 8 points, in inches
@@ -49,15 +51,9 @@ LOOKALIKES = 5  # misclassified images in a figure
 
 
 def pyplot():
-    """Return pyplot without a display. Raises InputError if matplotlib is not installed."""
-    try:
-        import matplotlib
-    except ImportError:
-        raise InputError("figures need matplotlib: pip install matplotlib") from None
-    matplotlib.use("Agg")
-    import matplotlib.pyplot
-
-    return matplotlib.pyplot
+    """Return pyplot without a display. Raises InputError if matplotlib is missing or broken."""
+    required("matplotlib", "matplotlib", "figures need").use("Agg")
+    return required("matplotlib.pyplot", "matplotlib", "figures need")
 
 
 def grid(count: int, width: float, height: float, across: int = 3, **options):
@@ -79,7 +75,9 @@ def grid(count: int, width: float, height: float, across: int = 3, **options):
 
 def class_label(name: str, width: int = 13) -> str:
     """Return a class name with spaces, wrapped at about `width` letters."""
-    return textwrap.fill(name.replace("_", " "), width, break_long_words=False)
+    start = name[: len(name) - len(name.lstrip("_"))]  # drawn as it stands
+    text = start + name[len(start) :].replace("_", " ")
+    return textwrap.fill(text, width, break_long_words=False)
 
 
 def color_of(name: str, rare: dict) -> str:
@@ -87,14 +85,29 @@ def color_of(name: str, rare: dict) -> str:
     return CLASS_COLORS[list(rare["counts"]).index(name) % len(CLASS_COLORS)]
 
 
-def legend_below(figure, handles: Sequence, columns: int = 4) -> None:
-    """Add a legend below the figure, in up to `columns` columns as fit; the figure grows by it."""
-    longest = max(len(handle.get_label()) for handle in handles)
+def add_legend(owner, entries: Sequence[tuple[str, object]], **options) -> None:
+    """Add a legend of `entries`, (label, handle), to a figure or axes."""
+    legend = owner.legend([handle for _, handle in entries], ["-"] * len(entries), **options)
+    # Set afterwards: matplotlib leaves out labels that start with an underscore.
+    texts = reversed(legend.get_texts()) if options.get("reverse") else legend.get_texts()
+    for text, (label, _) in zip(texts, entries):
+        text.set_text(label)
+
+
+def legend_below(figure, entries: Sequence[tuple[str, object]], columns: int = 4) -> None:
+    """Add a legend of `entries`, (label, handle), below the figure, in up to `columns` columns as
+    fit; the figure grows by it."""
+    longest = max(letters(label) for label, _ in entries)
     room = int(figure.get_figwidth() / (0.45 + LETTER * longest))
-    columns = max(1, min(columns, room, len(handles)))
-    rows = math.ceil(len(handles) / columns)
+    columns = max(1, min(columns, room, len(entries)))
+    rows = math.ceil(len(entries) / columns)
     figure.set_figheight(figure.get_figheight() + LINE * (rows - 1))
-    figure.legend(handles=handles, loc="outside lower center", ncols=columns)
+    add_legend(figure, entries, loc="outside lower center", ncols=columns)
+
+
+def letters(text: str) -> int:
+    """Return the width of a text in letters, of which a Chinese or Japanese one takes two."""
+    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
 
 
 def has_curves(run: Run) -> bool:
@@ -122,7 +135,7 @@ def draw_curves(runs: Sequence[Run]):
             values = [value * factor for value in line.values()]
             (handles[name],) = ax.plot(list(line), values, label=name, **style)
     if len(handles) > 1:
-        legend_below(figure, list(handles.values()), columns=3)
+        legend_below(figure, list(handles.items()), columns=3)
     return figure
 
 
@@ -130,11 +143,12 @@ def draw_temperatures(runs: Sequence[Run]):
     """Draw the class temperatures by epoch, eqs. (6)-(9), a panel per run."""
     alone = len(runs) == 1
     figure, axes = grid(len(runs), *((3.4, 2.3) if alone else (2.33, 1.75)), sharey=True)
-    handles: dict[str, object] = {}
+    handles: dict[str, tuple[str, object]] = {}
     for ax, run, name in zip(axes, runs, short_names([run.folder for run in runs])):
         for label, line in run.temperatures().items():
-            style = {"color": color_of(label, run.task.rare), "label": class_label(label, 40)}
-            (handles[label],) = ax.step(list(line), list(line.values()), linewidth=1.3, **style)
+            color = color_of(label, run.task.rare)
+            (step,) = ax.step(list(line), list(line.values()), linewidth=1.3, color=color)
+            handles[label] = class_label(label, 40), step
         ax.set(xlabel="Epoch", ylabel="Class temperature", title="" if alone else name)
         ax.locator_params(axis="x", integer=True, nbins=5)
         ax.label_outer()
@@ -160,9 +174,11 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
     counts = np.array([np.bincount(bar[2].hard(), minlength=tasks[0].n_way) for bar in bars])
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     bottoms = shares.cumsum(axis=1) - shares
+    entries = []
     for label, name in enumerate(tasks[0].classes):
-        style = {"color": color_of(name, tasks[0].rare), "label": class_label(name), "ec": "white"}
+        style = {"color": color_of(name, tasks[0].rare), "ec": "white"}
         drawn = ax.bar(positions, shares[:, label], 0.85, bottoms[:, label], **style)
+        entries.append((class_label(name), drawn))
         text = [f"{share:.0f}" if share >= 4.5 else "" for share in shares[:, label]]
         ax.bar_label(drawn, text, label_type="center", size=7)
     repeated = len({(task.k_shot, task.seed) for task in tasks}) < len(tasks)
@@ -175,7 +191,7 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
     ax.set(ylabel="Hard pseudo labels (%)", ylim=(0, 100), xlim=(-0.7, positions[-1] + 0.7))
     ax.set_xlabel("" if repeated else "Seed of the task")
     side = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handlelength": 1}
-    ax.legend(reverse=True, labelspacing=0.9, **side)
+    add_legend(ax, entries, reverse=True, labelspacing=0.9, **side)
     return figure
 
 
@@ -196,7 +212,7 @@ def draw_confusion(results: dict[tuple, list[Result]]):
             text = f"{share:.0f} %\n{counts[i, j]}"
             ax.text(j, i, text, color=color, ha="center", va="center", size=7.5)
         short = [class_label(label, 9) for label in classes]
-        longest = max(len(word) for text in short for word in text.split())
+        longest = max(letters(word) for text in short for word in text.split())
         rotated = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
         fits = LETTER * longest < 0.9 * (size - 0.8) / len(classes)
         ax.set_xticks(range(len(classes)), short, **({} if fits else rotated))
@@ -218,7 +234,7 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
 
     alone = len(folders) == 1
     figure, axes = grid(len(folders), *((3.4, 3.4) if alone else (2.33, 2.5)))
-    handles: dict[str, object] = {}
+    handles: dict[str, tuple[str, object]] = {}
     for ax, folder, task, name in zip(axes, folders, tasks, short_names(folders)):
         sets = (task.query(images.rare), task.support(images.rare))
         embeddings = np.concatenate(embed(folder, *sets))
@@ -233,14 +249,14 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
             colors = [color_of(task.classes[label], task.rare) for label in part.labels]
             ax.scatter(*xy.T, c=colors, **style)
         for label in task.classes:
-            style = {"color": color_of(label, task.rare), "label": class_label(label, 40)}
-            handles[label] = Line2D([], [], linestyle="", marker="o", markersize=4, **style)
+            style = {"color": color_of(label, task.rare), "marker": "o", "markersize": 4}
+            handles[label] = class_label(label, 40), Line2D([], [], linestyle="", **style)
         ax.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
         ax.set_title("" if alone else name)
         ax.set_box_aspect(1)
     star = {"marker": "*", "markersize": 8, "mfc": "white", "mec": "black", "mew": 0.7}
-    legend = [*handles.values(), Line2D([], [], linestyle="", label="support image", **star)]
-    legend_below(figure, legend, columns=2 if alone else 4)
+    entries = [*handles.values(), ("support image", Line2D([], [], linestyle="", **star))]
+    legend_below(figure, entries, columns=2 if alone else 4)
     return figure
 
 

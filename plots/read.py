@@ -146,7 +146,7 @@ def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
     line, of a run stopped while writing, is skipped. Raises InputError for other invalid lines.
     """
     about, epochs = None, {}
-    lines = path.read_text(errors="replace").splitlines()
+    lines = path.read_text(encoding="utf-8", errors="replace").splitlines()
     for number, line in enumerate(lines, 1):
         try:
             values = parse_json(line, newest=0)
@@ -190,7 +190,7 @@ def worst_mistakes(path: Path, count: int) -> list[dict]:
     """Return the `count` most confident wrong predictions in a CSV file of test.py, the most
     confident first. Raises InputError if the file is missing or invalid."""
     try:
-        with open(path, newline="") as file:
+        with open(path, newline="", encoding="utf-8") as file:
             wrong = [row for row in csv.DictReader(file) if row["truth"] != row["prediction"]]
         for row in wrong:
             row["p"] = float(row[f"p_{row['prediction']}"])

@@ -16,10 +16,11 @@ from pathlib import Path
 
 import baselines
 from common.errors import InputError, listed, refusing
+from common.failures import tracebacks_to
 from common.files import atomic_write, parse_json, require_writable
 from datasets import Collection, lesion_groups, open_dataset
 from datasets.episode import draw_task
-from datasets.images import describe, require_fingerprint
+from datasets.images import describe, require_fingerprint, same_images
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.plan import (
@@ -151,8 +152,10 @@ def main(argv: list[str] | None = None) -> None:
         if args.only not in by_name:
             raise InputError(f"--only {args.only}: must be one of {listed(by_name)} or {TABLE}")
         return become(by_name[args.only])
+    tracebacks_to(study.root)
     require_writable(study.root)
     data = open_dataset(study.data)
+    print(data.summary())
     if data.name != study.table.dataset:
         raise InputError(
             f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}"
@@ -195,7 +198,7 @@ def require_same_images(root: Path, data: Collection) -> None:
         for part in current:
             require_fingerprint(recorded[part])
     for part, fingerprint in current.items():
-        if recorded[part] != fingerprint:
+        if not same_images(recorded[part], fingerprint):
             raise InputError(
                 f"the runs in {root} used {describe(recorded[part])}, but the data folder holds "
                 f"{describe(fingerprint)}; choose another --out"

@@ -97,7 +97,7 @@ class Table:
 def read_tables(path: Path = PAPER) -> dict[int, Table]:
     """Return the tables of the papers by number."""
     tables: dict[int, Table] = {}
-    with open(path, newline="") as file:
+    with open(path, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             number = int(row["table"])
             fields = (number, row["dataset"], row["backbone"], int(row["n_way"]))

@@ -178,7 +178,9 @@ def submit_to_slurm(
         flags = [f"--{key}={value}" if value else f"--{key}" for key, value in values.items()]
         script = [scripts / "slurm" / "job.sbatch", "-m", "reproduction", *arguments]
         command = ["sbatch", "--parsable", *flags, *script, f"--only={name}"]
-        result = subprocess.run(command, env=environment, capture_output=True, text=True)
+        result = subprocess.run(
+            command, env=environment, capture_output=True, encoding="utf-8", errors="replace"
+        )
         if result.returncode:
             raise InputError(f"sbatch rejected {name}: {result.stderr.partition(chr(10))[0]}")
         job_ids[name] = result.stdout.strip()

@@ -27,7 +27,7 @@ def read_scores(study: Study) -> dict[tuple[str, str], dict[int, dict[str, float
     cells: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for method, shot, seed in study.cells():
         for file in score_folder(study, method, shot, seed).glob("test_*.json"):
-            scores = json.loads(file.read_text())
+            scores = json.loads(file.read_text(encoding="utf-8"))
             values = [scores["accuracy"], *scores["per_class"].values(), scores["average"]]
             percent = dict(zip(study.table.metrics, (100 * value for value in values)))
             cells.setdefault((method, shot), {})[seed] = percent

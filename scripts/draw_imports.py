@@ -48,7 +48,7 @@ def imports_of(root: Path, files: list[Path]) -> list[Import]:
         module = module_of(file)
         package = file.parent.parts
         parents = {".".join(package[:depth]) for depth in range(1, len(package) + 1)}
-        for node in ast.walk(ast.parse((root / file).read_text())):
+        for node in ast.walk(ast.parse((root / file).read_text(encoding="utf-8"))):
             if isinstance(node, ast.Import):
                 named = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
@@ -85,7 +85,9 @@ def floor_of(module: str) -> int:
 def tracked(root: Path) -> list[Path]:
     """Return the Python files that git tracks in `root`, without the tests."""
     command = ["git", "-C", str(root), "ls-files", "*.py"]
-    names = subprocess.run(command, capture_output=True, text=True, check=True).stdout.split()
+    names = subprocess.run(
+        command, capture_output=True, encoding="utf-8", check=True
+    ).stdout.split()
     files = [Path(name) for name in names if not name.startswith("tests/")]
     return [file for file in files if (root / file).exists()]
 
@@ -133,7 +135,8 @@ def rewritten(text: str, imports: list[Import]) -> str:
 def main() -> None:
     root = Path(__file__).resolve().parent.parent
     page = root / "ARCHITECTURE.md"
-    page.write_text(rewritten(page.read_text(), imports_of(root, tracked(root))))
+    text = rewritten(page.read_text(encoding="utf-8"), imports_of(root, tracked(root)))
+    page.write_text(text, encoding="utf-8")
     print(f"written: {page}")
 
 

@@ -18,8 +18,11 @@ try:
 
     import baselines
     from common.errors import InputError
+    from common.failures import tracebacks_to
     from common.files import atomic_write, refuse_to_overwrite
+    from common.packages import required
     from moco.checkpoint import load_checkpoint, no_classifier, query_encoder, student_classifier
+    from models import BACKBONES
     from trainer import cli
     from trainer.checkpoint import torch_save
 except ModuleNotFoundError as error:
@@ -45,6 +48,7 @@ def main(argv: list[str] | None = None) -> None:
     args = make_parser().parse_args(argv)
     if args.out.suffix not in WRITERS:
         raise InputError(f"{args.out}: the suffix must be one of {', '.join(WRITERS)}")
+    tracebacks_to(args.out.parent)
     refuse_to_overwrite([args.out], args.overwrite)
     baselines.register_all()
     checkpoint = load_checkpoint(args.checkpoint)
@@ -67,7 +71,8 @@ def main(argv: list[str] | None = None) -> None:
 def network(checkpoint: dict, classifier: bool) -> tuple[nn.Module, str]:
     """Return the network in evaluation mode and an expression that builds the architecture."""
     args, encoder = checkpoint["args"], query_encoder(checkpoint)
-    built_by = f"build_encoder({args['arch']!r}, {args['moco_dim']}, mlp={args['mlp']})"
+    sized = "" if args["arch"] in BACKBONES else f", image_size={args['image_size']}"
+    built_by = f"build_encoder({args['arch']!r}, {args['moco_dim']}, mlp={args['mlp']}{sized})"
     if not classifier:
         return encoder, built_by
     head = student_classifier(checkpoint)
@@ -79,10 +84,7 @@ def network(checkpoint: dict, classifier: bool) -> tuple[nn.Module, str]:
 
 def write_weights(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
     if out.suffix == ".safetensors":
-        try:
-            from safetensors.torch import save
-        except ImportError:
-            raise InputError(".safetensors needs: pip install safetensors") from None
+        save = required("safetensors.torch", "safetensors", ".safetensors needs").save
         with atomic_write(out) as file:
             file.write(save({k: v.contiguous() for k, v in model.state_dict().items()}))
         read, load = "from safetensors.torch import load_file", f"load_file({str(out)!r})"
@@ -109,17 +111,16 @@ def write_program(model: nn.Module, built_by: str, size: int, out: Path) -> list
 
 def write_graph(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
     example, names = (torch.rand(BATCH, 3, size, size),), {"input_names": ["images"]}
-    try:
-        program = torch.onnx.export(
-            model,
-            example,
-            dynamo=True,
-            dynamic_shapes=({0: torch.export.Dim("images")},),
-            verbose=False,
-            **names,
-        )
-    except ImportError as error:
-        raise InputError(f".onnx needs: pip install onnx onnxscript ({error})") from None
+    for package in ("onnx", "onnxscript"):
+        required(package, package, ".onnx needs")
+    program = torch.onnx.export(
+        model,
+        example,
+        dynamo=True,
+        dynamic_shapes=({0: torch.export.Dim("images")},),
+        verbose=False,
+        **names,
+    )
     with atomic_write(out) as file:
         file.write(program.model_proto.SerializeToString())
     return [

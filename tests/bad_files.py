@@ -184,7 +184,7 @@ def kinds(
 
     truth = data / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
     table, medmnist = folder / "own.csv", folder / "dermamnist.npz"
-    rows = [f"{path},{label},40" for _, path, label in isic2018.rows(data)]
+    rows = [f"{path},{label},40" for _, path, label, _ in isic2018.find(data).rows]
     table.write_text("\n".join(["path,label,age", *rows]))
     picture = synthetic.draw_lesion(synthetic.LOOKS["NV"], np.random.default_rng(0), 24)
     parts = {f"{part}_images": [np.asarray(picture)] * 14 for part in PARTS}
@@ -194,9 +194,9 @@ def kinds(
         picture.save(folder / name, **options)
     return {
         **{f"image {name}": (folder / name, image, break_bytes) for name in IMAGES},
-        "isic csv": (truth, lambda _: isic2018.rows(data), break_table),
+        "isic csv": (truth, lambda _: isic2018.find(data), break_table),
         "lesion csv": (data / isic2018.GROUPINGS, lambda _: isic2018.lesions(data), break_table),
-        "own csv": (table, own.rows, break_table),
+        "own csv": (table, own.find, break_table),
         "task json": (labels / TASK_FILE, lambda _: load_task(labels), break_json),
         "pseudo labels": (labels / PSEUDO_FILE, pseudo_labels, break_arrays),
         "medmnist": (medmnist, arrays, break_arrays),

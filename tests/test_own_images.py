@@ -21,7 +21,7 @@ def folder(data, tmp_path_factory):
     """Synthetic lesions as class folders, with other names and fewer classes."""
     names = dict(zip(("NV", "MEL", "BKL", "DF", "VASC"), [*BASE, *RARE]))
     root = tmp_path_factory.mktemp("clinic")
-    for image_id, path, label in isic2018.rows(data):
+    for image_id, path, label, _ in isic2018.find(data).rows:
         if label in names:
             (root / names[label]).mkdir(exist_ok=True)
             shutil.copy(path, root / names[label] / f"{image_id}.jpg")
@@ -84,7 +84,7 @@ def pairs(data, tmp_path_factory):
     """The synthetic data, with two images per lesion."""
     root = tmp_path_factory.mktemp("pairs") / "data"
     shutil.copytree(data, root)
-    lines = [f"{i},LESION_{n // 2},x" for n, (i, _, _) in enumerate(isic2018.rows(root))]
+    lines = [f"{i},LESION_{n // 2},x" for n, (i, *_) in enumerate(isic2018.find(root).rows)]
     (root / isic2018.GROUPINGS).write_text(
         "\n".join(["image,lesion_id,diagnosis_confirm_type", *lines])
     )
@@ -137,7 +137,7 @@ def test_missing_groupings(data, folder, tmp_path):
     root = tmp_path / "data"
     shutil.copytree(data, root)
     (root / isic2018.GROUPINGS).rename(root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)
-    assert len(lesion_groups(root)) == len(isic2018.rows(root))  # as in the download
+    assert len(lesion_groups(root)) == len(isic2018.find(root).rows)  # as in the download
     (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).write_text("image,lesion\na,b\n")
     with pytest.raises(InputError, match="has the columns image,lesion; expected image,lesion_id"):
         lesion_groups(root)

@@ -1,7 +1,6 @@
 """Command-line conventions: flags with hyphens or underscores, errors in one line."""
 
 import argparse
-import io
 import math
 import os
 import sys
@@ -9,6 +8,7 @@ from collections.abc import Callable, Iterable
 from typing import Any, NoReturn, TypeVar
 
 from common.errors import InputError, is_text
+from common.failures import one_line, print_any_name
 
 from .launch_plan import launched
 from .provenance import program
@@ -52,32 +52,38 @@ class ArgumentParser(argparse.ArgumentParser):
 
 
 def run(main: Callable[[], None], several: bool = False) -> None:
-    """Run a script: bad input ends it with a one-line error and exit code 2, Ctrl-C with 130.
+    """Run a script: any error ends it with one line, Ctrl-C with exit code 130.
 
-    `several`: torchrun or srun may start it as several processes, of which rank 0 prints.
+    The exit code is 2 for bad input and known failures of the machine, and 1 for an unexpected
+    error, whose traceback is in a file that the line names. `several`: torchrun or srun may start
+    it as several processes, of which rank 0 prints.
     """
+    use_utf8()
     name = program()
-    try:
+    with one_line(name):
         launcher, ranks = launched(os.environ)
         if launcher and ranks["world_size"] > 1 and not several:
             raise InputError(
                 f"{launcher} started {ranks['world_size']} processes; this script runs in one"
             )
-        if ranks.get("first_rank"):
-            sys.stdout = open(os.devnull, "w")
-            name += f", rank {ranks['first_rank']}"
-        if isinstance(sys.stdout, io.TextIOWrapper):
-            sys.stdout.reconfigure(errors="backslashreplace")  # file names may not be UTF-8
-        main()
-    except (InputError, OSError) as error:  # OSError: full disk, read-only folder
-        print(f"{name}: error: {error}", file=sys.stderr)
-        sys.exit(2)
-    except Stopped as stop:
-        print(stop, file=sys.stderr)
-        sys.exit(stop.exit_code)
-    except KeyboardInterrupt:
-        print("interrupted", file=sys.stderr)
-        sys.exit(130)
+    if ranks.get("first_rank"):
+        sys.stdout = open(os.devnull, "w", encoding="utf-8")
+        name += f", rank {ranks['first_rank']}"
+    print_any_name()
+    with one_line(name):
+        try:
+            main()
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            sys.exit(stop.exit_code)
+
+
+def use_utf8() -> None:
+    """Start this process again in Python's UTF-8 mode where the locale has another encoding, in
+    which file names and arguments would be read wrongly."""
+    if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
+        os.environ["PYTHONUTF8"] = "1"
+        os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
 
 
 def number(kind: type[N], least: float) -> Callable[[str], N]:

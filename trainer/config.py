@@ -35,8 +35,9 @@ class Training(Settings):
         None, "mixed precision: encoders in bfloat16 where autocast allows, the rest in float32",
         negatable=True, auto="on GPUs with bfloat16",
     )  # fmt: skip
-    compile: bool = setting(
-        False, "compile the encoders with torch.compile; takes half a minute or more at the start",
+    compile: bool | None = setting(
+        None, "compile the encoders, and on a GPU the batch views, with torch.compile; takes half "
+        "a minute or more at the start", negatable=True, auto="on one GPU for 15,000 steps or more",
     )  # fmt: skip
     start_epoch: int | None = setting(
         None, "first epoch of a new run (default: the checkpoint's with --resume, else 0)", low=0,
@@ -57,8 +58,12 @@ class Output(Settings):
     )  # fmt: skip
     overwrite: bool = setting(False, "start a new run over an existing one")
     save_minutes: float = setting(
-        15, "minutes between checkpoints within an epoch; 0: only at the end of each epoch",
-        low=0, metavar="MINUTES",
+        15, "minutes between checkpoints within an epoch; 0: only at the end of epochs", low=0,
+        metavar="MINUTES",
+    )  # fmt: skip
+    save_share: float = setting(
+        0.05, "save after an epoch if the last checkpoint took at most this share of the time "
+        "since; 1: after each", low=0, high=1, metavar="SHARE",
     )  # fmt: skip
     print_freq: int = setting(
         10, "steps between updates of the loss shown", flags=("-p",), low=1, metavar="STEPS",

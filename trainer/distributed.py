@@ -1,5 +1,6 @@
 """Collectives and devices. With one process every collective is the identity."""
 
+import math
 import os
 import sys
 from typing import TypeVar
@@ -140,3 +141,13 @@ def available_cpus() -> int:
     if hasattr(os, "sched_getaffinity"):
         return len(os.sched_getaffinity(0))
     return os.cpu_count() or 1
+
+
+def open_files_limit() -> float:
+    """Return how many files this process may open."""
+    try:
+        import resource
+    except ImportError:  # Windows
+        return math.inf
+    limit = resource.getrlimit(resource.RLIMIT_NOFILE)[0]
+    return math.inf if limit == resource.RLIM_INFINITY else limit

@@ -23,7 +23,8 @@ import torch
 import torch.distributed as dist
 import torch.multiprocessing as mp
 
-from common.errors import InputError, listed, reason
+from common.errors import InputError, listed
+from common.failures import Unexpected, explain, outcome, print_any_name
 
 from . import distributed
 from .distributed import available_cpus, pick_device
@@ -44,10 +45,11 @@ def launch(plan: Plan, worker: Worker, *arguments: object) -> None:
     """Run `worker(device, *arguments)` in each process that `plan` has this one start, or in this
     process if it is itself a rank.
 
-    If a worker fails, all end and its error is raised here; InputError and OSError as InputError.
+    If a worker fails, all end and its error is raised here; InputError, OSError and what `explain`
+    knows as InputError, others of spawned processes as Unexpected.
     """
     if plan.url is None:
-        with explained_out_of_memory():
+        with explained():
             worker(pick_device(plan.device, plan.gpu), *arguments)
         return
     if plan.url == ANY_PORT:  # this process opens the store, on a free port
@@ -56,14 +58,19 @@ def launch(plan: Plan, worker: Worker, *arguments: object) -> None:
     if plan.nproc == 1:
         _join(0, plan, worker, arguments)
         return
-    errors: SimpleQueue[str] = mp.get_context("spawn").SimpleQueue()
+    errors: SimpleQueue[tuple[int, str]] = mp.get_context("spawn").SimpleQueue()
     # Silence the warning that the other processes are terminated; the error raised says so.
     logging.getLogger("torch.multiprocessing.spawn").setLevel(logging.ERROR)
     # Spawned processes do not inherit the start method; by another one, each of their data-loading
     # workers would import torch again.
     args = (plan, worker, arguments, errors, mp.get_start_method())
     hold()
-    context = mp.spawn(_spawned, nprocs=plan.nproc, args=args, join=False)
+    try:
+        context = mp.spawn(_spawned, nprocs=plan.nproc, args=args, join=False)
+    except OSError:  # too few files or processes
+        for process in mp.active_children():
+            process.kill()
+        raise
     with forwarding(context.processes) as signals:
         release()
         try:
@@ -83,27 +90,22 @@ def launch(plan: Plan, worker: Worker, *arguments: object) -> None:
             while not errors.empty():
                 messages.append(errors.get())
             if messages:  # a lost connection is a consequence, not the cause
-                cause = min(messages, key=lambda text: text.startswith(LOST_CONNECTION))
-                raise InputError(cause) from None
+                code, cause = min(messages, key=lambda found: found[1].startswith(LOST_CONNECTION))
+                raise (InputError if code == 2 else Unexpected)(cause) from None
             if stopped := [code for code in codes if code in EXIT_CODES]:
                 raise Stopped(stopped[0] - 128) from None
             raise
 
 
 @contextlib.contextmanager
-def explained_out_of_memory() -> Iterator[None]:
-    """Raise InputError if the block runs out of memory."""
+def explained() -> Iterator[None]:
+    """Raise InputError if the block fails in a way that `explain` knows: out of memory, say."""
     try:
         yield
-    except (MemoryError, RuntimeError) as error:
-        out_of_memory = isinstance(error, MemoryError | torch.OutOfMemoryError)
-        if not out_of_memory and "can't allocate memory" not in str(error):  # on a CPU
-            raise
-        request = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
-        detail = request[0].lower() if request else reason(error)
-        raise InputError(
-            f"out of memory ({detail}); reduce -b, --image-size or --moco-k"
-        ) from error
+    except (MemoryError, OSError, RuntimeError) as error:
+        if line := explain(error):
+            raise InputError(line) from error
+        raise
 
 
 def _spawned(
@@ -111,11 +113,12 @@ def _spawned(
     plan: Plan,
     worker: Worker,
     arguments: tuple[object, ...],
-    errors: SimpleQueue[str],
+    errors: SimpleQueue[tuple[int, str]],
     start_method: str,
 ) -> None:
-    """Run `_join` in a spawned process, sending user-facing errors to `errors`."""
+    """Run `_join` in a spawned process, sending the `outcome` of an error to `errors`."""
     mp.set_start_method(start_method, force=True)
+    print_any_name()
     try:
         release()
     except KeyboardInterrupt:  # pending since before the start
@@ -126,9 +129,10 @@ def _spawned(
         sys.exit(stop.exit_code)
     except KeyboardInterrupt:
         sys.exit(128 + signal.SIGINT)  # mp.spawn would exit with 0
-    except (InputError, OSError) as error:
-        errors.put(str(error)[: PIPE_CAPACITY // plan.nproc])
-        sys.exit(2)
+    except Exception as error:
+        code, line = outcome(error)
+        errors.put((code, line[: PIPE_CAPACITY // plan.nproc]))
+        sys.exit(code)
 
 
 def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...]) -> None:
@@ -147,10 +151,10 @@ def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...])
     try:
         dist.init_process_group(
             backend, store=_rendezvous(plan, rank), rank=rank, world_size=plan.world_size,
-            timeout=COLLECTIVE_TIMEOUT,
+            timeout=COLLECTIVE_TIMEOUT, device_id=device if backend == "nccl" else None,
         )  # fmt: skip
         distributed.cpu_group = _cpu_group() if backend == "nccl" else None
-        with explained_out_of_memory():
+        with explained():
             worker(device, *arguments)
         completed = True
     except Stopped:

@@ -3,11 +3,15 @@
 import contextlib
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from tqdm import tqdm
 
+from common.errors import reason
 from common.files import atomic_write
+from common.packages import optional
 
 from .distributed import is_main
 
@@ -20,7 +24,7 @@ class RunLog:
 
     def __init__(self, folder: Path, about: dict, overwrite: bool = False, done: int = 0):
         self.path = folder / LOG
-        self.board = None
+        self.board: Any = None
         if is_main():
             folder.mkdir(parents=True, exist_ok=True)
             if overwrite:
@@ -28,11 +32,19 @@ class RunLog:
                 shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             self._truncate(done)
             self._write(about)
-            try:
-                from torch.utils.tensorboard import SummaryWriter
-            except ImportError:
-                return
-            self.board = SummaryWriter(folder / "tensorboard", purge_step=done + 1)
+            if tensorboard := optional("torch.utils.tensorboard", "tensorboard"):
+                with self._curves():
+                    folder = folder / "tensorboard"
+                    self.board = tensorboard.SummaryWriter(folder, purge_step=done + 1)
+
+    @contextlib.contextmanager
+    def _curves(self) -> Iterator[None]:
+        """Go on without TensorBoard curves, with a note, if the block, which writes them, fails."""
+        try:
+            yield
+        except Exception as error:  # a broken package may raise any
+            tqdm.write(f"note: no more TensorBoard curves: {type(error).__name__}: {reason(error)}")
+            self.board = None
 
     def _truncate(self, done: int) -> None:
         """Drop incomplete lines and epochs after `done`, which were logged but not saved and are
@@ -40,7 +52,7 @@ class RunLog:
         if not self.path.exists():
             return
         lines = []
-        for line in self.path.read_text().splitlines():
+        for line in self.path.read_text(encoding="utf-8").splitlines():
             with contextlib.suppress(ValueError):
                 if json.loads(line).get("epoch", 0) <= done:
                     lines.append(line + "\n")
@@ -48,7 +60,7 @@ class RunLog:
             file.write("".join(lines).encode())
 
     def _write(self, values: dict) -> None:
-        with open(self.path, "a") as file:
+        with open(self.path, "a", encoding="utf-8") as file:
             file.write(json.dumps(values) + "\n")
 
     def epoch(self, done: int, values: dict[str, float]) -> None:
@@ -58,6 +70,7 @@ class RunLog:
         self._write({"epoch": done, **values})
         tqdm.write(f"epoch {done}  " + "  ".join(f"{k} {v:.4g}" for k, v in values.items()))
         if self.board:
-            for name, value in values.items():
-                self.board.add_scalar(name, value, done)
-            self.board.flush()
+            with self._curves():
+                for name, value in values.items():
+                    self.board.add_scalar(name, value, done)
+                self.board.flush()

@@ -27,12 +27,16 @@ def command() -> str:
 
 
 def provenance() -> dict:
-    """Return command, commit, versions, machine, job and date as JSON types."""
+    """Return command, commit, versions, machine, job and date as JSON types. Without git, as in a
+    copy of the files, the commit is that of GIT_COMMIT in the environment, if any."""
     git = ["git", "-C", str(REPOSITORY), "describe", "--always", "--abbrev=12", "--dirty"]
+    commit: str | None
     try:
-        commit = subprocess.run(git, capture_output=True, text=True, check=True).stdout.strip()
+        commit = subprocess.run(
+            git, capture_output=True, encoding="utf-8", errors="replace", check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
-        commit = None  # not a git repository
+        commit = os.environ.get("GIT_COMMIT")  # not a git repository
     return {
         "command": command(),
         "commit": commit,

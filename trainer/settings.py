@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
 from common.errors import InputError
+from common.names import clean
 
 from .cli import ArgumentParser
 
@@ -28,7 +29,8 @@ class Setting:
     """What describes a flag besides its field's name, type and default.
 
     `flags`: other spellings, of which the help shows the long one; `positional`: an argument
-    without a flag. `choices`: the valid values, if the annotation is not a Literal. `low`, `high`,
+    without a flag. `choices`: the valid values, if the annotation is not a Literal; one that ends
+    in /NAME stands for any name. `low`, `high`,
     `below`: the range, `below` excluded. `fixed`: a resumed run may not change it. `inherited`:
     "default", a later stage uses it unless given another value; "always", it must use it.
     `runtime`: affects where and how fast a command runs, not its results. `auto`: the default
@@ -110,7 +112,7 @@ class Field:
     def read(self, text: str) -> Any:
         """Parse one value from the command line; raises ArgumentTypeError if it is invalid."""
         try:
-            value = self.kind(text)
+            value = clean(text) if self.kind is str else self.kind(text)
         except ValueError:
             expected = "a whole number" if self.kind is int else "a number"
             raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}") from None
@@ -126,6 +128,8 @@ class Field:
         parts = value if self.several and isinstance(value, list | tuple) else [value]
         kinds = {float: (int, float), Path: (str, Path)}.get(self.kind, (self.kind,))
         wrong = self.several != isinstance(value, list | tuple)
+        if self.several and self.kind is Path:  # an older file has one path for --predict
+            wrong = False
         wrong |= any(
             not isinstance(part, kinds) or (isinstance(part, bool) and self.kind is not bool)
             for part in parts
@@ -135,16 +139,25 @@ class Field:
         for part in parts:
             if problem := self._problem(part):
                 raise ValueError(f"{self.flag} {problem}")
+        parts = [self._converted(part) for part in parts]
+        return parts if self.several else parts[0]
+
+    def _converted(self, value: Any) -> Any:
         if self.kind is Path:
             return Path(value)
-        return list(value) if self.several else value
+        return clean(value) if self.kind is str else value
 
     def _problem(self, value: Any) -> str | None:
-        if self.choices and value not in self.choices:
+        if self.choices and not any(_is_choice(value, choice) for choice in self.choices):
             return f"must be one of {', '.join(self.choices)}, got {value}"
         if self.kind in (int, float) and not self.about.contains(value):
             return f"must be {self.about.range()}, got {value}"
         return None
+
+
+def _is_choice(value: str, choice: str) -> bool:
+    prefix = choice.removesuffix("NAME") if choice.endswith("/NAME") else None
+    return value == choice if prefix is None else value.startswith(prefix) and value != prefix
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -209,7 +222,12 @@ class Settings:
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    return {k: str(v) if isinstance(v, Path) else v for k, v in values.items()}
+    def plain(value: Any) -> Any:
+        if isinstance(value, list):
+            return list(map(plain, value))
+        return str(value) if isinstance(value, Path) else value
+
+    return {name: plain(value) for name, value in values.items()}
 
 
 S = TypeVar("S", bound=Settings)

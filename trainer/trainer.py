@@ -108,7 +108,7 @@ class Trainer:
         optimizer: MakeOptimizer = sgd,
         clip: float | None = None,
     ):
-        prepare(model, device, config.amp, config.compile)
+        prepare(model, device, config.amp, bool(config.compile))
         self.model, self.step_fn, self.images = model, step_fn, images
         self.batches, self.loader, self.config, self.run = batches, loader, config, run
         self.device = device
@@ -120,6 +120,7 @@ class Trainer:
         self.epoch = self.step = 0
         self.totals: dict[str, Tensor] = {}
         self.part: dict[str, Any] | None = None  # the checkpoint's, until its epoch continues
+        self.save_time, self.save_seconds = time.perf_counter(), 0.0  # of the last checkpoint
         start_epoch = None if run.resuming else config.start_epoch
         if run.resumed:
             weights_only = {"part": None} if start_epoch is not None else {}
@@ -188,10 +189,11 @@ class Trainer:
     ) -> None:
         """Train from the current state until `config.epochs` are done.
 
-        Saves before the first epoch and after each, every `config.save_minutes` (0: never), and on
-        a signal. `after_epoch(epoch)`, on all ranks, and `score(epoch)`, on rank 0 and before the
-        first epoch too, return values for the log. Raises InputError if losses or weights become
-        non-finite, before they are saved, and Stopped after a signal.
+        Saves before the first epoch, after one if it is cheap (`saving_is_cheap`) and after the
+        last, every `config.save_minutes` (0: never), and on a signal. `after_epoch(epoch)`, on all
+        ranks, and `score(epoch)`, on rank 0 and before the first epoch too, return values for the
+        log. Raises InputError if losses or weights become non-finite, before they are saved, and
+        Stopped after a signal.
         """
         config, run = self.config, self.run
         if run.resuming and self.epoch >= config.epochs:
@@ -204,7 +206,8 @@ class Trainer:
             run.overwrite and not run.resuming, self.epoch,
         )  # fmt: skip
         if not run.resuming:
-            self.log_and_save({}, score)
+            self.log_epoch({}, score)
+            self.save()
             if is_main():
                 (run.folder / PREVIOUS).unlink(missing_ok=True)  # of another run
         self.parallel = in_parallel(self.model, self.device)
@@ -219,8 +222,11 @@ class Trainer:
                             self.handle(watch.action())
                 values = self.finish_epoch()
                 values |= after_epoch(self.epoch)
-                self.log_and_save(values, score)
-                if self.epoch < config.epochs and (action := watch.action()) > SAVE:
+                self.log_epoch(values, score)
+                action = watch.action() if self.epoch < config.epochs else SAVE
+                if action != CONTINUE or self.saving_is_cheap():
+                    self.save()
+                if action > SAVE:
                     self.stop(action)
         barrier()  # until the last checkpoint is written
         if is_main():
@@ -282,18 +288,24 @@ class Trainer:
         self.epoch, self.step, self.totals = self.epoch + 1, 0, {}
         return values
 
-    def log_and_save(self, values: Values, score: Callable[[int], Values]) -> None:
-        """Log an epoch's values and its score, and save a checkpoint, on rank 0."""
-        if is_main():
-            if values := values | score(self.epoch):
-                self.log.epoch(self.epoch, values)
-            self.save()
+    def log_epoch(self, values: Values, score: Callable[[int], Values]) -> None:
+        """Log an epoch's values and its score, on rank 0."""
+        if is_main() and (values := values | score(self.epoch)):
+            self.log.epoch(self.epoch, values)
 
     def save(self) -> None:
         """Write a checkpoint, on rank 0."""
+        self.save_time = time.perf_counter()
         state = self.state_dict()
         if is_main():
             self.run.save(self.run.folder, {**self.run.about, **state})
+        self.save_seconds = time.perf_counter() - self.save_time
+
+    def saving_is_cheap(self) -> bool:
+        """Return whether the last checkpoint took at most `config.save_share` of the time since its
+        start."""
+        since = time.perf_counter() - self.save_time
+        return self.save_seconds <= self.config.save_share * since
 
     def stop(self, action: int) -> None:
         """Raise Stopped with signal number `action`, once all ranks are here."""

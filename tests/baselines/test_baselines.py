@@ -12,6 +12,7 @@ from datasets import open_dataset
 from datasets.episode import Task
 from moco.checkpoint import load_checkpoint, query_encoder
 from moco.losses import tempered_kl
+from models import Encoder
 from trainer import cli
 
 SMALL = "--arch conv4 --image-size 32 -b 8 -j 0".split()
@@ -90,6 +91,22 @@ def test_srl_simple_and_distill(data, tmp_path):
         assert not any(torch.equal(weight, other) for other in weights[:number])
     call("test", data, "--resume", tmp_path / "d", "--k_shot", 2, "-j", 0)
     assert (tmp_path / "d" / "test_lr_3way_2shot_seed0.json").is_file()
+
+
+def test_teacher_computes_as_its_student(data, tmp_path, monkeypatch):
+    train(srl, data, tmp_path / "s", "--epochs", 0)
+    encoders = []
+    forward = Encoder.forward
+
+    def noting(encoder, images):
+        weight = encoder.backbone.blocks[1][0].weight
+        channels_last = weight.is_contiguous(memory_format=torch.channels_last)
+        encoders.append((weight.requires_grad, encoder.amp, channels_last))
+        return forward(encoder, images)
+
+    monkeypatch.setattr(Encoder, "forward", noting)
+    train(srl, data, tmp_path / "d", "--teacher", tmp_path / "s", "--epochs", 1, "--amp")
+    assert set(encoders) == {(True, True, True), (False, True, True)}
 
 
 def test_srl_resumes(data, tmp_path):

@@ -75,7 +75,7 @@ def test_second_order_gradient_equals_finite_differences():
 def maml(**options):
     torch.manual_seed(0)
     options = {"inner_lr": 0.05, "inner_steps": 2, "test_steps": 3, **options}
-    return MAML("conv4", 3, **options).train()
+    return MAML("conv4", 32, 3, **options).train()
 
 
 def episode(seed=0):

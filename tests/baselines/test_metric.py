@@ -7,6 +7,7 @@ import torch
 
 from baselines.protonet import ProtoNet, prototype_logits, prototypes
 from baselines.relationnet import RelationNet, class_maps, pairs, relation_loss
+from common.errors import InputError
 
 SUPPORT = torch.tensor([[0.0, 0.0], [2.0, 0.0], [0.0, 4.0], [0.0, 6.0]])
 LABELS = torch.tensor([0, 0, 1, 1])
@@ -54,7 +55,7 @@ def test_protonet_is_a_linear_classifier():
 
 def test_protonet_gradient_reaches_support_and_query():
     torch.manual_seed(0)
-    model = ProtoNet("conv4").train()
+    model = ProtoNet("conv4", 32).train()
     support, query = (torch.rand(n, 3, 32, 32, requires_grad=True) for n in (4, 6))
     loss, accuracy = model.episode_loss(support, query, 2)
     loss.backward()
@@ -98,25 +99,34 @@ def test_relation_loss_against_a_loop():
      ("se_resnet50", 33)],
 )  # fmt: skip
 def test_maps_of_any_size(arch, size):
-    model = RelationNet(arch, k_shot=1).eval()
+    model = RelationNet(arch, size, k_shot=1).eval()
     with torch.no_grad():
         classify = model.adapt(model.embed(torch.rand(2, 3, size, size)), torch.arange(2))
         p = classify(model.embed(torch.rand(3, 3, size, size)))
     assert p.shape == (3, 2) and torch.allclose(p.sum(dim=1), torch.ones(3))
 
 
-@pytest.mark.parametrize("arch", ["conv4", "conv4_released", "resnet12", "se_resnet50"])
+@pytest.mark.parametrize(
+    "arch", ["conv4", "conv4_released", "resnet12", "se_resnet50", "torchvision/resnet18"]
+)
 def test_the_mean_of_the_feature_map_is_the_embedding(arch):
-    model = ProtoNet(arch).eval()
+    model = ProtoNet(arch, 40).eval()
     images = torch.rand(2, 3, 40, 40)
     with torch.no_grad():
         maps, embeddings = model.query_encoder.feature_map(images), model.embed(images)
     assert maps.ndim == 4 and torch.allclose(maps.mean(dim=(2, 3)), embeddings, atol=1e-6)
 
 
+@pytest.mark.parametrize("arch", ["torchvision/vit_b_32", "torchvision/mobilenet_v3_small"])
+def test_networks_without_a_map(arch):
+    model = RelationNet(arch, 32, k_shot=1).eval()
+    with torch.no_grad(), pytest.raises(InputError, match="has no map of its features"):
+        model.embed(torch.rand(1, 3, 32, 32))
+
+
 def test_adapted_relations_are_shares_of_their_sum():
     torch.manual_seed(0)
-    model = RelationNet("conv4", k_shot=2).eval()
+    model = RelationNet("conv4", 32, k_shot=2).eval()
     maps, queries = torch.rand(4, 64, 2, 2), torch.rand(3, 64, 2, 2)
     p = model.adapt(maps, LABELS)(queries)
     r = model.relation_logits(queries, class_maps(maps, LABELS)).sigmoid()

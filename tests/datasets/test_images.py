@@ -5,6 +5,7 @@ import struct
 import subprocess
 import sys
 import zlib
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -18,13 +19,15 @@ from datasets.images import (
     ArrayImage,
     check_readable,
     describe,
-    image_files,
     image_set,
     read_image,
-    unlabelled,
     unreadable,
     without_unreadable,
 )
+from datasets.listing import Listing
+from datasets.open import open_unlabelled
+
+SETTINGS = SimpleNamespace(skip_unreadable=False, quiet=True)
 
 
 @pytest.fixture
@@ -171,11 +174,11 @@ def test_non_files_are_reported(tmp_path):
     (folder / "text.png").symlink_to(__file__)
     (folder / "dangling.png").symlink_to(tmp_path / "nowhere")
     (folder / "loop.png").symlink_to(folder / "loop.png")
-    images = unlabelled(folder)
+    images, _ = open_unlabelled([folder], SETTINGS)
     errors = unreadable(images)
     assert [path.name for path in images.paths if path not in errors] == ["image.png"]
     for name, why in {
-        "folder": "not a file", "pipe": "not a file", "text": "not an image",
+        "pipe": "not a file", "text": "not an image",
         "dangling": "No such file or directory",
     }.items():  # fmt: skip
         assert errors[folder / f"{name}.png"] == f"{folder / name}.png: {why}"
@@ -195,11 +198,11 @@ def test_links_to_folders(tmp_path):
     folder = tmp_path / "class"
     folder.mkdir()
     (folder / "a").symlink_to(tmp_path / "elsewhere")
-    assert image_files(folder, recursive=True) == [folder / "a" / "0.png"]
+    assert Listing().images_in(folder) == [("a/0.png", str(folder / "a" / "0.png"))]
     for target in (tmp_path / "elsewhere", folder):
         (folder / "b").symlink_to(target)
         with pytest.raises(InputError, match="class.* same folder"):
-            image_files(folder, recursive=True)
+            Listing().images_in(folder)
         (folder / "b").unlink()
 
 
@@ -232,18 +235,22 @@ def test_unreadable_images_are_skipped(images, capsys):
 
 
 def test_names(tmp_path):
-    """Hidden files and folders are skipped; names that are not UTF-8 are refused."""
+    """Hidden files and folders are passed over; names that are not UTF-8 are refused."""
     for name in ("a.PNG", "b.txt", ".c.png", "d/e.jpg", ".ipynb_checkpoints/a-checkpoint.png"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).write_bytes(b"")
-    assert [path.name for path in image_files(tmp_path)] == ["a.PNG"]
-    assert [path.name for path in image_files(tmp_path, recursive=True)] == ["a.PNG", "e.jpg"]
+    listing = Listing()
+    assert [i for i, _ in listing.images_in(tmp_path, "x")] == ["x/a.PNG", "x/d/e.jpg"]
+    assert listing.passed_over == {
+        "system, hidden and thumbnail files": ["x/.ipynb_checkpoints/", "x/.c.png"],
+        "not images": ["x/b.txt"],
+    }
     try:
         open(os.fsencode(tmp_path) + b"/l\xe4sion.jpg", "wb").close()
     except OSError:
         pytest.skip("this disk takes no such names")
     with pytest.raises(InputError, match=r"not UTF-8.*'l\\udce4sion.jpg'"):
-        image_files(tmp_path)
+        Listing().images_in(tmp_path)
 
 
 def test_an_array_is_loaded_once(tmp_path, monkeypatch):

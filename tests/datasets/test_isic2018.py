@@ -88,12 +88,43 @@ def test_ids_are_names_not_paths(folder, other):
         open_dataset(root)
 
 
-def test_images_without_a_row_are_reported(folder, capsys):
+def test_images_without_a_row_are_passed_over(folder):
     root, write, rows = folder
     write(rows=rows[2:])
-    assert len(open_dataset(root).base) == 6
-    note = capsys.readouterr().out
-    assert "2 images" in note and "ISIC_0000000.jpg, ISIC_0000001.jpg" in note
+    data = open_dataset(root)
+    assert len(data.base) == 6
+    table = f"{isic2018.GROUND_TRUTH}.csv"
+    assert data.passed_over == {f"not in {table}": ("ISIC_0000000.jpg", "ISIC_0000001.jpg")}
+    assert f" 2  not in {table}: ISIC_0000000.jpg, ISIC_0000001.jpg" in data.summary()
+
+
+def test_extensions_in_capitals_and_other_formats(folder):
+    """The id is the name without the extension."""
+    root, _, _ = folder
+    expected = open_dataset(root)
+    images = root / isic2018.IMAGES
+    (images / "ISIC_0000000.jpg").rename(images / "ISIC_0000000.JPG")
+    (images / "ISIC_0000001.jpg").rename(images / "ISIC_0000001.png")
+    (images / "ISIC_0000002.JPEG").write_bytes((images / "ISIC_0000002.jpg").read_bytes())
+    data = open_dataset(root)
+    assert data.base.ids == expected.base.ids
+    assert {path.name for path in data.base.paths} > {"ISIC_0000000.JPG", "ISIC_0000001.png"}
+    table = f"{isic2018.GROUND_TRUTH}.csv"
+    assert data.passed_over == {f"not in {table}": ("ISIC_0000002.JPEG",)}
+
+
+def test_what_else_is_in_the_folders(folder):
+    root, _, _ = folder
+    (root / isic2018.IMAGES / "more").mkdir()
+    (root / isic2018.IMAGES / "LICENSE.txt").touch()
+    (root / isic2018.IMAGES / "@eaDir").mkdir()
+    (root / "ISIC2018_Task3_Test_Input").mkdir()
+    (root / ".DS_Store").touch()
+    assert open_dataset(root).passed_over == {
+        "system, hidden and thumbnail files": ("@eaDir/", ".DS_Store"),
+        f"not in {isic2018.GROUND_TRUTH}.csv": ("more/", "LICENSE.txt"),
+        "outside the layout of ISIC 2018": ("ISIC2018_Task3_Test_Input/",),
+    }
 
 
 def test_lesion_groupings(folder):
@@ -132,7 +163,7 @@ def test_missing_parts(folder):
 def test_not_a_csv(folder):
     root, _, _ = folder
     table = root / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
-    table.write_bytes(b"\xff\xfe\x00binary\x80")
+    table.write_bytes(b"\x80\x81\x00binary")
     with pytest.raises(InputError, match="is not a CSV file"):
         open_dataset(root)
     table.write_bytes(b"")

@@ -37,6 +37,11 @@ def test_dermamnist_is_split_like_isic(tmp_path):
     check_readable(data.base, data.rare)
 
 
+def test_other_arrays_are_passed_over(tmp_path):
+    data = open_dataset(make(tmp_path / "dermamnist.NPZ.npz", train_masks=np.zeros(3)))
+    assert data.passed_over == {"other arrays": ("train_masks",)}
+
+
 def test_images_reach_worker_processes(tmp_path):
     """Workers get the location of a row, not the array."""
     base = open_dataset(make(tmp_path / "dermamnist.npz")).base
@@ -60,7 +65,16 @@ def test_numbered_classes_and_greyscale(tmp_path):
         ({"train_labels": np.full((21, 1), 9)}, r"\[0, 6\], got 9"),
         ({"train_labels": np.zeros((21, 14), int)}, "must be integers"),
         ({"train_labels": np.array([[{}]] * 21)}, "cannot be read"),  # needs a pickle
-        ({"test_images": np.zeros((6, 28, 28, 3), np.uint8)}, "test_images"),
+        (
+            {"test_images": np.zeros((6, 28, 28, 3), np.uint8)},
+            "has 6 images, .* 7 labels",
+        ),
+        (
+            {"test_images": np.zeros((8, 28, 28, 3), np.uint8)},
+            "has 8 images, .* 7 labels",
+        ),
+        ({"train_labels": np.zeros((22, 1), int)}, "train_images has 21 images, .* 22 labels"),
+        ({"val_images": np.uint8(3)}, "val_images has 0 images"),
         ({"test_images": np.zeros((7, 28, 28, 3))}, "test_images"),
     ],
 )

@@ -1,5 +1,7 @@
 """User-provided images: class folders, CSV files and the choice of classes."""
 
+import unicodedata
+
 import pytest
 from PIL import Image
 
@@ -56,7 +58,11 @@ def test_csv_equals_class_folders(folder, columns):
 def test_spaces_after_commas(folder):
     table = folder / "t.csv"
     table.write_text("path, label\nhealthy/0.png, common\nhealthy/ward/1.png, rare one\n")
-    assert own.rows(table)[1] == ("healthy/ward/1.png", folder / "healthy/ward/1.png", "rare one")
+    assert own.find(table).rows[1][:3] == (
+        "healthy/ward/1.png",
+        folder / "healthy/ward/1.png",
+        "rare one",
+    )
 
 
 def test_absolute_paths(folder, tmp_path):
@@ -81,6 +87,79 @@ def test_which_classes(folder, base, rare, says):
         open_dataset(folder, base, rare)
 
 
+BLANKS = ["angioma ", "angioma\u200b", "\ufeffangioma", "angioma\xa0"]
+
+
+@pytest.mark.parametrize("name", [*BLANKS, unicodedata.normalize("NFD", "nævusé")])
+@pytest.mark.parametrize("kind", ["folders", "csv", "typed"])
+def test_names_are_compared_as_people_read_them(folder, name, kind):
+    label = unicodedata.normalize("NFC", name).strip("\u200b\ufeff\xa0 ")
+    written = label if kind == "typed" else name
+    (folder / "common").rename(folder / written)
+    root = csv_of(folder) if kind == "csv" else folder
+    base = [name if kind == "typed" else label]
+    data = open_dataset(root, base, ["rare two", "rare one"])
+    assert data.base.counts() == {label: 5} and data.unused == {"healthy": 4}
+    assert data.base.ids[0] == f"{written}/0.png"  # as on the disk
+
+
+def test_folders_of_one_name_in_two_spellings_are_one_class(folder):
+    for form in ("NFC", "NFD"):
+        name = unicodedata.normalize(form, "nævusé")
+        (folder / name).mkdir()
+        Image.new("RGB", (8, 8)).save(folder / name / "0.png")
+    data = open_dataset(folder, ["nævusé"], ["rare two", "rare one"])
+    assert data.base.counts() == {"nævusé": 2} and len(set(data.base.ids)) == 2
+    (note,) = data.notes
+    assert "nævusé: one class from the folders 'n\\xe6vuse\\u0301', 'n\\xe6vus\\xe9'" in note
+
+
+def test_a_blank_folder_name(folder):
+    (folder / "common").rename(folder / "\u200b")
+    with pytest.raises(InputError, match=r"blank name: '\\u200b'"):
+        open_dataset(folder, *CHOICE)
+
+
+@pytest.mark.parametrize("kind", ["folders", "csv"])
+def test_a_near_miss_of_a_class_is_refused(folder, kind):
+    """The images would be left out."""
+    other = "Rare  One"
+    (folder / other).mkdir()
+    Image.new("RGB", (8, 8)).save(folder / other / "9.png")
+    root = csv_of(folder) if kind == "csv" else folder
+    says = r"capitals or spaces alone: Rare  One \(1 images; beside rare one\)"
+    with pytest.raises(InputError, match=says):
+        open_dataset(root, *CHOICE)
+    data = open_dataset(root, ["healthy", "common"], ["rare one", other])
+    assert data.rare.counts() == {"rare one": 3, other: 1}  # listed: two classes
+    assert open_dataset(root, ["healthy"], ["common", "rare two"]).unused["rare one"] == 3
+
+
+def test_an_absent_class_and_the_nearest_one(folder):
+    with pytest.raises(InputError) as error:
+        open_dataset(folder, ["healthy", "comon"], ["rare one", "xyz"])
+    assert "has no class comon (nearest: common), xyz; " in str(error.value)
+
+
+def test_an_empty_class_is_called_empty(folder):
+    (folder / "new").mkdir()
+    (folder / "new" / "note.txt").touch()
+    with pytest.raises(InputError, match="no images in the class folder .*new"):
+        open_dataset(folder, ["common"], ["rare one", "new"])
+    assert open_dataset(folder, *CHOICE).passed_over["class folders without images"] == (
+        "new/", "notes/"
+    )  # fmt: skip
+
+
+def test_segmentations_of_an_incomplete_herlev_folder(folder):
+    for name in ("carcinoma_in_situ/1.BMP", "carcinoma_in_situ/1-D.BMP", "rare one/0-d.png"):
+        (folder / name).parent.mkdir(exist_ok=True)
+        Image.new("RGB", (8, 8)).save(folder / name)
+    data = open_dataset(folder, ["carcinoma_in_situ"], ["rare one", "rare two"])
+    assert data.base.counts() == {"carcinoma_in_situ": 1}
+    assert data.passed_over["segmentations"] == ("carcinoma_in_situ/1-D.BMP", "rare one/0-d.png")
+
+
 @pytest.mark.parametrize(
     ("text", "says"),
     [
@@ -91,14 +170,14 @@ def test_which_classes(folder, base, rare, says):
         ("path,label\nhealthy/0.png,x\n./healthy/0.png,y\n", "duplicates"),
         ("path,label\nhealthy/0.png,x\ngone.png,y\n", "1 of the 2 images in t.csv are missing"),
         ("", "has the columns ; expected path,label"),
-        ("path,label\n\xff", "not a CSV file"),
+        ("path,label\n\x81", "not a CSV file: neither UTF-8 nor Windows-1252"),
         ("path,label,path\nhealthy/0.png,x,y\n", "path,label, each once"),
         ("path,label\na, b.png,x\n", "line 2: expected 2 values"),  # an unquoted comma
         ("path,label\nhealthy/0.png,x\0\n", "NUL"),
         ('path,label\nhealthy/0.png,"x\n', "not a CSV file: unexpected end of data"),
         ("path,label\n" + "x" * 200_000 + ",x\n", "not a CSV file: field larger than"),
         ("path,label\n" + "x" * 5000 + ",x\n", "1 of the 1 images in t.csv are missing"),
-        ("path;label\nhealthy/0.png;x\n", "has the columns path;label"),
+        ("path|label\nhealthy/0.png|x\n", r"columns path\|label; .* commas or semicolons or tabs"),
         ("path,label\nhealthy/0.png,x\nward/../healthy/0.png,x\n", "duplicates"),
     ],
 )

@@ -25,6 +25,19 @@ def test_base_and_rare_without_segmentations(folder):
     assert set(data.base.counts().values()) == {3} and len(data.base) == 12
     assert data.rare.classes == ("normal_columnar", "normal_superficiel", "normal_intermediate")
     assert data.rare.ids[:3] == tuple(f"normal_columnar/{n}.BMP" for n in range(3))
+    assert len(data.passed_over["segmentations"]) == 21
+
+
+@pytest.mark.parametrize(
+    "image, mask", [("x.bmp", "X-D.BMP"), ("X.BMP", "x-D.bmp"), ("9-D.bmp", "9-D-d.png")]
+)
+def test_segmentations_in_whatever_capitals(folder, image, mask):
+    for name in (image, mask):
+        Image.new("RGB", (5, 5)).save(folder / "normal_columnar" / name)
+    data = open_dataset(folder)
+    assert data.rare.counts()["normal_columnar"] == 4
+    assert f"normal_columnar/{image}" in data.rare.ids
+    assert f"normal_columnar/{mask}" in data.passed_over["segmentations"]
 
 
 def test_a_name_ending_in_d_without_its_image_is_an_image(folder):

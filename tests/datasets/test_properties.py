@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from common.errors import InputError
+from common.names import clean
 from datasets import own
 from datasets.cache import cached, pixels
 from datasets.episode import Task, draw_task
@@ -19,7 +20,7 @@ from datasets.tables import table_rows
 
 # Python's writer of CSV files does not quote \r.
 CHARACTERS = st.characters(exclude_categories=["Cs"], exclude_characters="\0\r")
-VALUES = st.text(CHARACTERS, min_size=1, max_size=20).map(str.strip).filter(bool)
+VALUES = st.text(CHARACTERS, min_size=1, max_size=20).map(str.strip).filter(clean)
 
 
 @settings(deadline=None, max_examples=100)
@@ -47,7 +48,7 @@ def test_invalid_tables_are_refused_in_one_line(content):
         table = Path(folder) / "t.csv"
         table.write_bytes(b"path,label\n" + content)
         with pytest.raises(InputError) as error:
-            own.rows(table)  # all images are missing
+            own.find(table)  # all images are missing
         assert len(str(error.value).splitlines()) == 1
 
 

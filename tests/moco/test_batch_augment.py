@@ -12,11 +12,13 @@ from torchvision.transforms import functional as pil
 
 from datasets.cache import cached, pixels
 from datasets.images import image_set
+from moco import loader
 from moco.augment import GaussianBlur, random_view
 from moco.batch_augment import (
     Parameters,
     apply,
     draw_parameters,
+    draw_views,
     gaussian_matrix,
     random_views,
     uniforms,
@@ -150,12 +152,65 @@ def test_views_depend_only_on_seed_epoch_and_row():
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 32, 32, 3), generator=generator, dtype=torch.uint8)
     rows = torch.tensor([5, 9, 1, 0])
-    both = random_views(images, rows, 2, seed=0, epoch=3)
-    alone = random_views(images[1:2], rows[1:2], 2, seed=0, epoch=3)
+    both = random_views(images, draw_views(rows, 32, 2, seed=0, epoch=3))
+    alone = random_views(images[1:2], draw_views(rows[1:2], 32, 2, seed=0, epoch=3))
     for a, b in zip(both, alone):
         assert torch.allclose(a[1:2], b, atol=1e-6)
-    others = [both[1], *random_views(images, rows, 1, 0, 4), *random_views(images, rows, 1, 1, 3)]
+    others = [both[1]]
+    for seed, epoch in ((0, 4), (1, 3)):
+        others += random_views(images, draw_views(rows, 32, 1, seed, epoch))
     assert all((both[0] - other).abs().mean() > 0.01 for other in others)
+
+
+@pytest.mark.parametrize("aug_plus", [False, True])
+def test_parameters_drawn_at_once(aug_plus, monkeypatch):
+    """Those of an epoch, or of a part, are bit for bit those of each batch."""
+    batches = EpochBatches(70, 6, seed=0)
+    pixels = torch.randint(256, (70, 32, 32, 3), dtype=torch.uint8).numpy()
+    views = []
+    for chunk in (1, 4, 256):
+        monkeypatch.setattr(loader, "CHUNK", chunk)
+        cpu = torch.device("cpu")
+        views.append(list(BatchViews(pixels, batches, 2, 0, aug_plus, cpu)))
+    assert len(views[0]) == 11
+    for batch in zip(*views):
+        for (im_q, im_k), rows in batch[1:]:
+            assert torch.equal(rows, batch[0][1])
+            assert torch.equal(im_q, batch[0][0][0]) and torch.equal(im_k, batch[0][0][1])
+    rows = torch.arange(70)
+    whole = draw_parameters(3, rows, 224, aug_plus).split(8)
+    for part, of_rows in zip(whole, rows.split(8)):
+        alone = draw_parameters(3, of_rows, 224, aug_plus)
+        for field in dataclasses.fields(Parameters):
+            a, b = getattr(part, field.name), getattr(alone, field.name)
+            assert (a is b is None) or torch.equal(a, b), field.name
+
+
+@pytest.mark.parametrize("aug_plus", [False, True])
+def test_compiled_views_are_one_graph(pictures, aug_plus):
+    """Compiled once for all batches; the values are those of `apply`."""
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    compiled = torch.compile(apply, backend=backend, dynamic=False, fullgraph=True)
+    for seed in range(3):
+        p = draw_parameters(seed, torch.arange(6), SIZE, aug_plus)
+        assert torch.equal(compiled(tensors(pictures), p), apply(tensors(pictures), p))
+    assert len(graphs) == 1
+    torch._dynamo.reset()
+
+
+@pytest.mark.slow
+def test_views_by_the_compiler(pictures):
+    p = draw_parameters(1, torch.arange(6), SIZE, aug_plus=True)
+    compiled = torch.compile(apply, dynamic=False)
+    found, expected = compiled(tensors(pictures), p), apply(tensors(pictures), p)
+    # Rounding may change the branch of a hue.
+    assert ((found - expected).abs() < 1e-4).float().mean() > 0.999
 
 
 def test_batches(tmp_path):
@@ -169,9 +224,9 @@ def test_batches(tmp_path):
     assert found.shape == (5, 32, 32, 3) and found[3, 0, 0, 0] == 150
     batches = EpochBatches(5, 2, seed=0)
     batches.epoch = 2
-    loader = BatchViews(found, batches, 2, 0, False, torch.device("cpu"))
-    got = list(loader)
-    assert len(got) == len(loader) == 2
+    views = BatchViews(found, batches, 2, 0, False, torch.device("cpu"))
+    got = list(views)
+    assert len(got) == len(views) == 2
     for (views, rows), keys in zip(got, batches):
         assert rows.tolist() == [row for _, row in keys]
         assert [view.shape for view in views] == [(2, 3, 32, 32)] * 2
@@ -181,7 +236,7 @@ def test_batched_and_pil_views_have_equal_statistics(pictures):
     """Pixel means and standard deviations of 300 views of an image."""
     image = torch.from_numpy(np.array(pictures[0]))[None]
     rows = torch.arange(300)
-    (ours,) = random_views(image.expand(300, -1, -1, -1), rows, 1, 0, 0)
+    (ours,) = random_views(image.expand(300, -1, -1, -1), draw_views(rows, SIZE, 1, 0, 0))
     torch.manual_seed(0)
     theirs = torch.stack([random_view(SIZE)(pictures[0]) for _ in range(300)])
     for statistic in (torch.mean, torch.std):

@@ -49,6 +49,23 @@ def test_embeddings_in_mixed_precision(data):
     assert found.dtype == np.float32 and 0 < np.abs(found - expected).max() < 0.05 * expected.std()
 
 
+def test_a_compiled_encoder_is_not_compiled_anew(data):
+    graphs = []
+
+    def backend(graph, inputs):
+        graphs.append(graph)
+        return graph.forward
+
+    torch._dynamo.reset()
+    encoder = build_encoder("conv4", 8).train()
+    encoder.compile(backend=backend, dynamic=False)
+    encoder(torch.rand(2, 3, 32, 32))
+    assert len(graphs) == 1
+    encode(encoder, open_dataset(data).rare, 32, batch_size=5)
+    assert len(graphs) == 1
+    torch._dynamo.reset()
+
+
 def test_encode_encodes_each_image_once(data):
     rare = open_dataset(data).rare
     seen = []
@@ -111,3 +128,4 @@ def test_knn_score_of_good_and_bad_embeddings():
     bad = knn_score(generator.normal(0, 1, (100, 3)), labels)
     assert bad["knn_balanced"] < 0.5
     assert knn_score(good, np.array([0] * 99 + [1])) == {}
+    assert knn_score(good, np.zeros(100, int)) == {}  # always right

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 import main_distill
 import main_moco
 from benchmarks.plain import PlainMoCo, plain_encoder
-from moco.batch_augment import random_views
+from moco.batch_augment import draw_views, random_views
 from moco.builder import MoCo, Student
 from models import build_encoder
 
@@ -67,7 +67,8 @@ def copies_in_a_step(kind, make_encoder, arch):
                 SETTINGS, model, y, np.zeros((20, 16), np.float32)
             )
         with Copies() as copies:
-            views = random_views(pixels[rows], rows, 2, seed=0, epoch=1, aug_plus=True)
+            parameters = draw_views(rows, 32, 2, seed=0, epoch=1, aug_plus=True)
+            views = random_views(pixels[rows], parameters)
             loss = step(model, views, rows, 3)["loss"]
     assert loss.device.type == "cuda"
     return copies.found

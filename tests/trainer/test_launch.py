@@ -9,9 +9,14 @@ import sys
 import time
 
 import pytest
+import torch
+import torch.distributed as dist
 
+from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, refused, states_equal
 from moco.checkpoint import load_checkpoint
+from trainer import launch
+from trainer.launch_plan import Plan
 
 
 def command(data, folder, *more):
@@ -250,3 +255,17 @@ def test_single_process_script_refuses_several(chain, data, tmp_path, capsys, mo
     line = refused(capsys, monkeypatch, "test", *argv)
     assert "test.py: error: srun started 2 processes" in line
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name, expected", [("cuda:1", "cuda:1"), ("cpu", None)])
+def test_nccl_is_told_its_device(monkeypatch, name, expected):
+    def init(backend, device_id, **_):
+        assert backend == ("nccl" if expected else "gloo")
+        raise InputError(f"device {device_id}")
+
+    monkeypatch.setattr(launch, "pick_device", lambda *_: torch.device(name))
+    monkeypatch.setattr(launch, "_rendezvous", lambda *_: None)
+    monkeypatch.setattr(dist, "init_process_group", init)
+    plan = Plan("auto", None, "auto", 1.0, url="tcp://127.0.0.1:1")
+    with pytest.raises(InputError, match=f"device {expected}"):
+        launch._join(0, plan, print, ())

@@ -4,17 +4,21 @@ import functools
 import json
 import subprocess
 import sys
+import time
+from types import SimpleNamespace
 
 import pytest
 import torch
 
 from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, states_equal
+from moco import resume
 from moco.builder import MoCo
 from moco.checkpoint import load_checkpoint
 from models import build_encoder
 from trainer.checkpoint import CHECKPOINT
-from trainer.trainer import learning_rate
+from trainer.signals import CONTINUE, SAVE, Watch
+from trainer.trainer import Trainer, learning_rate
 
 
 def test_learning_rate():
@@ -211,3 +215,61 @@ def test_errors_do_not_wait_for_workers(data, tmp_path):
         [sys.executable, "-c", code], cwd=REPOSITORY, capture_output=True, text=True, timeout=100
     )
     assert ran.returncode == 1 and ran.stderr.endswith("RuntimeError: a defect\n")
+
+
+@pytest.mark.parametrize("share, saved", [(0, [0, 4]), (1, [0, 1, 2, 3, 4])])
+def test_epochs_saved(data, tmp_path, monkeypatch, share, saved):
+    epochs = []
+    monkeypatch.setattr(
+        resume, "save_checkpoint", lambda folder, state: epochs.append(state["epoch"])
+    )
+    argv = [data, "--model_path", tmp_path, *TINY, "--epochs", 4, "--save-share", share]
+    call("main_moco", *argv, "--save-minutes", 0)
+    assert epochs == saved
+
+
+def test_saving_is_cheap(monkeypatch):
+    """Checkpoints of one second are saved if the last one began 20 seconds ago."""
+    state = SimpleNamespace(save_time=100.0, save_seconds=1.0)
+    state.config = SimpleNamespace(save_share=0.05)
+    cheap = []
+    for now in (101.0, 119.9, 120.1):
+        monkeypatch.setattr(time, "perf_counter", lambda now=now: now)
+        cheap.append(Trainer.saving_is_cheap(state))
+    assert cheap == [False, False, True]
+
+
+@pytest.mark.parametrize("stage", ["moco", "distill"])
+def test_killed_after_epochs_that_were_not_saved(chain, data, tmp_path, monkeypatch, stage):
+    """They are trained again, k-NN scores and DIC's refresh included, and logged once."""
+
+    def train(folder):
+        if stage == "moco":
+            return pretrain(data, tmp_path / folder, 4, "--save-share", 0, "--knn-every", 1)
+        dic = ["--correction", "dic", "--dic-interval", 1, "--dic-gamma", 0.5]
+        return distill(data, chain.labels, tmp_path / folder, 4, "--save-share", 0, *dic)
+
+    left = [*[CONTINUE] * 4, SAVE, *[CONTINUE] * 5]  # saved in the second epoch
+
+    def action(watch):
+        if not left:
+            raise RuntimeError("killed")
+        return left.pop(0)
+
+    whole = train("whole")
+    with monkeypatch.context() as patch:
+        patch.setattr(Watch, "action", action)
+        with pytest.raises(RuntimeError, match="killed"):
+            train("killed")
+    assert load_checkpoint(tmp_path / "killed")["epoch"] == 1
+    assert epochs_of(tmp_path / "killed")[-1]["epoch"] == 2
+    killed = train("killed")
+    assert states_equal(killed["state_dict"], whole["state_dict"])
+    assert epochs_of(tmp_path / "killed") == epochs_of(tmp_path / "whole")
+
+
+def epochs_of(folder):
+    """Return the epochs in a log, without their speed."""
+    lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
+    speed = {"seconds", "images_per_second"}
+    return [{k: v for k, v in x.items() if k not in speed} for x in lines if "epoch" in x]

@@ -1,0 +1,103 @@
+"""A pretrained encoder as it comes: nothing is trained, the backbone's features are the embedding.
+
+python -m baselines.pretrained --arch timm/tf_efficientnet_lite0 --model-path OUT
+python test.py DATA --resume OUT --k-shot 5 --seed 0
+python generate_pseudo.py --datadir DATA --resume OUT --savedir LABELS
+
+By default the logistic regression on its features is fitted on the support images themselves
+(--augnum 0), as is usual for frozen features: Kornblith et al. 2019 (arXiv 1805.08974), Chen et al.
+2020 (arXiv 2002.05709, appendix B.8).
+"""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from common.files import refuse_to_overwrite
+from common.seeding import stream_seed
+from datasets.open import open_data
+from moco import resume
+from moco.checkpoint import load_checkpoint, save_checkpoint
+from moco.config import Backbone, Classes, Reading, Stage, register
+from moco.weights import initial_weights, load_initial
+from models import build_encoder
+from trainer import cli
+from trainer.checkpoint import CHECKPOINT
+from trainer.provenance import provenance
+from trainer.settings import parse, resolve, setting, with_default
+
+NO_IMAGES = {"dataset": "no images of this project", "counts": {}, "sha256": "none"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Pretrained(Classes, Backbone, Reading):
+    """baselines/pretrained.py"""
+
+    description = "A pretrained encoder, frozen: its features are the embeddings."
+
+    data: Path | None = setting(
+        None, "data folder, to check the names of your own classes now; not read otherwise",
+        positional=True, metavar="DATA",
+    )  # fmt: skip
+    weights: str = with_default(Backbone, "weights", "default")
+    seed: int = setting(0, "seed of the random weights of --weights none", low=0)
+    model_path: Path = setting(help="folder for the checkpoint", metavar="DIR")
+    overwrite: bool = setting(False, "overwrite an existing run")
+
+
+register(
+    Stage(
+        "pretrained", "a pretrained encoder, baselines/pretrained.py", Pretrained,
+        trained=False, augnum=0,
+    )
+)  # fmt: skip
+
+
+class Frozen(torch.nn.Module):
+    """An encoder under the name that test.py expects."""
+
+    def __init__(self, arch: str, image_size: int):
+        super().__init__()
+        self.query_encoder = build_encoder(arch, None, image_size=image_size)
+
+
+def main(argv: list[str] | None = None) -> None:
+    settings = resolve(Pretrained, parse(Pretrained, argv))
+    base = NO_IMAGES
+    if settings.data:
+        base = open_data(settings.data, settings, use=()).base.fingerprint()
+    # What a student inherits, besides the settings: the features themselves, plain views.
+    args = {**settings.record(), "aug_plus": False, "moco_dim": 0, "mlp": False}
+    folder = settings.model_path
+    if resume.holds_run(folder) and not settings.overwrite:
+        previous = load_checkpoint(folder)
+        if previous["stage"] == "pretrained" and previous["args"] == args:
+            print(f"already done: {folder / CHECKPOINT}")
+            return
+    refuse_to_overwrite([folder / CHECKPOINT], settings.overwrite)
+    torch.manual_seed(stream_seed("weights", settings.seed))
+    model = Frozen(settings.arch, settings.image_size)
+    initial = initial_weights(settings.weights, settings.arch)
+    if initial:
+        load_initial(model, initial)
+    save_checkpoint(
+        folder,
+        {
+            "stage": "pretrained",
+            "epoch": 0,
+            "args": args,
+            "base": base,
+            "task": None,
+            "weights": initial and initial.record,
+            "made_by": provenance(),
+            "state_dict": model.state_dict(),
+            "optimizer": {},
+        },
+    )
+    features = model.query_encoder.out_features
+    print(f"{settings.arch}, {features} features: {folder / CHECKPOINT}")
+
+
+if __name__ == "__main__":
+    cli.run(main)

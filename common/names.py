@@ -1,0 +1,37 @@
+"""Names that people type, compared as people read them."""
+
+import difflib
+import unicodedata
+from collections.abc import Iterable
+
+INVISIBLE = {"Cf", "Cc"}  # zero-width spaces, byte-order marks, control characters
+
+
+def clean(name: str) -> str:
+    """Return `name` in Unicode NFC, without spaces and invisible characters at its ends."""
+    name = unicodedata.normalize("NFC", name)
+    visible = [i for i, c in enumerate(name) if not (c.isspace() or _invisible(c))]
+    return name[visible[0] : visible[-1] + 1] if visible else ""
+
+
+def folded(name: str) -> str:
+    """Return what is left of `name` without capitals, invisible characters and repeated spaces, for
+    finding near misses."""
+    name = unicodedata.normalize("NFKC", name).casefold()
+    return " ".join("".join(c for c in name if c.isspace() or not _invisible(c)).split())
+
+
+def nearest(name: str, names: Iterable[str]) -> str | None:
+    """Return the one of `names` that resembles `name` most, or None."""
+    by_form = {folded(other): other for other in names}
+    close = difflib.get_close_matches(folded(name), by_form, n=1, cutoff=0.5)
+    return by_form[close[0]] if close else None
+
+
+def printable(name: str) -> str:
+    """Return `name` as it is, or with escapes if it would not print on one line."""
+    return name if name.isprintable() else ascii(name)[1:-1]
+
+
+def _invisible(character: str) -> bool:
+    return unicodedata.category(character) in INVISIBLE

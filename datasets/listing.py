@@ -1,0 +1,238 @@
+"""List a dataset's files: images with their classes, and what was passed over and why.
+
+A file with the extension of an image is one; of any other the first bytes decide. What is no image
+is named in `Listing.passed_over`, so that nothing is left out silently.
+"""
+
+import os
+import re
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from stat import S_ISREG
+from typing import NamedTuple, NoReturn
+
+from common.errors import InputError, is_text, listed
+from common.names import clean, printable
+
+UNKNOWN = "?"  # class of images without a label
+NAMED = 3  # files passed over that are named
+
+# Read by Pillow, whatever the extension. Excludes PostScript, which Pillow runs in Ghostscript.
+FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
+DICOM = {".dcm", ".dicom"}
+# Images that cannot be read here, and what would help. Pillow would read the previews in some.
+RAW, SLIDE = "camera RAW; convert it to PNG or JPEG", "whole-slide image; export its tiles as PNG"
+OTHERS = {
+    **dict.fromkeys(".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mrw .nef".split(), RAW),
+    **dict.fromkeys(".nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split(), RAW),
+    **dict.fromkeys(".bif .czi .lif .mrxs .ndpi .scn .svs .vms .vsi".split(), SLIDE),
+}  # fmt: skip
+EXTENSIONS = {
+    *".apng .bmp .dib .gif .j2c .j2k .jfif .jp2 .jpc .jpe .jpeg .jpf .jpg .jpx .pbm".split(),
+    *".pgm .png .pnm .ppm .tif .tiff .webp".split(),
+    *DICOM, *OTHERS, *".avif .heic .heif .hif .jxl .psd".split(),
+}  # fmt: skip
+# Not images, with what would help.
+REASONS = {
+    **dict.fromkeys(".ai .emf .eps .ps .svg .wmf".split(), "vector graphics (export as PNG)"),
+    **dict.fromkeys(".avi .m4v .mkv .mov .mp4 .mpeg .mpg .webm .wmv".split(),
+                    "videos (export frames as PNG)"),
+    **dict.fromkeys(".mha .mhd .mnc .nhdr .nii .nrrd".split(), "volumes (export slices as PNG)"),
+    **dict.fromkeys(".7z .bz2 .gz .rar .tar .tgz .xz .zip".split(), "archives (unpack them)"),
+}  # fmt: skip
+NOT_IMAGES = "not images"
+OUTSIDE = "outside the class folders"
+# Made by systems and programs, not by people: hidden ones, AppleDouble (._x) and these.
+SYSTEM = "system, hidden and thumbnail files"
+SYSTEM_FILES = {"desktop.ini", "dicomdir", "ehthumbs.db", "icon\r", "thumbs.db"}
+SYSTEM_FOLDERS = {
+    "#recycle", "#snapshot", "$recycle.bin", "@eadir", "@tmp", "__macosx", "__pycache__",
+    "_thumbnails", "_thumbs", "lost+found", "recycled", "recycler", "system volume information",
+    "thumbnails", "thumbs",
+}  # fmt: skip
+
+HEAD = 160  # bytes that tell the format
+SIGNATURES = {
+    "BMP": rb"BM.{12}[\x0c\x10\x28\x34\x38\x40\x6c\x7c]\0\0\0",
+    "GIF": rb"GIF8[79]a",
+    "JPEG": rb"\xff\xd8\xff",
+    "JPEG2000": rb"\0\0\0\x0cjP  \r\n\x87\n|\xff\x4f\xff\x51",
+    "PNG": rb"\x89PNG\r\n\x1a\n",
+    "PPM": rb"P[1-6]\s(\s|#[^\n]*\n)*\d+\s+\d+\s",
+    RAW: rb"II\*\0.{4}CR|FUJIFILM|IIR[OS]|IIU\0|.{4}ftypcrx ",
+    "TIFF": rb"II[*+]\0|MM\0[*+]",
+    "WEBP": rb"RIFF.{4}WEBP",
+    "HEIC": rb".{4}ftyp(hei[cxms]|hev[cxms]|mif1|msf1)",
+    "DICOM": rb".{128}DICM",
+    "AVIF, which is not read; convert it to PNG": rb".{4}ftypavi[fs]",
+    "JPEG XL, which is not read; convert it to PNG": rb"\xff\x0a|\0\0\0\x0cJXL ",
+    "Photoshop file; export it as PNG": rb"8BPS",
+}
+PATTERNS = {name: re.compile(pattern, re.DOTALL) for name, pattern in SIGNATURES.items()}
+
+
+class ArrayImage(NamedTuple):
+    """Location of an image in an array file: row `row` of `array` in an .npz, or of an .npy."""
+
+    file: Path
+    array: str
+    row: int
+
+    def __str__(self) -> str:
+        return f"{self.array}[{self.row}] of {self.file}"
+
+
+class Row(NamedTuple):
+    """An image of a dataset; images of one `group` show one patient or lesion."""
+
+    id: str
+    path: Path | ArrayImage
+    label: str
+    group: str | None = None
+
+
+@dataclass
+class Listing:
+    """The images of a dataset; the names of files and folders passed over, by reason; and `notes`
+    on how the rest was read. `visited` has the real paths of the folders walked through."""
+
+    rows: list[Row] = field(default_factory=list)
+    passed_over: dict[str, list[str]] = field(default_factory=dict)
+    notes: list[str] = field(default_factory=list)
+    visited: dict[str, str] = field(default_factory=dict)
+
+    def pass_over(self, reason: str, *names: str) -> None:
+        """Record that `names` are no images of the dataset, because of `reason`."""
+        if names:
+            self.passed_over.setdefault(reason, []).extend(map(printable, names))
+
+    def add_folder(self, root: Path, folder: Path, label: str | None = None) -> int:
+        """Add the images in `folder`, inside `root`, and in its subfolders; return their number.
+
+        Their class is `label`, by default the folder's name; ids are paths relative to `root`.
+        Raises InputError as `images_in` does.
+        """
+        label = clean(folder.name) if label is None else label
+        inside = "" if folder == root else str(folder.relative_to(root))
+        images = self.images_in(folder, inside)
+        self.rows += [Row(i, Path(path), label) for i, path in images]
+        return len(images)
+
+    def images_in(self, folder: Path, inside: str = "") -> list[tuple[str, str]]:
+        """Return the ids and paths of the images in `folder` and its subfolders, sorted.
+
+        Ids, and the names of what is passed over, are relative to `folder` and prefixed by
+        `inside`. Follows links to folders. Raises InputError for names that are not UTF-8, and for
+        a folder reached twice by links.
+        """
+        images: list[tuple[str, str]] = []  # strings: a million Path objects would take minutes
+        length = len(os.path.join(folder, ""))
+        for parent, folders, files in os.walk(folder, onerror=_raise, followlinks=True):
+            if not is_text(os.path.basename(parent)):
+                raise InputError(f"a folder name is not UTF-8; rename: {ascii(parent)}")
+            if (first := self.visited.setdefault(os.path.realpath(parent), parent)) != parent:
+                raise InputError(f"{parent} and {first} are the same folder; remove the link")
+            name_of_parent = os.path.join(inside, parent[length:])
+            folders[:] = self.without_system(folders, name_of_parent)
+            for name in sorted(files):
+                if reason := reason_to_pass_over(parent, name):
+                    self.pass_over(reason, os.path.join(name_of_parent, name))
+                else:
+                    images.append((os.path.join(name_of_parent, name), os.path.join(parent, name)))
+            if invalid := [ascii(i) for i, _ in images if not is_text(i)]:
+                raise InputError(f"file names are not UTF-8; rename: {listed(invalid)}")
+        return sorted(images)
+
+    def without_system(self, folders: list[str], parent: str = "") -> list[str]:
+        """Return `folders` in `parent`, sorted, without hidden and system ones, which are passed
+        over."""
+        system = {f for f in folders if f[0] == "." or f.casefold() in SYSTEM_FOLDERS}
+        names = (os.path.join(parent, name) + "/" for name in sorted(system))
+        self.pass_over(SYSTEM, *names)
+        return sorted(name for name in folders if name not in system)
+
+    def pass_over_rest(
+        self, root: Path, used: Callable[[str], bool], reason: str, prefix: str = ""
+    ) -> None:
+        """Pass over all entries of `root`, named with `prefix`, but those `used`: system files as
+        such, the others for `reason`."""
+        with os.scandir(root) as entries:
+            rest = sorted((e.name, e.is_dir()) for e in entries if not used(e.name))
+        others = self.without_system([name for name, is_dir in rest if is_dir], prefix)
+        self.pass_over(reason, *(f"{prefix}{name}/" for name in others))
+        for name in (name for name, is_dir in rest if not is_dir):
+            self.pass_over(SYSTEM if is_system(name) else reason, prefix + name)
+
+
+def is_system(name: str) -> bool:
+    """Return whether a file is hidden (AppleDouble's ._x are, too) or made by a system."""
+    return name[0] == "." or name.casefold() in SYSTEM_FILES
+
+
+def reason_to_pass_over(folder: str, name: str) -> str | None:
+    """Return why the file `name` in `folder` is no image; None if it is one, readable or not."""
+    if is_system(name):
+        return SYSTEM
+    extension = os.path.splitext(name)[1].lower()
+    if extension in EXTENSIONS:  # not opened, so that a million files take seconds
+        return None
+    try:
+        path = os.path.join(folder, name)
+        if not S_ISREG(os.stat(path).st_mode):  # opening a named pipe blocks
+            return "neither files nor folders"
+        with open(path, "rb") as file:
+            if format_of(file.read(HEAD)):
+                return None
+    except OSError as error:
+        return f"{error.strerror}"
+    if name.lower().endswith(".nii.gz"):
+        extension = ".nii"
+    return REASONS.get(extension, NOT_IMAGES)
+
+
+def format_of(head: bytes) -> str | None:
+    """Return the image format that the first HEAD bytes of a file tell: one of `FORMATS`, HEIC,
+    DICOM, or what would help to read it; None if it is no image."""
+    return next((name for name, pattern in PATTERNS.items() if pattern.match(head)), None)
+
+
+def _raise(error: OSError) -> NoReturn:
+    raise error
+
+
+Counts = dict[str, dict[str, int]]  # images per class, by part: base, rare, not used
+Names = Mapping[str, Sequence[str]]  # of files passed over, by reason
+
+
+def found(name: str, parts: Counts, passed_over: Names, notes: Sequence[str] = ()) -> dict:
+    """Return what was found in a data folder as JSON types, with up to NAMED names a reason."""
+    return {
+        "dataset": name,
+        **{part.replace(" ", "_"): counts for part, counts in parts.items()},
+        "passed_over": {
+            reason: {"number": len(names), "first": list(names[:NAMED])}
+            for reason, names in passed_over.items()
+        },
+        "notes": list(notes),
+    }
+
+
+def summary(
+    name: str, parts: Counts, passed_over: Names, notes: Sequence[str] = (), quiet: bool = False
+) -> str:
+    """Return what was found in a data folder as a block of lines, or if `quiet` as a line."""
+    numbers = {part: sum(counts.values()) for part, counts in parts.items()}
+    numbers["passed over"] = sum(map(len, passed_over.values()))
+    numbers = {part: number for part, number in numbers.items() if number}
+    if quiet:
+        return f"{name}: " + ", ".join(f"{number} {part}" for part, number in numbers.items())
+    lines = [f"{name}:"]
+    for part, number in numbers.items():
+        counts = listed(
+            (f"{label} {n}" for label, n in parts.get(part, {}).items() if label != UNKNOWN), 20
+        )
+        lines.append(f"  {part:11} {number:>7}  {counts}".rstrip())
+    for reason, names in passed_over.items():
+        lines.append(f"  {'':11} {len(names):>7}  {reason}: {listed(names, NAMED)}")
+    return "\n".join(lines + [f"  note: {note}" for note in notes])

@@ -1,0 +1,40 @@
+import unicodedata
+
+import pytest
+
+from common.names import clean, folded, nearest, printable
+
+NFD = unicodedata.normalize("NFD", "nævusé")
+
+
+@pytest.mark.parametrize(
+    "name, expected",
+    [
+        ("scar", "scar"),
+        (" scar\t", "scar"),
+        ("scar\u200b", "scar"),  # zero-width space
+        ("\ufeffscar\xa0", "scar"),  # byte-order mark, no-break space
+        ("scar tissue", "scar tissue"),
+        (NFD, "nævusé"),
+        ("\u200b \ufeff", ""),
+        ("", ""),
+        ("病变", "病变"),
+        ("l\udce4sion", "l\udce4sion"),  # not UTF-8
+    ],
+)
+def test_clean(name, expected):
+    assert clean(name) == expected
+    assert clean(clean(name)) == clean(name)
+
+
+def test_near_misses():
+    assert folded("Scar  Tissue") == folded("scar\u200b tissue") == folded("scar tissue")
+    assert folded("scar-tissue") != folded("scar tissue")
+    assert nearest("Naevus", ["scar", "nevus", "angioma"]) == "nevus"
+    assert nearest("ANGIOMA", ["scar", "angioma", "angiomas"]) == "angioma"
+    assert nearest("xyz", ["scar", "nevus"]) is None
+
+
+def test_printable():
+    assert printable("nævus 1.jpg") == "nævus 1.jpg"
+    assert printable("a\nb\udce4") == "a\\nb\\udce4"

@@ -1,0 +1,86 @@
+"""CSV files as spreadsheets write them."""
+
+import unicodedata
+
+import pytest
+from PIL import Image
+
+from common.errors import InputError
+from datasets import open_dataset
+
+NAMES = ("nævus", "scar", "vessel")
+CLASSES = ["nævus"], ["scar", "vessel"]
+
+
+@pytest.fixture
+def root(tmp_path):
+    for name in NAMES:
+        (tmp_path / name).mkdir()
+        for number in range(2):
+            Image.new("RGB", (8, 8)).save(tmp_path / name / f"{number}.jpg")
+    return tmp_path
+
+
+def table(root, header="path,label", delimiter=",", slash="/", encoding="utf-8", end="\n"):
+    rows = [f"{name}/{n}.jpg,{name}" for name in NAMES for n in range(2)]
+    lines = [header, *(row.replace(",", delimiter).replace("/", slash) for row in rows)]
+    (root / "t.csv").write_bytes((end.join(lines) + end).encode(encoding))
+    return root / "t.csv"
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("slash", ["/", "\\"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-32", "cp1252"])
+@pytest.mark.parametrize("header", ["path,label", "Path,LABEL"])
+def test_a_spreadsheet_gives_the_same_images(root, delimiter, slash, encoding, header):
+    expected = open_dataset(root, *CLASSES)
+    header = header.replace(",", delimiter)
+    data = open_dataset(table(root, header, delimiter, slash, encoding), *CLASSES)
+    assert data.base.ids == expected.base.ids and data.rare.ids == expected.rare.ids
+    assert data.base.counts() == {"nævus": 2}
+    latin = ("t.csv is not UTF-8; read as Windows-1252",) if encoding == "cp1252" else ()
+    assert data.notes == latin
+    assert all(f"note: {note}" in data.summary() for note in latin)
+
+
+@pytest.mark.parametrize(
+    "content, says",
+    [
+        ("path,label\na,b\n".encode("utf-16-le"), "has the columns .* save it as UTF-8"),
+        (b"path,label\n\x81,b\n", "not a CSV file: neither UTF-8 nor Windows-1252"),
+        (b"path,label\n\xe9\0,b\n", "not a CSV file: neither UTF-8 nor Windows-1252"),
+        (b"path|label\na|b\n", "separated by commas or semicolons or tabs"),
+        (b"path;label,x\n", "columns path;label,x; expected path,label"),
+        (b"path,label\n\xe2\x80\x8b,b\n", "line 2: .* not empty"),  # a zero-width space
+        (b"path,label\na.jpg,\xe2\x80\x8b\n", "line 2: .* not empty"),
+    ],
+)
+def test_what_is_not_certain_is_told(root, content, says):
+    (root / "t.csv").write_bytes(content)
+    with pytest.raises(InputError, match=says):
+        open_dataset(root / "t.csv", *CLASSES)
+
+
+def test_a_file_with_a_backslash_in_its_name(root):
+    Image.new("RGB", (9, 9)).save(root / "scar\\0.jpg")
+    data = open_dataset(table(root, slash="\\"), *CLASSES)
+    assert data.rare.ids == ("scar/1.jpg", "scar\\0.jpg", "vessel/0.jpg", "vessel/1.jpg")
+
+
+@pytest.mark.parametrize("on_disk, written", [("NFC", "NFD"), ("NFD", "NFC")])
+def test_accents_in_the_other_normal_form(root, on_disk, written):
+    (root / "nævus").rename(root / "x")
+    (root / "x").rename(root / unicodedata.normalize(on_disk, "névus"))
+    path = table(root)
+    text = path.read_text().replace("nævus", unicodedata.normalize(written, "névus"))
+    path.write_text(text)
+    assert len(open_dataset(path, ["névus"], ["scar", "vessel"]).base) == 2
+
+
+def test_other_classes_of_a_table_are_counted(root):
+    data = open_dataset(table(root), ["scar"], ["vessel", "nævus"])
+    assert data.unused == {}
+    path = table(root)
+    path.write_text(path.read_text() + "x.jpg,other\n")
+    Image.new("RGB", (8, 8)).save(root / "x.jpg")
+    assert open_dataset(path, *CLASSES).unused == {"other": 1}
