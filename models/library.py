@@ -60,16 +60,15 @@ class LibraryBackbone(Backbone):
         """Raises InputError for networks without one, such as transformers, and for those with
         layers between averaging and the classifier."""
         maps = self.normalize(images)
-        if hasattr(self.net, "forward_features"):  # timm
-            maps = self.net.forward_features(maps)
-        elif hasattr(self.net, "features"):
-            maps = self.net.features(maps)
+        extract = getattr(self.net, "forward_features", None)  # timm's
+        if extract := extract or getattr(self.net, "features", None):
+            maps = extract(maps)
         elif hasattr(self.net, "avgpool"):  # its layers follow each other, as in ResNet
             for name, layer in self.net.named_children():
                 if name == "avgpool":
                     break
                 maps = layer(maps)
-        if maps.ndim != 4 or maps.shape[1] != self.out_features or maps is images:
+        if maps.ndim != 4 or maps.shape[1] != self.out_features:
             raise InputError(f"--arch {self.arch} has no map of its features")
         return maps
 

@@ -9,6 +9,7 @@ import pytest
 import torch
 from PIL import Image
 
+from common.errors import InputError
 from conftest import call, refused, states_equal
 from datasets import open_dataset
 from datasets.episode import draw_task
@@ -202,6 +203,17 @@ def test_stopped_within_an_epoch_it_resumes_exactly(
 def test_refusals(method, flags, expected, hues, encoder, tmp_path, capsys, monkeypatch):
     argv = [hues, "--model-path", tmp_path, *flags_of(method, encoder), "--epochs", 1, *flags]
     assert expected in refused(capsys, monkeypatch, f"baselines.{method}", *argv)
+
+
+@pytest.mark.parametrize("flags", [[], ["--detect-anomaly"]])
+@pytest.mark.parametrize("method", ["maml", "protonet"])
+def test_nan_ends_a_run_with_the_images(method, flags, hues, encoder, tmp_path):
+    flags = [*flags_of(method, encoder), "-b", 1, "--epochs", 3, "--lr", 1e30, *flags]
+    with pytest.raises(
+        InputError, match=r"epoch \d, step \d: .*for images .*(red|lime|cyan|purple)"
+    ):
+        train(method, hues, tmp_path, *flags)
+    assert load_checkpoint(tmp_path)["epoch"] == 0
 
 
 def test_another_task_than_trained_for(hues, trained, capsys, monkeypatch):
