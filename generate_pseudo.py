@@ -5,21 +5,24 @@ python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
 The encoder may have been trained on a base set other than DATA's; a note is then printed.
 """
 
-import common.threads  # noqa: F401
+from pathlib import Path
+
+import common.startup  # noqa: F401
 
 import numpy as np
 import torch
 
 import baselines
+from common.errors import InputError
 from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
-from datasets.episode import TASK_FILE, load_task, save_task
-from datasets.images import ImageSet, check_readable, describe, same_images, unreadable
-from datasets.open import decoded, draw, open_data
+from datasets.episode import TASK_FILE, Task, load_task, save_task
+from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
+from datasets.open import choose, decoded, draw, notes_of, open_data
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
-from moco.config import STAGES, Labelling, inherited_from
+from moco.config import STAGES, TEACHERS, Labelling, inherited_from, require_undrawn
 from moco.evaluate import FrozenEncoder
 from trainer import cli
 from trainer.distributed import readers
@@ -30,31 +33,44 @@ from trainer.settings import parse
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given = parse(Labelling, argv)
-    checkpoint = load_checkpoint(given["resume"], ("moco", "pretrained"))
+    checkpoint = load_checkpoint(given["resume"], TEACHERS)
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
     data = open_data(settings.datadir, settings)
     base = data.base.fingerprint()
+    if settings.support:
+        require_undrawn(given)
+        task = choose(data, settings.support, settings.group_disjoint)
+    else:
+        task = draw(
+            data, settings.n_way, settings.k_shot, settings.seed, settings.group_disjoint,
+            settings.rare_split,
+        )  # fmt: skip
+        keep_chosen(files[0])
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
-        same = same_images(previous["base"], base)
-        if same and resume.is_same_work(settings, given, previous, checkpoint):
+        others = ["other base images"] * (not same_images(previous["base"], base))
+        others += ["another task"] * (Task.from_dict(previous["task"]) != task)
+        if resume.already_done(files, previous, settings, given, checkpoint, others):
             print(f"already done: {files[0]}, {files[1]}")
             return
-    refuse_to_overwrite(files[1:], settings.overwrite)  # a task file alone: unfinished run
-    task = draw(
-        settings.datadir, data.rare, settings.n_way, settings.k_shot, settings.seed,
-        settings.lesion_disjoint, settings.rare_split,
-    )  # fmt: skip
-    if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
-        refuse_to_overwrite(files[:1], settings.overwrite)
-    support, query = task.support(data.rare), task.query(data.rare)
+    else:  # a task file alone: unfinished run
+        refuse_to_overwrite(files[1:], settings.overwrite)
+        if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
+            refuse_to_overwrite(files[:1], settings.overwrite)
+    support, query = task.support(data.rare), task.query(data.rare, complete=not task.chosen)
     if STAGES[checkpoint["stage"]].trained and not same_images(base, checkpoint["base"]):
         trained_on = describe(checkpoint["base"])
-        print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}")
+        hint = advice(checkpoint["base"], data.base)
+        print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}{hint}")
+    resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
+    for note in notes_of(task.shared(data.rare, data.groups), len(query)):
+        print(note)
     for name, count in query.counts().items():
-        if count < settings.k_query:
+        if not count:
+            print(f"note: {name} has no query images: only --predict can use this task")
+        elif count < settings.k_query:
             print(f"note: {name} has only {count} query images: accuracy in steps of 1/{count}")
     if unreadable(support):
         check_readable(support, data.base)  # lists unreadable images of both sets
@@ -70,6 +86,7 @@ def main(argv: list[str] | None = None) -> None:
             "data": data.to_dict(),
             "base": base,
             "teacher": inherited_from(checkpoint, settings),
+            "checkpoint": str(settings.resume.resolve()),
             "weights": checkpoint["weights"],
             "epoch": checkpoint["epoch"],
             "checkpoint_made_by": checkpoint["made_by"],
@@ -77,8 +94,7 @@ def main(argv: list[str] | None = None) -> None:
             "made_by": provenance(),
         },
     )
-    for file in files:  # so that an interrupted overwrite leaves no inconsistent pair
-        file.unlink(missing_ok=True)
+    files[1].unlink(missing_ok=True)  # so that an interrupted overwrite leaves no such pair
     save_task(settings.savedir, task, labels.about["made_by"])
     save_pseudo_labels(settings.savedir, labels)
     shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
@@ -86,6 +102,19 @@ def main(argv: list[str] | None = None) -> None:
     print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
     print(f"pseudo labels of {len(data.base)} base images: {distribution}")
     print(f"written: {files[0]}, {files[1]}")
+
+
+def keep_chosen(file: Path) -> None:
+    """Raise InputError if the task in `file` was chosen: a drawn one must not replace it."""
+    try:
+        chosen = file.exists() and load_task(file.parent).chosen
+    except InputError:  # a broken file may be replaced
+        chosen = False
+    if chosen:
+        raise InputError(
+            f"the support set in {file} was chosen; a drawn one would replace it: choose another "
+            "--savedir, or pass --support"
+        )
 
 
 def teach(
@@ -99,7 +128,7 @@ def teach(
     workers = readers(settings.workers)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
     f_q = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
-    f_c = f_q.fit(support, settings.augnum, settings.seed, settings.normalize)
+    f_c = f_q.fit(support, settings.augnum, settings.normalize)
     # (c) p = F(x) for every base image
     embeddings = f_q.embed(base, progress="labelling")
     return embeddings, f_c.predict_proba(embeddings).astype(np.float32)

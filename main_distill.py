@@ -3,7 +3,7 @@
 python main_distill.py DATA --savedir LABELS --model_path OUT
 """
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401
 
 import torch
 import torch.nn.functional as F
@@ -44,6 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     require_match({"n_way": settings.n_way, "k_shot": settings.k_shot}, recorded, savedir)
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
     base = data.base
+    task.require_classes(data.rare)
     labels = labels.for_images(base)
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
     about = resume.about_run(
@@ -52,9 +53,10 @@ def main(argv: list[str] | None = None) -> None:
         weights=weights_record(settings, source),
         pseudo_labels=labels.sha256(),
         pseudo_labels_made_by=labels.about["made_by"],
+        teacher=labels.teacher(),
     )  # fmt: skip
     require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
-    resume.check_run(settings, about, source)
+    resume.check_run(settings, about, base, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, labels, groups, about, source)
 

@@ -3,7 +3,7 @@
 python main_moco.py DATA --model_path OUT
 """
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401
 
 import torch
 from torch import Tensor, nn
@@ -31,8 +31,9 @@ def main(argv: list[str] | None = None) -> None:
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
     base = data.base
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
-    about = resume.about_run("moco", settings, data, base, weights=weights_record(settings, source))
-    resume.check_run(settings, about, source)
+    weights = weights_record(settings, source)
+    about = resume.about_run("moco", settings, data, base, weights=weights)
+    resume.check_run(settings, about, base, source)
     base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
     launch(plan, worker, settings, base, groups, about, source)
 

@@ -2,30 +2,46 @@
 
 python test.py DATA --resume STUDENT --load_cla
 python test.py DATA --resume STAGE_A
+python test.py DATA --resume STAGE_A --tasks 600
 python test.py --resume STUDENT --load_cla --predict FOLDER_OR_IMAGES_OR_CSV
 """
 
 import json
 from pathlib import Path
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401
 
 import numpy as np
 import torch
+from tqdm import tqdm
 
 import baselines
-from common.errors import InputError, refusing, require_match
+from common.errors import InputError, listed, refusing, require_match
 from common.failures import tracebacks_to
 from common.files import atomic_write, parse_json, refuse_to_overwrite
+from datasets import Collection
 from datasets.cache import files_key
+from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.images import ImageSet, check_readable, describe, same_images
-from datasets.open import decoded, draw, open_data, open_unlabelled
+from datasets.images import ImageSet, advice, check_readable, describe, same_images
+from datasets.open import choose, decoded, draw, notes_of, open_data, open_unlabelled
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
-from moco.config import STAGES, Testing
-from moco.evaluate import FrozenEncoder, MetaLearner
-from moco.scores import predictions_csv, score, score_table
+from moco.config import STAGES, TEACHERS, Testing, require_undrawn
+from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
+from moco.scores import (
+    beside_table,
+    paired,
+    paired_table,
+    predictions_csv,
+    read_tasks,
+    score,
+    score_table,
+    summary,
+    summary_table,
+    task_row,
+    tasks_csv,
+)
 from trainer import cli
 from trainer.distributed import readers
 from trainer.provenance import provenance
@@ -37,8 +53,9 @@ def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     checkpoint = load_checkpoint(given["resume"])
     settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
-    adapts = STAGES[checkpoint["stage"]].adapts is not None
-    if settings.load_cla and adapts:
+    if settings.support:
+        require_undrawn(given)
+    if settings.load_cla and adapts(checkpoint):
         raise InputError(
             f"--load-cla: {settings.resume} has no trained classifier; it adapts to the support "
             "set by itself"
@@ -47,116 +64,325 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
-    rare = found = None
+    data = rare = found = None
     if settings.data:
         data = open_data(settings.data, settings, use=["rare"])
         rare, found = data.rare, data.to_dict()
-    task = find_task(settings, checkpoint, rare)
+        resume.note_on_seen_classes(checkpoint, settings.resume, rare)
+    if settings.tasks:
+        assert data is not None
+        return score_tasks(settings, given, checkpoint, device, data)
+    if settings.compare:
+        raise InputError("--compare requires --tasks")
+    task = find_task(settings, checkpoint, data)
     if settings.predict:
         images, found = open_unlabelled(settings.predict, settings)
     else:
         images = task.query(rare)
-    classifier = "adapted" if adapts else "direct" if settings.load_cla else "lr"
+    classifier = classifier_of(settings, checkpoint)
     files = result_files(settings, task, classifier, images)
     tracebacks_to(files[0].parent)
-    scored = {**images.fingerprint(), "files": files_key(images)}
+    sets = [images] if settings.load_cla else [images, task.support(rare)]
+    scored = {**images.fingerprint(), "content": content_key(sets, settings.cache_folder)}
+    shared = None if settings.predict else task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
-        if previous := previous_scores(files[0], settings, given, checkpoint, scored):
+        older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
+        previous = read_scores(files[0])
+        others = ["other images"] * (previous.get("images") not in (scored, older))
+        recorded = previous.get("task")
+        others += ["another task"] * (not recorded or Task.from_dict(recorded) != task)
+        if resume.already_done(files, previous, settings, given, checkpoint, others):
             if not settings.predict:
                 print(score_table(previous))
+            if settings.teacher and previous.get("beside"):
+                print_beside(previous["beside"])
             print(f"already done: {files[0]}, {files[1]}")
-            return
-    refuse_to_overwrite(files[:1], settings.overwrite)  # a CSV file alone: unfinished run
+            return None
+    else:  # a CSV file alone: unfinished run
+        refuse_to_overwrite(files[:1], settings.overwrite)
     if rare and not same_images(fingerprint := rare.fingerprint(), task.rare):
-        print(f"note: the task was drawn from {describe(task.rare)}, not {describe(fingerprint)}")
+        drawn_from, hint = describe(task.rare), advice(task.rare, rare)
+        print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
     if not settings.predict:
         rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
         images = task.query(rare)
     support = None if settings.load_cla else task.support(rare)
     if settings.predict:
         check_readable(*([images, support] if support else [images]))
-    probabilities = predict(settings, checkpoint, device, images, support, task.seed)
-    about = {"task": task.to_dict(), "classifier": classifier, "epoch": checkpoint["epoch"],
-             "images": scored, "data": found,
-             "args": settings.record(), "made_by": provenance(),
-             "checkpoint_made_by": checkpoint["made_by"],
-             "training": resume.training_of(checkpoint)}  # fmt: skip
+    encoder = frozen(settings, checkpoint, device)
+    predict = predictor_of(settings, checkpoint, encoder, support, images)
+    probabilities = predict(support, images)
+    about = {"task": task.to_dict(), "classifier": classifier, "images": scored,
+             "shared_with_support": shared, "data": found,
+             **about_run(settings, checkpoint)}  # fmt: skip
     if settings.predict:
         scores = {}
         print(f"{task}; classifier: {classifier}; {len(images)} images of {images.name}")
     else:
-        scores = score(np.array(images.labels), probabilities.argmax(axis=1), task.classes)
+        scores = score_of(images, probabilities)
         size = f"{len(images)} query images, none from the support set"
-        print(f"{task}; classifier: {classifier}; {size}")
+        print(f"{task}; classifier: {classifier}; {size}{group_word(shared)}")
+        for note in notes_of(shared, len(images)):
+            print(note)
         print(score_table(scores))
+        if settings.teacher and checkpoint["stage"] == "distill":
+            about["beside"] = beside(settings, checkpoint, encoder, task.support(rare), images)
+            print_beside(about["beside"])
     table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
-    scores = json.dumps({**scores, **about}, indent=1)
+    write_results(files, {**scores, **about}, table)
+    return None
+
+
+def score_of(images: ImageSet, probabilities: np.ndarray) -> dict:
+    """Return the scores of the probabilities, M×N, of M images."""
+    predicted = probabilities.argmax(axis=1)
+    return score(np.array(images.labels), predicted, images.classes, probabilities)
+
+
+TEACHER = "teacher, logistic regression"
+STUDENT_DIRECT, STUDENT_LR = "student, its own classifier", "student, logistic regression"
+
+
+def beside(
+    settings: Testing, checkpoint: dict, encoder: FrozenEncoder, support: ImageSet, query: ImageSet
+) -> dict[str, dict | None]:
+    """Return the scores of a student and its teacher on the same query set.
+
+    None for the teacher, with a note, if its checkpoint is not there or has been trained on.
+    """
+    found: dict[str, dict | None] = {TEACHER: None}
+    recorded = checkpoint.get("teacher")
+    why = "the student does not record its teacher" if recorded is None else None
+    if recorded:
+        try:
+            teacher = load_checkpoint(recorded["checkpoint"], TEACHERS)
+            if any(teacher[key] != recorded[name] for key, name in
+                   (("epoch", "epoch"), ("made_by", "checkpoint_made_by"))):  # fmt: skip
+                why = f"{recorded['checkpoint']} has been trained on or replaced"
+        except InputError as error:
+            why = str(error)
+    if why:
+        print(f"note: the teacher's score is not at hand: {why}")
+    else:
+        f_q = frozen(settings, teacher, encoder.device)
+        predict = regressions(f_q, support, query, recorded["augnum"], recorded["normalize"])
+        found[TEACHER] = score_of(query, predict(support, query))
+    if no_classifier(checkpoint) is None:
+        predict = direct(encoder, student_classifier(checkpoint), query)
+        found[STUDENT_DIRECT] = score_of(query, predict(None, query))
+    predict = regressions(encoder, support, query, settings.augnum, settings.normalize)
+    found[STUDENT_LR] = score_of(query, predict(support, query))
+    return found
+
+
+def print_beside(found: dict[str, dict | None]) -> None:
+    """Print the scores of `beside`, and a note if the student is worse than its teacher."""
+    print()
+    print(beside_table(found))
+    teacher, student = found[TEACHER], found.get(STUDENT_DIRECT) or found[STUDENT_LR]
+    if teacher and student and student["accuracy"] < teacher["accuracy"]:
+        both = f"{student['accuracy']:.1%} against {teacher['accuracy']:.1%}"
+        print(f"note: the student is worse than its teacher: {both}")
+
+
+def about_run(settings: Testing, checkpoint: dict) -> dict:
+    """Return what the JSON file tells about the command and the checkpoint."""
+    return {
+        "epoch": checkpoint["epoch"],
+        "args": settings.record(),
+        "made_by": provenance(),
+        "checkpoint_made_by": checkpoint["made_by"],
+        "training": resume.training_of(checkpoint),
+    }
+
+
+def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:
+    """Write the JSON file of the scores and the CSV file `table`."""
     files[0].unlink(missing_ok=True)  # an interrupted --overwrite must not look done
-    for file, content in ((files[1], table), (files[0], scores)):
+    for file, content in ((files[1], table), (files[0], json.dumps(scores, indent=1))):
         with atomic_write(file) as out:
             out.write(content.encode())
     print(f"written: {files[0]}, {files[1]}")
+
+
+def score_tasks(
+    settings: Testing, given: dict, checkpoint: dict, device: torch.device, data: Collection
+) -> None:
+    """Score an encoder on the tasks of seeds 0 to N-1, which `--seed` draws one by one.
+
+    Encodes each image once. Raises InputError for a model of one task, whose support labels have
+    shaped its features, and if a task is impossible.
+    """
+    if checkpoint["task"] or STAGES[checkpoint["stage"]].classifies:
+        raise InputError(
+            f"--tasks: {settings.resume} was trained for one task, whose support labels shaped its "
+            "features; score an encoder of stage (a) or a baseline that knows no task, or train a "
+            "model for each task with python -m reproduction"
+        )
+    of_one = ("seed", "savedir", "support", "predict")
+    if wrong := [f"--{name}" for name in of_one if getattr(settings, name) is not None]:
+        raise InputError(f"--tasks draws the tasks of seeds 0 to N-1; leave out {listed(wrong)}")
+    if settings.compare:
+        read_tasks(settings.compare)  # before the work
+    tasks = [
+        draw(
+            data, settings.n_way, settings.k_shot or 5, seed, settings.group_disjoint,
+            settings.rare_split,
+        )
+        for seed in range(settings.tasks)
+    ]  # fmt: skip
+    rare, shots = data.rare, tasks[0].k_shot
+    classifier = classifier_of(settings, checkpoint)
+    name = f"tasks_{classifier}_{tasks[0].n_way}way_{shots}shot_{len(tasks)}tasks"
+    files = result_paths(settings, name)
+    scored = {**rare.fingerprint(), "content": content_key([rare], settings.cache_folder)}
+    if files[0].exists() and not settings.overwrite:
+        previous = read_scores(files[0])
+        others = ["other images"] * (previous.get("images") != scored)
+        if resume.already_done(files, previous, settings, given, checkpoint, others):
+            report_tasks(settings, previous, read_tasks(files[1]))
+            print(f"already done: {files[0]}, {files[1]}")
+            return
+    else:
+        refuse_to_overwrite(files[:1], settings.overwrite)
+    rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
+    used = {i for task in tasks for ids in task.support_ids for i in ids}
+    support = rare.take(i for i in rare.ids if i in used)
+    encoder = frozen(settings, checkpoint, device)
+    predict = predictor_of(settings, checkpoint, encoder, support, rare)
+    rows, shared = [], []
+    for task in tqdm(tasks, desc="tasks", unit="task", disable=None):
+        query = task.query(rare)
+        rows.append(task_row(task, score_of(query, predict(task.support(rare), query))))
+        shared.append({"query": len(query), **task.shared(rare, data.groups)})
+    known = [one for one in shared if one["groups"] is not None]
+    total = {name: sum(one[name] or 0 for one in shared) for name in shared[0]}
+    scores = {
+        "scores": summary(rows), "classifier": classifier, "images": scored, "data": data.to_dict(),
+        "shared_with_support": total | ({} if known else {"groups": None}),
+        **about_run(settings, checkpoint),
+    }  # fmt: skip
+    write_results(files, scores, tasks_csv(rows))
+    report_tasks(settings, scores, rows)
+
+
+def report_tasks(settings: Testing, scores: dict, rows: list[dict]) -> None:
+    """Print the scores over all tasks, and the difference from those of --compare."""
+    shared = scores["shared_with_support"]
+    size = f"{shared['query']:,} query images, none from the support set{group_word(shared)}"
+    print(
+        f"{len(rows)} {settings.k_shot or 5}-shot tasks; classifier: {scores['classifier']}; {size}"
+    )
+    for note in notes_of(shared, shared["query"]):
+        print(note)
+    print(summary_table(scores["scores"]))
+    if settings.compare:
+        try:
+            found = paired(rows, read_tasks(settings.compare))
+        except InputError as error:
+            raise InputError(f"--compare {settings.compare}: {error}") from None
+        print(f"\ncompared with {settings.compare}, on the same tasks")
+        print(paired_table(found))
+
+
+def group_word(shared: dict) -> str:
+    """Return what the scores say about the groups of `Task.shared`."""
+    return {None: "; groups unknown", 0: " or its groups"}.get(shared["groups"], "")
 
 
 def result_files(
     settings: Testing, task: Task, classifier: str, images: ImageSet
 ) -> tuple[Path, Path]:
     """Return the JSON file of the scores and the CSV file of the predictions."""
-    folder = settings.output or (
-        settings.resume if settings.resume.is_dir() else settings.resume.parent
-    )
-    name = f"{classifier}_{task.n_way}way_{task.k_shot or 'all'}shot_seed{task.seed}"
+    name = f"{classifier}_{task.name}"
     name = f"predict_{images.name}_{name}" if settings.predict else f"test_{name}"
+    return result_paths(settings, name)
+
+
+def result_paths(settings: Testing, name: str) -> tuple[Path, Path]:
+    """Return the paths of the JSON and the CSV file called `name`."""
+    checkpoint = settings.resume
+    folder = settings.output or (checkpoint if checkpoint.is_dir() else checkpoint.parent)
     return folder / f"{name}.json", folder / f"{name}.csv"
 
 
-def previous_scores(
-    file: Path, settings: Testing, given: dict, checkpoint: dict, images: dict
-) -> dict | None:
-    """Return the contents of `file` if an equivalent command wrote it, else None."""
+def read_scores(file: Path) -> dict:
+    """Return the contents of an earlier JSON file. Raises InputError if it is invalid."""
     with refusing(f"{file} is invalid; replace it with --overwrite"):
         previous = parse_json(file.read_bytes(), newest=0)
-    same_images = previous.get("images") == images
-    same = same_images and resume.is_same_work(settings, given, previous, checkpoint)
-    return previous if same else None
+        if "task" in previous:
+            Task.from_dict(previous["task"])
+        return previous
 
 
-def predict(
+def adapts(checkpoint: dict) -> bool:
+    """Return whether a checkpoint's model was meta-trained, and so adapts to a task by itself."""
+    return STAGES[checkpoint["stage"]].adapts is not None
+
+
+def classifier_of(settings: Testing, checkpoint: dict) -> str:
+    """Return what classifies the images, as files and messages name it."""
+    if adapts(checkpoint):
+        return "adapted"
+    return "direct" if settings.load_cla else "lr"
+
+
+def frozen(
+    settings: Testing, checkpoint: dict, device: torch.device
+) -> FrozenEncoder | MetaLearner:
+    """Return the frozen encoder of a checkpoint, or its meta-trained model."""
+    make = MetaLearner if adapts(checkpoint) else FrozenEncoder
+    workers = readers(settings.workers)
+    return make(checkpoint, device, settings.amp, settings.batch_size, workers)
+
+
+def predictor_of(
     settings: Testing,
     checkpoint: dict,
-    device: torch.device,
-    images: ImageSet,
+    encoder: FrozenEncoder | MetaLearner,
     support: ImageSet | None,
-    seed: int,
-) -> np.ndarray:
-    """Return class probabilities, M×N, of M images.
+    query: ImageSet,
+) -> Predictor:
+    """Encode the images of one task or many; return what classifies a task's query set.
 
-    By the student's classifier, or with a support set by a logistic regression fitted on it or,
-    for a meta-learning method, by the model adapted to it.
+    By the student's classifier, or with `support`, the support images of all tasks, by a logistic
+    regression fitted on those of the task, or by the meta-trained model adapted to them.
     """
-    options = device, settings.amp, settings.batch_size, readers(settings.workers)
-    if support and STAGES[checkpoint["stage"]].adapts:
-        return MetaLearner(checkpoint, *options).predict(images, support, progress="testing")
-    encoder = FrozenEncoder(checkpoint, *options)
-    embeddings = encoder.embed(images, progress="testing")
+    if isinstance(encoder, MetaLearner):
+        if settings.tasks:  # all of them are of the images `query`
+            return adaptations(encoder, query)
+        return lambda support, query: encoder.predict(query, support, progress="testing")
     if support is None:
-        return student_classifier(checkpoint)(torch.from_numpy(embeddings)).softmax(dim=1).numpy()
-    return encoder.fit(support, settings.augnum, seed, settings.normalize).predict_proba(embeddings)
+        return direct(encoder, student_classifier(checkpoint), query)
+    return regressions(encoder, support, query, settings.augnum, settings.normalize)
 
 
-def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Task:
+def find_task(settings: Testing, checkpoint: dict, data: Collection | None) -> Task:
     """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.
 
-    Raises InputError if it conflicts with the settings or the classifier.
+    Or the one that --support chooses. Raises InputError if it conflicts with the settings or the
+    classifier.
     """
+    chosen = None
+    if settings.support:
+        if data is None or settings.savedir:
+            raise InputError("--support needs the data folder, and no --savedir")
+        chosen = choose(data, settings.support, settings.group_disjoint)
     if checkpoint["task"]:
         task, where = Task.from_dict(checkpoint["task"]), settings.resume
         if settings.savedir and load_task(settings.savedir) != task:
             raise InputError(
                 f"{settings.resume} was trained for another task than that in {settings.savedir}"
             )
+        if chosen and not chosen.same_support(task):
+            raise InputError(
+                f"{settings.resume} was trained for another task, {task}, than that of --support "
+                f"{settings.support}"
+            )
     elif settings.savedir:
         task, where = load_task(settings.savedir), settings.savedir
+    elif chosen:
+        return chosen
     elif settings.load_cla:
         raise InputError(
             f"{settings.resume} does not contain its task; pass the folder of its {TASK_FILE} as "
@@ -164,12 +390,12 @@ def find_task(settings: Testing, checkpoint: dict, rare: ImageSet | None) -> Tas
         )
     else:
         return draw(
-            settings.data, rare, settings.n_way, settings.k_shot or 5, settings.seed or 0,
-            settings.lesion_disjoint, settings.rare_split,
+            data, settings.n_way, settings.k_shot or 5, settings.seed or 0,
+            settings.group_disjoint, settings.rare_split,
         )  # fmt: skip
-    if settings.lesion_disjoint or settings.rare_split:
+    if settings.group_disjoint or settings.rare_split:
         raise InputError(
-            f"--lesion-disjoint and --rare-split apply to drawing a task, but {where} has one; "
+            f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
             "pass them to generate_pseudo.py"
         )
     requested = {"n_way": settings.n_way, "k_shot": settings.k_shot, "seed": settings.seed}

@@ -3,7 +3,7 @@
 import importlib
 import pkgutil
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401
 
 
 def register_all() -> None:

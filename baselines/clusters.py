@@ -26,6 +26,7 @@ from datasets.images import ImageSet, require_same
 from datasets.open import decoded
 from moco import resume
 from moco.checkpoint import load_checkpoint
+from moco.config import STAGES
 from moco.evaluate import FrozenEncoder
 from trainer.config import readers_of
 from trainer.distributed import pick_device
@@ -105,7 +106,8 @@ def cluster_base(
     encoder does not fit the base images, or `source` was trained on other partitions.
     """
     checkpoint = load_checkpoint(settings.encoder)
-    require_same(checkpoint["base"], base.fingerprint(), f"{settings.encoder} was trained on")
+    if STAGES[checkpoint["stage"]].trained:
+        require_same(checkpoint["base"], base, f"{settings.encoder} was trained on")
     most = min(MOST_CLUSTERS, len(base) // IMAGES_PER_CLUSTER)
     clusters = settings.clusters or max(2 * n_way, most)
     if not n_way <= clusters <= len(base):

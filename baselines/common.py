@@ -61,7 +61,7 @@ def start_run(
         task=task and task.to_dict(), weights=weights_record(settings, source), **more,
     )  # fmt: skip
     about["args"] |= {"moco_dim": None, "mlp": False}
-    resume.check_run(settings, about, source)
+    resume.check_run(settings, about, images, source)
     images = decoded(
         images, settings.image_size, settings.cache_folder, settings.views_by == "batch"
     )

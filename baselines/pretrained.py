@@ -9,21 +9,23 @@ By default the logistic regression on its features is fitted on the support imag
 2020 (arXiv 2002.05709, appendix B.8).
 """
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from common.files import refuse_to_overwrite
+from common.files import atomic_write, refuse_to_overwrite
 from common.seeding import stream_seed
 from datasets.open import open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, save_checkpoint
-from moco.config import Backbone, Classes, Reading, Stage, register
+from moco.config import Backbone, Cache, Classes, Stage, register
 from moco.weights import initial_weights, load_initial
 from models import build_encoder
 from trainer import cli
 from trainer.checkpoint import CHECKPOINT
+from trainer.log import LOG
 from trainer.provenance import provenance
 from trainer.settings import parse, resolve, setting, with_default
 
@@ -31,13 +33,13 @@ NO_IMAGES = {"dataset": "no images of this project", "counts": {}, "sha256": "no
 
 
 @dataclass(frozen=True, kw_only=True)
-class Pretrained(Classes, Backbone, Reading):
+class Pretrained(Classes, Backbone, Cache):
     """baselines/pretrained.py"""
 
     description = "A pretrained encoder, frozen: its features are the embeddings."
 
     data: Path | None = setting(
-        None, "data folder, to check the names of your own classes now; not read otherwise",
+        None, "data folder, to check it and the names of your own classes now; no image is used",
         positional=True, metavar="DATA",
     )  # fmt: skip
     weights: str = with_default(Backbone, "weights", "default")
@@ -64,9 +66,7 @@ class Frozen(torch.nn.Module):
 
 def main(argv: list[str] | None = None) -> None:
     settings = resolve(Pretrained, parse(Pretrained, argv))
-    base = NO_IMAGES
-    if settings.data:
-        base = open_data(settings.data, settings, use=()).base.fingerprint()
+    data = open_data(settings.data, settings) if settings.data else None
     # What a student inherits, besides the settings: the features themselves, plain views.
     args = {**settings.record(), "aug_plus": False, "moco_dim": 0, "mlp": False}
     folder = settings.model_path
@@ -81,20 +81,19 @@ def main(argv: list[str] | None = None) -> None:
     initial = initial_weights(settings.weights, settings.arch)
     if initial:
         load_initial(model, initial)
-    save_checkpoint(
-        folder,
-        {
-            "stage": "pretrained",
-            "epoch": 0,
-            "args": args,
-            "base": base,
-            "task": None,
-            "weights": initial and initial.record,
-            "made_by": provenance(),
-            "state_dict": model.state_dict(),
-            "optimizer": {},
-        },
-    )
+    about = {
+        "stage": "pretrained",
+        "args": args,
+        "data": data and data.to_dict(),
+        "base": NO_IMAGES,
+        "task": None,
+        "weights": initial and initial.record,
+        "made_by": provenance(),
+    }
+    with atomic_write(folder / LOG) as file:
+        file.write(json.dumps({"start_epoch": 0, **about}).encode() + b"\n")
+    weights = {"state_dict": model.state_dict(), "optimizer": {}}
+    save_checkpoint(folder, {**about, "epoch": 0, **weights})
     features = model.query_encoder.out_features
     print(f"{settings.arch}, {features} features: {folder / CHECKPOINT}")
 

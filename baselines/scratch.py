@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from common.seeding import stream_seed
-from datasets.open import draw, open_data
+from datasets.open import draw, notes_of, open_data
 from moco import resume
 from moco.config import Drawing, Stage, register
 from trainer import cli
@@ -44,10 +44,12 @@ def main(argv: list[str] | None = None) -> None:
     data = open_data(settings.data, settings, use=["rare"])
     rare = data.rare
     task = draw(
-        settings.data, rare, settings.n_way, None if settings.oracle else settings.k_shot,
-        settings.seed, settings.lesion_disjoint, settings.rare_split or settings.oracle,
+        data, settings.n_way, None if settings.oracle else settings.k_shot, settings.seed,
+        settings.group_disjoint, settings.rare_split or settings.oracle,
     )  # fmt: skip
-    support = task.support(rare)
+    support, query = task.support(rare), task.query(rare)
+    for note in notes_of(task.shared(rare, data.groups), len(query)):
+        print(note)
     batch_size = min(settings.batch_size, len(support))
     settings = dataclasses.replace(settings, batch_size=batch_size)
     device = pick_device(settings.device, settings.gpu)

@@ -69,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
         expected = {"arch": settings.arch, "image_size": settings.image_size}
         require_match(expected, checkpoint["args"], settings.teacher)
-        require_same(checkpoint["base"], base.fingerprint(), f"{settings.teacher} was trained on")
+        require_same(checkpoint["base"], base, f"{settings.teacher} was trained on")
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts)
         prepare(teacher, device, settings.amp)  # computes as the model that it teaches

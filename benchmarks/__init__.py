@@ -1,3 +1,3 @@
 """Speed, memory and accuracy, compared with a plain implementation."""
 
-import common.threads  # noqa: F401
+import common.startup  # noqa: F401

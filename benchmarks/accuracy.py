@@ -1,7 +1,6 @@
 """Compare the accuracy of fast and plain training in short runs of stage (a) on real images.
 
     python -m benchmarks.accuracy DATA --out runs.jsonl         plain and fast, three seeds
-    python -m benchmarks.accuracy --draw benchmarks/results/accuracy.png --out runs.jsonl
 
 A run has a mode and a seed; its results are the loss of each epoch and the accuracy of a logistic
 regression on ten 5-shot tasks (seeds 0 to 9), used for reporting only. Each run adds a line to the
@@ -24,12 +23,13 @@ from common.errors import InputError
 from common.files import require_writable
 from common.seeding import stream_seed
 from datasets import Collection, open_dataset
+from datasets.cache import default_folder
+from datasets.duplicates import without_copies
 from datasets.episode import draw_task
 from moco.checkpoint import load_checkpoint
 from moco.evaluate import FrozenEncoder
 from moco.loader import EpochBatches, training_loader
 from moco.scores import score
-from plots.draw import DASHES, RUN_COLORS, STYLE, pyplot
 from plots.read import read_log
 from reproduction.table import mean_std
 from trainer import cli
@@ -121,23 +121,6 @@ def read_runs(path: Path) -> list[dict]:
         raise InputError(f"{path} is not a file of benchmark runs: {error}") from error
 
 
-def draw(runs: list[dict], out: Path) -> None:
-    """Draw the losses by epoch, a colour per mode and a dash pattern per seed."""
-    plt = pyplot()
-    with plt.rc_context(STYLE):
-        figure, axes = plt.subplots(figsize=(3.4, 2.4), layout="constrained")
-        modes = [mode for mode in MODES if any(run["mode"] == mode for run in runs)]
-        for run in sorted(runs, key=lambda run: modes.index(run["mode"])):
-            index = modes.index(run["mode"])
-            label = run["mode"] if run["seed"] == 0 else None
-            epochs = range(1, len(run["loss"]) + 1)
-            style = {"color": RUN_COLORS[index], "linestyle": DASHES[run["seed"] % len(DASHES)]}
-            axes.plot(epochs, run["loss"], label=label, linewidth=0.8, **style)
-        axes.set(xlabel="Epoch", ylabel="Contrastive loss")
-        axes.legend()
-        figure.savefig(out, dpi=200)
-
-
 def summary(runs: list[dict]) -> str:
     """Return a Markdown table, a row per mode: mean (standard deviation) over the seeds."""
     lines = [
@@ -159,9 +142,8 @@ def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     add = arg_parser.add_argument
-    add("data", nargs="?", type=Path, help="data folder")
+    add("data", type=Path, help="data folder")
     add("--out", type=Path, required=True, metavar="FILE")
-    add("--draw", type=Path, metavar="FILE", help="only draw the loss curves")
     add("--modes", nargs="+", default=list(MODES), choices=MODES)
     add("--seeds", nargs="+", type=int, default=[0, 1, 2])
     add("--arch", default="conv4")
@@ -176,37 +158,31 @@ def parser() -> argparse.ArgumentParser:
 def main(argv: list[str] | None = None) -> None:
     args = parser().parse_args(argv)
     require_writable(args.out.parent)
-    if args.draw:
-        draw(read_runs(args.out), args.draw)
-        print(f"written: {args.draw}")
-    elif args.data is None:
-        raise InputError("DATA is required unless --draw is given")
-    else:
-        names = ("arch", "image_size", "epochs", "schedule")
-        settings = {name: getattr(args, name) for name in names}
-        data = open_dataset(args.data)
-        print(data.summary())
-        if others := [run for run in read_runs(args.out) if run["settings"] != settings]:
-            raise InputError(f"{args.out} has runs with other settings: {others[0]['settings']}")
-        for seed in args.seeds:
-            for mode in args.modes:
-                key = {"mode": mode, "seed": seed, "settings": settings}
-                if any(key.items() <= run.items() for run in read_runs(args.out)):
-                    continue
-                start = time.time()
-                if mode == "plain":
-                    checkpoint, losses = train_plain(args, data, seed)
-                else:
-                    checkpoint, losses = train_fast(args, mode, seed)
-                line = {
-                    **key,
-                    "loss": [round(loss, 5) for loss in losses],
-                    "accuracy": [round(value, 5) for value in accuracies(args, checkpoint, data)],
-                    "seconds": round(time.time() - start),
-                    "made_by": provenance(),
-                }
-                with open(args.out, "a", encoding="utf-8") as file:
-                    file.write(json.dumps(line) + "\n")
+    names = ("arch", "image_size", "epochs", "schedule")
+    settings = {name: getattr(args, name) for name in names}
+    data = without_copies(open_dataset(args.data), default_folder())
+    print(data.summary())
+    if others := [run for run in read_runs(args.out) if run["settings"] != settings]:
+        raise InputError(f"{args.out} has runs with other settings: {others[0]['settings']}")
+    for seed in args.seeds:
+        for mode in args.modes:
+            key = {"mode": mode, "seed": seed, "settings": settings}
+            if any(key.items() <= run.items() for run in read_runs(args.out)):
+                continue
+            start = time.time()
+            if mode == "plain":
+                checkpoint, losses = train_plain(args, data, seed)
+            else:
+                checkpoint, losses = train_fast(args, mode, seed)
+            line = {
+                **key,
+                "loss": [round(loss, 5) for loss in losses],
+                "accuracy": [round(value, 5) for value in accuracies(args, checkpoint, data)],
+                "seconds": round(time.time() - start),
+                "made_by": provenance(),
+            }
+            with open(args.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(line) + "\n")
     print(summary(read_runs(args.out)))
 
 

@@ -1,10 +1,7 @@
-"""Helpers of scripts/gpu_session.sh: peak rates of the machine, a trace of one step, synthetic Pap
-smears and half-precision encoders.
+"""Helpers of scripts/gpu_session.sh: versions and peak rates of the machine; a trace of one step.
 
-    python -m benchmarks.gpu versions FILE.json [--device DEVICE] [--tiny]
-    python -m benchmarks.gpu trace FOLDER [--device DEVICE] [--tiny]
-    python -m benchmarks.gpu smears FOLDER [--tiny]
-    python -m benchmarks.gpu halve ENCODER.pt OUT.pt
+python -m benchmarks.gpu versions FILE.json [--device DEVICE] [--tiny]
+python -m benchmarks.gpu trace FOLDER [--device DEVICE] [--tiny]
 """
 
 import argparse
@@ -12,39 +9,30 @@ import gzip
 import json
 import platform
 import shutil
-import subprocess
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
-import numpy as np
 import torch
-import torchvision
 
-from datasets import papsmear, synthetic
+from trainer import cli
+from trainer.provenance import provenance
 
 from . import throughput
+from .throughput import nvidia_smi
 
 MAX_TRACE_BYTES = 8_000_000
-QUERIED = (
-    "name", "driver_version", "memory.total", "memory.used", "power.limit", "power.draw",
-    "temperature.gpu", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
-    "clocks_throttle_reasons.active",
-)  # fmt: skip
 
 
 def versions(args: argparse.Namespace) -> None:
     """Write versions, hardware and peak rates of the machine."""
     device = torch.device(args.device)
     report = {
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "torchvision": torchvision.__version__,
+        "made_by": provenance(),
         "cuda": torch.version.cuda,
         "cudnn": torch.backends.cudnn.version(),
         "processor": processor(),
-        "device": torch.cuda.get_device_name(device) if device.type == "cuda" else "cpu",
         "idle": nvidia_smi(),
         "ceilings": ceilings(device, args.tiny),
         "busy": nvidia_smi(),  # before the clocks drop again
@@ -57,18 +45,6 @@ def processor() -> str:
     cpuinfo = Path("/proc/cpuinfo")
     lines = cpuinfo.read_text(encoding="utf-8").splitlines() if cpuinfo.exists() else []
     return next((x.split(": ")[1] for x in lines if x.startswith("model name")), platform.machine())
-
-
-def nvidia_smi() -> dict[str, str] | None:
-    """Return the state of the first GPU, None without one."""
-    try:
-        output = subprocess.run(
-            ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader"],
-            capture_output=True, encoding="utf-8", timeout=20, check=True,
-        ).stdout  # fmt: skip
-    except (OSError, subprocess.SubprocessError):
-        return None
-    return dict(zip(QUERIED, map(str.strip, output.partition("\n")[0].split(","))))
 
 
 def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
@@ -114,20 +90,21 @@ def trace(args: argparse.Namespace) -> None:
     flags = ["--arch", "conv4", "--image-size", "32", "-b", "8"] if args.tiny else []
     settings = throughput.parser().parse_args([*flags, "-j", "0"])
     settings.image_size = settings.image_size or 224
-    settings.steps = 1
+    settings.steps = 6
     activities = [torch.profiler.ProfilerActivity.CPU]
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
-        images = throughput.make_images(Path(folder), settings.batch_size)
-        model, turn = throughput.make_turn(settings, "default", "a+data", images, device)
-        for _ in range(5):
-            turn()
+        images = throughput.make_images(Path(folder), settings.steps * settings.batch_size)
+        _, steps = throughput.make_steps(settings, "default", "a+data", images, device)
+        run = steps()
+        for _ in range(settings.steps - 1):
+            next(run)
         wait(device)
         with torch.profiler.profile(activities=activities) as profiler:
             start = time.perf_counter()
-            turn()
+            next(run)
             wait(device)
             seconds = time.perf_counter() - start
         raw = Path(folder) / "trace.json"
@@ -151,45 +128,23 @@ def trace(args: argparse.Namespace) -> None:
         packed.unlink()
 
 
-def smears(args: argparse.Namespace) -> None:
-    """Write synthetic images in the layout of Pap-smear, about as many as it has."""
-    base, rare, size = (8, 8, 40) if args.tiny else (169, 80, 160)
-    generator = np.random.default_rng(0)
-    for name, look in zip(papsmear.CLASSES, synthetic.LOOKS.values()):
-        folder = args.out / name
-        folder.mkdir(parents=True, exist_ok=True)
-        for number in range(base if name in papsmear.BASE_CLASSES else rare):
-            synthetic.draw_lesion(look, generator, size).save(folder / f"{number:03}.png")
-    print(f"written: {args.out}")
-
-
-def halve(args: argparse.Namespace) -> None:
-    """Write exported weights in float16, except one-dimensional ones (BatchNorm, biases).
-
-    `load_state_dict` accepts the result.
-    """
-    state = torch.load(args.encoder, map_location="cpu", weights_only=True)
-    small = {k: v.half() if v.is_floating_point() and v.dim() > 1 else v for k, v in state.items()}
-    torch.save(small, args.out)
-    before, after = (path.stat().st_size / 1e6 for path in (args.encoder, args.out))
-    print(f"{args.out}: {after:.1f} MB (before: {before:.1f} MB)")
-
-
 def parser() -> argparse.ArgumentParser:
     formatter = argparse.RawDescriptionHelpFormatter
     arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     commands = arg_parser.add_subparsers(required=True)
-    for function in (versions, trace, smears, halve):
+    for function in (versions, trace):
         command = commands.add_parser(function.__name__, help=function.__doc__.partition(".")[0])
         command.set_defaults(function=function)
-        if function is halve:
-            command.add_argument("encoder", type=Path)
         command.add_argument("out", type=Path)
         command.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
         command.add_argument("--tiny", action="store_true", help="small sizes, for testing")
     return arg_parser
 
 
-if __name__ == "__main__":
+def main() -> None:
     args = parser().parse_args()
     args.function(args)
+
+
+if __name__ == "__main__":
+    cli.run(main)

@@ -1,8 +1,8 @@
-"""Profile a turn of the benchmark by parts of the network."""
+"""Profile steps of the benchmark by parts of the network."""
 
 import functools
 from collections import defaultdict
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import nn
@@ -23,8 +23,8 @@ PARTS = (  # substring of an operation's name, part; the first match counts
 )
 
 
-def profile(model: nn.Module, turn: Callable[[], int], device: torch.device) -> dict[str, float]:
-    """Return each part's share in the time of a turn, if at least 0.5 %.
+def profile(model: nn.Module, steps: Iterable[int], device: torch.device) -> dict[str, float]:
+    """Return each part's share in the time of `steps`, taken by iterating, if at least 0.5 %.
 
     Not for compiled models, whose kernels span several parts.
     """
@@ -37,7 +37,7 @@ def profile(model: nn.Module, turn: Callable[[], int], device: torch.device) -> 
     if device.type == "cuda":
         activities.append(torch.profiler.ProfilerActivity.CUDA)
     with torch.profiler.profile(activities=activities) as profiler:
-        turn()
+        sum(steps)
     for owner, name, _ in regions:
         delattr(owner, name)
     seconds: dict[str, float] = defaultdict(float)

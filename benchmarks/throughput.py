@@ -1,22 +1,25 @@
 """Measure the speed of training and labelling against the plain implementation.
 
     python -m benchmarks.throughput                          on the GPU, if any, or the CPU
-    python -m benchmarks.throughput --out results.json       also save the results
+    python -m benchmarks.throughput --out results.json       also save the results, after each task
 
 Each mode has its own process and model; the processes take turns. A speedup is the ratio of two
 consecutive turns, reported as median (lowest–highest). DropBlock is at its final rate. Images are
 synthetic JPEG files, 600×450 as in ISIC 2018.
 
 Modes: `plain` (benchmarks/plain.py, with data loading as by `--views pil --no-cache`), `default`
-(the scripts without flags), and the scripts with `--amp`, `--compile`, or both.
+(the scripts without flags, in a run too short to be compiled), and the scripts with `--amp`,
+`--compile`, or both. The results say what each mode means on this machine.
 """
 
 import argparse
 import functools
+import itertools
 import json
 import multiprocessing
 import resource
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -46,7 +49,7 @@ from moco.loader import EpochBatches, training_loader
 from models import BACKBONES, build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
 from trainer import cli
-from trainer.distributed import pick_device, readers
+from trainer.distributed import available_cpus, pick_device, readers
 from trainer.performance import has_bfloat16, lacks_bfloat16, prepare, sgd
 from trainer.provenance import provenance
 from trainer.settings import resolve
@@ -76,11 +79,38 @@ MODES = {  # settings of the scripts
     "amp+compile": {"amp": True, "compile": True},
 }
 N_WAY = 3
+ENCODE_BATCH = 32
 # Reachable TFLOP/s of dense bfloat16 matrix products.
 PEAKS = {"H100": 790, "H200": 790}
+PROFILED_STEPS = 3
+QUERIED = (
+    "name", "driver_version", "memory.total", "memory.used", "power.limit", "power.draw",
+    "temperature.gpu", "clocks.sm", "clocks.mem", "clocks.max.sm", "clocks.max.mem",
+    "clocks_throttle_reasons.active",
+)  # fmt: skip
+
+
+def nvidia_smi() -> dict[str, str] | None:
+    """Return the state of the first GPU, None without one."""
+    try:
+        output = subprocess.run(
+            ["nvidia-smi", f"--query-gpu={','.join(QUERIED)}", "--format=csv,noheader"],
+            capture_output=True, encoding="utf-8", timeout=20, check=True,
+        ).stdout  # fmt: skip
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return dict(zip(QUERIED, map(str.strip, output.partition("\n")[0].split(","))))
 
 
 # In the process of a mode: repeated turns
+
+
+def meaning(mode: str, device: torch.device) -> dict | None:
+    """Return the settings of the scripts that `mode` means on `device`; None for plain."""
+    if mode == "plain":
+        return None
+    views = "pil" if device.type == "cpu" else "batch"
+    return {"amp": has_bfloat16(device), "compile": False, "views_by": views, **MODES[mode]}
 
 
 class FixedBatches:
@@ -118,28 +148,31 @@ def make_model(args: argparse.Namespace, mode: str, task: str, device: torch.dev
     if plain:
         torch_defaults()
         return model.to(device)
-    prepare(model, device, **{"amp": has_bfloat16(device), **MODES[mode]})
+    settings = meaning(mode, device)
+    prepare(model, device, settings["amp"], settings["compile"])
     return model
 
 
-def make_turn(
+def make_steps(
     args: argparse.Namespace, mode: str, task: str, images: ImageSet, device: torch.device
-) -> tuple[nn.Module, Callable[[], int]]:
-    """Return a model and the function of one turn, which returns its number of images."""
+) -> tuple[nn.Module, Callable[[], Iterator[int]]]:
+    """Return a model and the generator of one turn, which yields the number of images of each step
+    once it is done; "encode" is a single step."""
     model = make_model(args, mode, task, device)
     plain, workers = mode == "plain", readers(args.workers)
+    settings = meaning(mode, device) or {"compile": False, "views_by": "pil"}
     if not plain and task in ("a+data", "encode"):
         images = cached(images, args.image_size, Path(images.paths[0]).parent)
     if task == "encode":
         encode_all = plain_encode
         if not plain:
-            encode_all = functools.partial(encode, batch_size=args.encode_batch)
+            encode_all = functools.partial(encode, batch_size=ENCODE_BATCH)
 
-        def turn() -> int:
+        def encoding() -> Iterator[int]:
             encode_all(model, images, args.image_size, workers=workers, device=device)
-            return len(images)
+            yield len(images)
 
-        return model, turn
+        return model, encoding
 
     step = main_moco.step
     if task == "d":
@@ -149,24 +182,24 @@ def make_turn(
         step = distillation_step(resolve(Distillation, unused), model, y, teacher)
     if task == "a+data":
         batches = EpochBatches(len(images), args.batch_size, seed=0)
-        views_by = "pil" if plain or device.type == "cpu" else "batch"
         loader = training_loader(
-            images, batches, 2, 0, args.image_size, False, views_by, workers, device
-        )
+            images, batches, 2, 0, args.image_size, False, settings["views_by"], workers, device,
+            settings["compile"] and device.type == "cuda",
+        )  # fmt: skip
     else:
         loader = FixedBatches(args.steps, args.batch_size, args.image_size, device)
     # So low that the weights stay finite over thousands of steps on the same batch.
     optimizer = (plain_sgd if plain else sgd)(model, lr=1e-6, momentum=0.9, wd=1e-4)
 
-    def turn() -> int:
+    def steps() -> Iterator[int]:
         model.train()
         for i, (views, rows) in enumerate(loader):
             values = take_step(model, step, optimizer, views, rows, 100, device)
             if i % 10 == 0:
                 values["loss"].item()  # as the progress bar does; synchronises the device
-        return len(loader) * args.batch_size
+            yield args.batch_size
 
-    return model, turn
+    return model, steps
 
 
 def serve(pipe, args: argparse.Namespace, mode: str, task: str, images: ImageSet) -> None:
@@ -175,14 +208,16 @@ def serve(pipe, args: argparse.Namespace, mode: str, task: str, images: ImageSet
         # As in a script run from the shell; the default in a spawned process is to spawn.
         multiprocessing.set_start_method(args.start_method, force=True)
         device = pick_device(args.device)
-        model, turn = make_turn(args, mode, task, images, device)
+        model, steps = make_steps(args, mode, task, images, device)
         pipe.send("ready")
         while command := pipe.recv():
             if command == "profile":
-                pipe.send(profile(model, turn, device))
+                pipe.send(profile(model, itertools.islice(steps(), PROFILED_STEPS), device))
                 continue
+            if device.type == "cuda":  # the first turn, a warm-up, takes more
+                torch.cuda.reset_peak_memory_stats(device)
             start = time.perf_counter()
-            count = turn()
+            count = sum(steps())
             if device.type == "cuda":
                 torch.cuda.synchronize(device)
             seconds = time.perf_counter() - start
@@ -205,20 +240,28 @@ def peak_memory(device: torch.device) -> float:
 
 
 def compare(args: argparse.Namespace, task: str, images: ImageSet) -> dict:
-    """Run the modes in alternating turns; return time per image, memory and profile of each."""
+    """Run the modes in alternating turns; return time per image, memory, clock and profile of
+    each."""
     context = multiprocessing.get_context("spawn")
     pipes, processes = {}, []
-    for mode in args.modes:
+    for mode in args.modes:  # they start together
         pipes[mode], child_pipe = context.Pipe()
         processes.append(context.Process(target=serve, args=(child_pipe, args, mode, task, images)))
         processes[-1].start()
         child_pipe.close()  # so that the end of the child is noticed
-        receive(pipes[mode])
-        request(pipes[mode], "turn")  # warm-up: allocates, compiles and so on
+    for pipe in pipes.values():
+        receive(pipe)
+    for pipe in pipes.values():
+        request(pipe, "turn")  # warm-up: allocates, compiles and so on
     turns = {mode: [] for mode in args.modes}
     for _ in tqdm(range(args.turns), desc=TASKS[task], unit="turn", leave=False):
         for mode, pipe in pipes.items():
             turns[mode].append(request(pipe, "turn"))
+    clocks = {}
+    for mode, pipe in pipes.items():
+        if nvidia_smi():
+            request(pipe, "turn")  # the clock drops soon afterwards
+            clocks[mode] = nvidia_smi()["clocks.sm"]
     profiled = [mode for mode in args.modes if args.profile and "compile" not in mode]
     shares = {mode: request(pipes[mode], "profile") for mode in profiled}
     for pipe in pipes.values():
@@ -229,6 +272,7 @@ def compare(args: argparse.Namespace, task: str, images: ImageSet) -> dict:
         mode: {
             "ms_per_image": [round(1e3 * t["seconds"] / t["images"], 4) for t in turns[mode]],
             "memory_gb": turns[mode][-1]["memory_gb"],
+            **({"sm_clock": clocks[mode]} if mode in clocks else {}),
             **({"profile": shares[mode]} if mode in shares else {}),
         }
         for mode in args.modes
@@ -271,12 +315,16 @@ def flop_per_image(arch: str, image_size: int) -> int:
     return counter.get_total_flops()
 
 
+def make_image(folder: Path, number: int) -> None:
+    """Write a synthetic lesion, 600×450."""
+    lesion = synthetic.draw_lesion(synthetic.LOOKS["MEL"], np.random.default_rng(number), 600)
+    lesion.crop((0, 75, 600, 525)).save(folder / f"{number:05}.jpg", quality=95)
+
+
 def make_images(folder: Path, count: int) -> ImageSet:
-    """Write synthetic lesions, 600×450."""
-    look = synthetic.LOOKS["MEL"]
-    for number in range(count):
-        lesion = synthetic.draw_lesion(look, np.random.default_rng(number), 600)
-        lesion.crop((0, 75, 600, 525)).save(folder / f"{number:05}.jpg", quality=95)
+    """Write `count` synthetic lesions, on all CPU cores."""
+    with multiprocessing.Pool(available_cpus()) as pool:
+        pool.map(functools.partial(make_image, folder), range(count))
     files = Listing().images_in(folder)
     return image_set("synthetic", ("?",), [(i, Path(path), "?") for i, path in files])
 
@@ -288,12 +336,10 @@ def parser() -> argparse.ArgumentParser:
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add("--modes", nargs="+", choices=MODES, help="default: plain, default, and "
         "amp+compile on a GPU or amp on a CPU with bfloat16")  # fmt: skip
-    add("--plain", action="store_true", help="only the plain mode")
     add("--arch", choices=BACKBONES, default="resnet12")
     add("--image-size", type=int, help="default: 224 on a GPU, 112 on the CPU")
     add("-b", "--batch-size", type=int, default=16)
     add("--bn-groups", type=int, default=4)
-    add("--encode-batch", type=int, default=32, help="batch size for encoding")
     add("--turns", type=cli.positive, default=7, help="turns per mode (default 7)")
     add("--steps", type=cli.positive, help="steps per turn (default: 2, on a GPU 50)")
     add("-j", "--workers", type=int, default=4)
@@ -314,19 +360,23 @@ def main(argv: list[str] | None = None) -> None:
     args.encode_images = max(args.steps * args.batch_size, 64)
     args.start_method = multiprocessing.get_start_method()
     fastest = ["amp+compile"] if on_gpu else [] if lacks_bfloat16(device) else ["amp"]
-    args.modes = ["plain"] if args.plain else args.modes or ["plain", "default", *fastest]
-    result = {"made_by": provenance(), "settings": options_of(args), "tasks": {}}
-    result["flop_per_image"] = flop_per_image(args.arch, args.image_size)
+    args.modes = args.modes or ["plain", "default", *fastest]
+    result = {
+        "made_by": provenance(),
+        "settings": options_of(args),
+        "modes": {mode: meaning(mode, device) for mode in args.modes},
+        "flop_per_image": flop_per_image(args.arch, args.image_size),
+        "tasks": {},
+    }
     with tempfile.TemporaryDirectory() as folder:
         images = make_images(Path(folder), args.encode_images)
         for task in args.tasks:
             count = args.encode_images if task == "encode" else args.steps * args.batch_size
             result["tasks"][task] = compare(args, task, images.take(images.ids[:count]))
             print(table(result, task), flush=True)
-    if args.out:
-        with atomic_write(args.out) as file:
-            file.write(json.dumps(result, indent=1).encode())
-        print(f"written: {args.out}")
+            if args.out:
+                with atomic_write(args.out) as file:
+                    file.write(json.dumps(result, indent=1).encode())
 
 
 def options_of(args: argparse.Namespace) -> dict:

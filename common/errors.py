@@ -1,6 +1,7 @@
 """The error shown to users as one line, and helpers for its text."""
 
 import contextlib
+import errno
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
@@ -25,13 +26,23 @@ def reason(error: Exception) -> str:
 
 @contextlib.contextmanager
 def refusing(what: str) -> Iterator[None]:
-    """Re-raise any exception of the block, which reads a file, as InputError "`what`: reason"."""
+    """Re-raise any exception of the block, which reads a file, as InputError "`what`: reason".
+
+    Not one of too many open files, which says nothing about this file.
+    """
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # damaged files raise errors of every kind
+        if too_many_open_files(error):
+            raise
         raise InputError(f"{what}: {reason(error)}") from error
+
+
+def too_many_open_files(error: Exception) -> bool:
+    """Return whether a file was not opened because this process or machine has too many open."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
 
 
 def is_text(name: str) -> bool:

@@ -19,8 +19,9 @@ AGAIN = "rerun the same command to resume"
 KNOWN = {  # pattern in an error's text: what it means and what to do
     r"Too many open files|received 0 items of ancdata": "too many open files; raise the limit "
     f"(ulimit -n 4096) or use --workers 0, and {AGAIN}",
-    r"shared memory (segment|object|\(shm\))|out of shared memory": "shared memory (/dev/shm) is "
-    f"too small; use --workers 0 or enlarge it (docker run --shm-size=8g), and {AGAIN}",
+    r"shared memory ?(segment|object|\(shm\))|out of shared memory|file </torch_": "shared memory "
+    "(/dev/shm) is too small; use --workers 0 or enlarge it (docker run --shm-size=8g), and "
+    f"{AGAIN}",
     r"DataLoader worker .*(killed|exited)": "a data-loading process was killed or crashed (out of "
     f"memory?); {AGAIN}, with fewer --workers or with --workers 0",
     r"can't start new thread|[Cc]annot fork": "too many processes or threads for this machine or "

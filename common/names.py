@@ -29,8 +29,10 @@ def nearest(name: str, names: Iterable[str]) -> str | None:
 
 
 def printable(name: str) -> str:
-    """Return `name` as it is, or with escapes if it would not print on one line."""
-    return name if name.isprintable() else ascii(name)[1:-1]
+    """Return `name` with escapes for characters that would not print on one line."""
+    if name.isprintable():
+        return name
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
 
 
 def _invisible(character: str) -> bool:

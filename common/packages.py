@@ -10,6 +10,7 @@ def optional(module: str, package: str) -> Any:
     """Return a module of an optional `package`, or None. A note says so if the package is installed
     but cannot be imported."""
     try:
+        importlib.import_module(package)
         return importlib.import_module(module)
     except Exception as error:  # a broken package may raise any
         if not _is_missing(error, package):
@@ -21,6 +22,7 @@ def required(module: str, package: str, purpose: str) -> Any:
     """Return a module of an optional `package`. Raises InputError, which starts with `purpose`
     ("figures need"), if it is missing or broken."""
     try:
+        importlib.import_module(package)
         return importlib.import_module(module)
     except Exception as error:
         if _is_missing(error, package):

@@ -4,6 +4,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import ModuleType
 
 from common.errors import InputError, listed
 from common.names import clean, folded, nearest, printable
@@ -19,7 +20,7 @@ DATASETS = (isic2018, papsmear, oct, medmnist, own)  # the first match wins
 class Collection:
     """A dataset split into D_base (common diseases and normal controls) and D_rare.
 
-    `unused` counts the images of the other classes; `passed_over` has the names of files and
+    `others` are the images of the classes not used; `passed_over` has the names of files and
     folders that were not taken, by reason; `notes` say how the rest was read; `groups` the patient
     or lesion of each image id, where known.
     """
@@ -27,55 +28,73 @@ class Collection:
     name: str
     base: ImageSet
     rare: ImageSet
-    unused: dict[str, int] = field(default_factory=dict)
+    others: ImageSet
     passed_over: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     groups: dict[str, str] = field(default_factory=dict)
 
-    def without(self, ids: Iterable[str], reason: str) -> "Collection":
-        """Return the collection without the images `ids`, which are passed over for `reason`."""
-        ids = tuple(ids)
-        if not ids:
+    @property
+    def unused(self) -> dict[str, int]:
+        """The number of images of each class that is not used."""
+        return self.others.counts()
+
+    def without(self, ids: Iterable[str], reason: str, names: Iterable[str] = ()) -> "Collection":
+        """Return the collection without the images `ids`, which are passed over for `reason`, under
+        their ids or `names`."""
+        dropped = dict.fromkeys(ids)
+        if not dropped:
             return self
-        dropped = set(ids)
         base, rare = (s.take(i for i in s.ids if i not in dropped) for s in (self.base, self.rare))
-        named = self.passed_over.get(reason, ()) + ids
+        named = (*self.passed_over.get(reason, ()), *map(printable, names or dropped))
         return replace(self, base=base, rare=rare, passed_over=self.passed_over | {reason: named})
 
     def _parts(self) -> dict[str, dict[str, int]]:
-        return {"base": self.base.counts(), "rare": self.rare.counts(), "not used": self.unused}
+        return {
+            "base": self.base.counts(),
+            "rare": self.rare.counts(),
+            "not used": self.others.counts(),
+        }
+
+    def _notes(self) -> list[str]:
+        ids = (*self.base.ids, *self.rare.ids)
+        if not (known := [self.groups[i] for i in ids if i in self.groups]):
+            return list(self.notes)
+        groups = f"{len(set(known))} groups (patients, lesions) of {len(known)} images"
+        return [groups, *self.notes]
 
     def to_dict(self) -> dict:
         """Return what was found as JSON types, for a run's files."""
-        return found(self.name, self._parts(), self.passed_over, self.notes)
+        return found(self.name, self._parts(), self.passed_over, self._notes())
 
     def summary(self, quiet: bool = False) -> str:
         """Return what was found as a block of lines, or if `quiet` as a line."""
-        return summary(self.name, self._parts(), self.passed_over, self.notes, quiet)
+        return summary(self.name, self._parts(), self.passed_over, self._notes(), quiet)
 
 
 def open_dataset(
     folder: str | Path,
     base_classes: Sequence[str] | None = None,
     rare_classes: Sequence[str] | None = None,
+    group_column: str | None = None,
 ) -> Collection:
     """Open the dataset in `folder` (or file), recognised by its layout.
 
     `base_classes` and `rare_classes` override the defaults, which only the papers' datasets have.
-    Reads names and labels, no pixels. Raises InputError if no layout matches, the data are
-    incomplete, the classes are missing or invalid, or another class differs from one of them in
-    capitals alone.
+    `group_column` names the column of a CSV file of images that has their groups, by default
+    "group". Reads names and labels, no pixels, and leaves copies in (`without_copies`). Raises
+    InputError if no layout matches, the data are incomplete, the classes are missing or invalid, or
+    another class differs from one of them in capitals alone.
     """
     root = Path(folder)
     if not root.exists():
         raise InputError(f"the data folder does not exist: {root}")
     dataset = _recognise(root)
     try:
-        listing = dataset.find(root)
+        listing = _find(dataset, root, group_column)
     except InputError:
         if dataset not in (papsmear, oct) or not base_classes or not rare_classes:
             raise
-        listing = own.find(root)  # own images, with class names that coincide
+        listing = _find(own, root, group_column)  # own images, with class names that coincide
         if dataset is papsmear:
             papsmear.pass_over_segmentations(listing)
         dataset = own
@@ -91,7 +110,11 @@ def open_dataset(
         name=name,
         base=image_set(name, base_classes, listing.rows),
         rare=image_set(name, rare_classes, listing.rows),
-        unused={k: n for k, n in available.items() if k not in (*base_classes, *rare_classes)},
+        others=image_set(
+            name,
+            tuple(label for label in available if label not in (*base_classes, *rare_classes)),
+            listing.rows,
+        ),
         passed_over={reason: tuple(names) for reason, names in listing.passed_over.items()},
         notes=tuple(listing.notes),
         groups={row.id: row.group for row in listing.rows if row.group is not None},
@@ -113,12 +136,14 @@ def _check_classes(
         "--base-classes and the rare ones with --rare-classes"
     )
     if absent := [name for name in chosen if name not in available]:
-        empty = {clean(name[:-1]) for name in listing.passed_over.get(own.EMPTY, ())}
-        if names := [name for name in absent if name in empty]:
-            raise InputError(f"no images in the class folder {root / listed(names)}: it is empty")
-        similar = [(name, nearest(name, available)) for name in absent]
-        names = (f"{name} (nearest: {near})" if near else name for name, near in similar)
-        raise InputError(f"{root} has no class {listed(names)}; {choose}")
+        empty = {clean(name[:-1]): name for name in listing.passed_over.get(own.EMPTY, ())}
+        for folder in (empty[name] for name in absent if name in empty):
+            others = [n for names in listing.passed_over.values() for n in names if n != folder]
+            inside = listed(name for name in others if name.startswith(folder))
+            what = f"holds no image, only {inside}" if inside else "is empty"
+            raise InputError(f"the class folder {root / folder} {what}")
+        hints = (f"{name}{_hint(name, listing, available)}" for name in absent)
+        raise InputError(f"{root} has no class {listed(hints)}; {choose}")
     if not base_classes or not rare_classes:
         raise InputError(choose)
     if len(rare_classes) < 2:
@@ -140,12 +165,25 @@ def _check_classes(
         )
 
 
-def lesion_groups(folder: str | Path) -> dict[str, str]:
-    """Return the lesion id of each image id. Raises InputError if the dataset has none."""
-    dataset = _recognise(Path(folder))
-    if not hasattr(dataset, "lesions"):
-        raise InputError(f"--lesion-disjoint requires {isic2018.NAME}; {folder} has no lesion ids")
-    return dataset.lesions(Path(folder))
+def _find(dataset: ModuleType, root: Path, group_column: str | None) -> Listing:
+    if dataset is own and root.is_file():
+        return own.find(root, group_column)
+    if group_column:
+        raise InputError(
+            f"--group-column {group_column}: {root} is not a CSV file of images; pass a CSV file "
+            "of image ids and groups as --groups"
+        )
+    return dataset.find(root)
+
+
+def _hint(name: str, listing: Listing, available: Iterable[str]) -> str:
+    """Return where an absent class may be: in a folder inside another, or the nearest name."""
+    for row in listing.rows:
+        outer, *inner = row.id.split("/")[:-1] or [""]
+        if name in map(clean, inner):
+            return f" (a folder inside {outer})"
+    near = nearest(name, available)
+    return f" (nearest: {near})" if near else ""
 
 
 def _recognise(root: Path):

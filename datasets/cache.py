@@ -18,6 +18,7 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.files import atomic_write, folder_lock
 
+from .content import stamp
 from .images import ArrayImage, ImageSet, read_image, unreadable_error
 
 FORMAT = 2  # version of the pixels; since 2, EXIF orientation is applied
@@ -33,9 +34,9 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     """Return `images` backed by a cache file of S×S pixels in `folder`, created if missing.
 
     The pixels are those of the evaluation view, `moco.augment.plain_view`. The file name is a hash
-    of the images (order, paths, sizes, modification times) and S. Only one process writes; others
-    wait for it. Raises InputError listing all images that cannot be decoded, and OSError if the
-    file cannot be written.
+    of the images (order, paths, sizes, modification and change times) and S. Only one process
+    writes; others wait for it. Raises InputError listing all images that cannot be decoded, and
+    OSError if the file cannot be written.
     """
     file = folder / f"{images.name}-{size}px-{files_key(images)}.npy"
     if not _is_complete(file, len(images), size):
@@ -82,8 +83,11 @@ def _header(images: int, size: int) -> bytes:
     return out.getvalue()
 
 
-def files_key(images: ImageSet) -> str:
-    """Return a hash of the paths, sizes and modification times of `images`, in order."""
+def files_key(images: ImageSet, change_time: bool = True) -> str:
+    """Return a hash of the paths and stamps of `images`, in order.
+
+    Without `change_time`, that of earlier versions, which scores of theirs record.
+    """
     digest = hashlib.sha256(f"{FORMAT}\n".encode())
     real = functools.cache(os.path.realpath)  # slow: once per folder
     for path in images.paths:
@@ -91,8 +95,7 @@ def files_key(images: ImageSet) -> str:
         folder, name = os.path.split(file)
         key = (os.path.join(real(folder), name), *position)
         with contextlib.suppress(OSError):  # missing: reported with the unreadable images
-            status = os.stat(file)
-            key += (status.st_size, status.st_mtime_ns)
+            key += tuple(stamp(file)[: 3 if change_time else 2])
         digest.update(f"{key}\n".encode())
     return digest.hexdigest()[:16]
 

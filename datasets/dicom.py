@@ -11,6 +11,8 @@ from PIL import Image
 
 from common.errors import reason
 
+GREY = ("MONOCHROME1", "MONOCHROME2")
+COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
 DEEP = "more than 8 bits per channel"
 warnings.filterwarnings("ignore", module=r"pydicom\.")  # of odd tags
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
@@ -26,7 +28,10 @@ def _imported(kind: str, name: str, package: str) -> ModuleType:
 
 
 def open_heic(file: BinaryIO) -> Image.Image:
-    """Open a HEIC file. Raises ValueError without pillow-heif, or if it has more than 8 bits."""
+    """Open a HEIC file, upright as its container says; the standard ignores EXIF's orientation.
+
+    Raises ValueError without pillow-heif, or if it has more than 8 bits.
+    """
     _imported("HEIC", "pillow_heif", "pillow-heif").register_heif_opener()
     image = Image.open(file, formats=("HEIF",))
     if image.info.get("bit_depth", 8) > 8:  # would be reduced silently
@@ -47,6 +52,9 @@ def read_dicom(file: BinaryIO) -> Image.Image:
         raise ValueError(f"DICOM without an image (modality {dataset.get('Modality', '?')})")
     if (frames := int(dataset.get("NumberOfFrames") or 1)) != 1:
         raise ValueError(f"DICOM with {frames} frames; export the one to be used")
+    photometric = dataset.get("PhotometricInterpretation")
+    if photometric not in (*GREY, *COLOUR):
+        raise ValueError(f"DICOM with photometric interpretation {photometric}; convert it to PNG")
     processing = _imported("DICOM", "pydicom.pixels", "pydicom")
     try:
         pixels = processing.pixel_array(dataset)  # YBR becomes RGB
@@ -56,12 +64,11 @@ def read_dicom(file: BinaryIO) -> Image.Image:
             f"DICOM compressed as {syntax}: pip install pylibjpeg pylibjpeg-libjpeg "
             f"pylibjpeg-openjpeg, or convert it to PNG ({reason(error)})"
         ) from error
-    photometric = dataset.PhotometricInterpretation
     if photometric == "PALETTE COLOR":
         pixels = processing.apply_color_lut(pixels, dataset)
         if pixels.dtype != np.uint8:  # entries of 16 bits, whose upper half is the colour
             pixels = (pixels >> 8).astype(np.uint8)
-    elif photometric in ("MONOCHROME1", "MONOCHROME2"):
+    elif photometric in GREY:
         shades = _shades(processing, pixels, dataset)
         shades = 1 - shades if photometric == "MONOCHROME1" else shades
         pixels = np.rint(255 * shades).astype(np.uint8)

@@ -1,7 +1,7 @@
 """N-way K-shot tasks T = (S, Q): S holds K images of each of N rare classes, Q all others."""
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
@@ -24,12 +24,12 @@ class Task:
     """A few-shot task, defined by its support set.
 
     `support_ids[n]` are the K images of `classes[n]`; with `k_shot` None, all training images of
-    the rare split.
+    the rare split or, with `seed` None as well, images that the user has chosen.
     """
 
     classes: tuple[str, ...]
     k_shot: int | None
-    seed: int
+    seed: int | None
     support_ids: tuple[tuple[str, ...], ...]
     rare: dict  # fingerprint of the rare set
     excluded_ids: tuple[str, ...] = ()  # in neither support nor query set
@@ -45,26 +45,62 @@ class Task:
     def n_way(self) -> int:
         return len(self.classes)
 
+    @property
+    def chosen(self) -> bool:
+        """Whether the support set was chosen, not drawn."""
+        return self.seed is None
+
+    @property
+    def shots(self) -> str:
+        """The number of support images of a class, for titles."""
+        return "chosen" if self.chosen else f"{self.k_shot or 'all'}-shot"
+
+    @property
+    def name(self) -> str:
+        """The task as a part of a file's name."""
+        shots = "chosen" if self.chosen else f"{self.k_shot or 'all'}shot_seed{self.seed}"
+        return f"{self.n_way}way_{shots}"
+
     def __str__(self) -> str:
         excluded = f", {len(self.excluded_ids)} images excluded" if self.excluded_ids else ""
-        return f"{self.n_way}-way {self.k_shot or 'all'}-shot, seed {self.seed}{excluded}"
+        if self.chosen:
+            numbers = ", ".join(str(len(ids)) for ids in self.support_ids)
+            return f"{self.n_way}-way, support set chosen, not drawn ({numbers}){excluded}"
+        return f"{self.n_way}-way {self.shots}, seed {self.seed}{excluded}"
+
+    def same_support(self, other: "Task") -> bool:
+        """Return whether another task has the same support images of the same classes."""
+
+        def support(task: Task) -> dict[str, set[str]]:
+            return dict(zip(task.classes, map(set, task.support_ids)))
+
+        return support(self) == support(other)
+
+    def require_classes(self, rare: ImageSet) -> None:
+        """Raise InputError if a class of the task is not one of the rare classes."""
+        if absent := [name for name in self.classes if name not in rare.classes]:
+            raise InputError(
+                f"the task has the class {listed(map(repr, absent))}, but --rare-classes are "
+                f"{listed(map(repr, rare.classes))}"
+            )
 
     def support(self, rare: ImageSet) -> ImageSet:
         """Return S: N·K images labelled 0…N−1.
 
         Raises InputError if `rare` lacks one of them or has it in another class.
         """
+        self.require_classes(rare)
         class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
         pairs = [(i, name) for ids, name in zip(self.support_ids, self.classes) for i in ids]
         if moved := [i for i, name in pairs if class_of.get(i, name) != name]:
             raise InputError(f"support images that have another class in the data: {listed(moved)}")
         return rare.take([i for i, _ in pairs], self.classes)
 
-    def query(self, rare: ImageSet) -> ImageSet:
+    def query(self, rare: ImageSet, complete: bool = True) -> ImageSet:
         """Return Q: all images of the task's classes neither in S nor excluded, labelled 0…N−1.
 
         Raises InputError if `rare` lacks a support image (in another set the same image may have
-        another id), or a class has no query image.
+        another id), or, if it has to be `complete`, a class has no query image.
         """
         used = {*self.support(rare).ids, *self.excluded_ids}
         query = rare.take(
@@ -75,9 +111,30 @@ class Task:
             ],
             self.classes,
         )
-        if empty := [name for name, count in query.counts().items() if not count]:
-            raise InputError(f"no query images of {listed(empty)}")
+        empty = [name for name, count in query.counts().items() if not count]
+        if empty and complete:
+            rest = f"; {len(self.excluded_ids)} images are excluded" if self.excluded_ids else ""
+            raise InputError(
+                f"no query images of {listed(empty)}{rest}: nothing to score; --predict works"
+            )
         return query
+
+    def shared(self, rare: ImageSet, groups: Mapping[str, str]) -> dict:
+        """Return how many query images share something with the support set.
+
+        `copies`: its content, which only --allow-duplicates lets happen; `groups`: a group, None
+        if no image of the task has one; `without_group`: images of the task without a group.
+        """
+        support, query = self.support(rare).ids, self.query(rare, complete=False).ids
+        contents = {rare.copies.get(i, i) for i in support}
+        known = {groups[i] for i in support if i in groups}
+        without = sum(i not in groups for i in (*support, *query))
+        is_known = without < len(support) + len(query)
+        return {
+            "copies": sum(rare.copies.get(i, i) in contents for i in query),
+            "groups": sum(groups.get(i) in known for i in query) if is_known else None,
+            "without_group": without,
+        }
 
     def to_dict(self) -> dict:
         """Return the task as JSON types, the inverse of `from_dict`."""
@@ -104,8 +161,9 @@ class Task:
         )
         shots = {task.k_shot} if task.k_shot is not None else set(map(len, task.support_ids))
         all_ids = [*(i for ids in task.support_ids for i in ids), *task.excluded_ids]
+        seeds = set() if task.chosen and task.k_shot is None else {task.seed}
         if (
-            not all(type(number) is int for number in (task.seed, *shots))
+            not all(type(number) is int for number in (*seeds, *shots))
             or not task.n_way == len(task.support_ids) == len(set(task.classes)) >= 2
             or not all(0 < len(ids) and len(ids) in shots for ids in task.support_ids)
             or len(all_ids) != len(set(all_ids))
@@ -127,17 +185,17 @@ def draw_task(
     n_way: int | None,
     k_shot: int | None,
     seed: int,
-    lesions: Mapping[str, str] | None = None,
+    groups: Mapping[str, str] | None = None,
     rare_split: bool = False,
 ) -> Task:
     """Draw a random task. With the same `seed`, fewer shots are a subset of more shots.
 
-    `n_way` None uses all rare classes. `lesions` maps image ids to lesion ids: images of the
-    support set's lesions are excluded from the query set. `rare_split` draws the support set from
-    70 % of each class (all of it if `k_shot` is None) and uses another 20 %, the same for every
-    seed, as the query set (Table 11).
+    `n_way` None uses all rare classes. `groups` maps image ids to patients or lesions: other
+    images of the support set's groups are excluded from the query set. `rare_split` draws the
+    support set from 70 % of each class (all of it if `k_shot` is None) and uses another 20 %, the
+    same for every seed, as the query set (Table 11).
     Raises InputError, with the valid range, if there are too few classes or images, and if
-    `lesions` lacks an image.
+    `groups` lacks an image.
     """
     counts = rare.counts()
     sizes = f"{rare.name} has " + ", ".join(f"{name} {count}" for name, count in counts.items())
@@ -160,24 +218,61 @@ def draw_task(
         drawn = [row for row in order[label].tolist() if row in training[label]][:k_shot]
         support_ids.append(tuple(ids[row] for row in drawn))
         excluded_ids += [ids[row] for row in everything[label] - test[label] - set(drawn)]
-    if lesions is not None:
-        if missing := [i for i in rare.ids if i not in lesions]:
-            raise InputError(f"missing lesion ids of {listed(missing)}")
-        support = {i for ids in support_ids for i in ids}
-        support_lesions = {lesions[i] for i in support}
-        excluded_ids += [
-            i
-            for i, label in zip(rare.ids, rare.labels)
-            if label in chosen and lesions[i] in support_lesions and i not in support
-        ]
+    classes = tuple(rare.classes[label] for label in chosen)
+    excluded_ids += _same_groups(rare, classes, support_ids, groups)
     return Task(
-        classes=tuple(rare.classes[label] for label in chosen),
+        classes=classes,
         k_shot=k_shot,
         seed=seed,
         support_ids=tuple(support_ids),
         rare=rare.fingerprint(),
         excluded_ids=tuple(sorted(set(excluded_ids))),
     )
+
+
+def choose_task(
+    rare: ImageSet, support: Mapping[str, Iterable[str]], groups: Mapping[str, str] | None = None
+) -> Task:
+    """Return the task whose `support` set, image ids by class, was chosen.
+
+    Its classes are those of `support`, in the order of `rare`; they may have different numbers of
+    images, and no others. `groups`: as for `draw_task`. Raises InputError if there are fewer than 2
+    classes, an image is not one of its class, or `groups` lacks an image.
+    """
+    classes = tuple(name for name in rare.classes if name in support)
+    if len(classes) < 2 or len(classes) < len(support):
+        raise InputError(
+            f"a support set needs images of at least 2 of the rare classes {listed(rare.classes)}, "
+            f"got {listed(support) or 'none'}"
+        )
+    support_ids = [tuple(support[name]) for name in classes]
+    excluded_ids = tuple(sorted(_same_groups(rare, classes, support_ids, groups)))
+    task = Task(classes, None, None, tuple(support_ids), rare.fingerprint(), excluded_ids)
+    task.support(rare)
+    return task
+
+
+def _same_groups(
+    rare: ImageSet,
+    classes: Sequence[str],
+    support_ids: Iterable[Iterable[str]],
+    groups: Mapping[str, str] | None,
+) -> list[str]:
+    """Return the images of `classes` that share a group with the support set, and are not in it."""
+    if groups is None:
+        return []
+    if missing := [i for i in rare.ids if i not in groups]:
+        raise InputError(
+            f"--group-disjoint needs the group of every rare image; {len(missing)} of "
+            f"{len(rare)} have none: {listed(missing, 3)}"
+        )
+    support = {i for ids in support_ids for i in ids}
+    support_groups = {groups[i] for i in support}
+    return [
+        i
+        for i, label in zip(rare.ids, rare.labels)
+        if rare.classes[label] in classes and groups[i] in support_groups and i not in support
+    ]
 
 
 def _split(counts: Iterable[int]) -> tuple[list[set[int]], list[set[int]]]:

@@ -11,7 +11,7 @@ import warnings
 import zipfile
 from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
@@ -19,12 +19,13 @@ from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 from tqdm import tqdm
 
-from common.errors import InputError, listed, reason
+from common.errors import InputError, listed, reason, too_many_open_files
 from common.files import read_array
 
 from .dicom import open_heic, read_dicom
 from .listing import DICOM, FORMATS, HEAD, OTHERS, ArrayImage, format_of
 
+ALLOW = "copies of an image now count once; add --allow-duplicates to count each, as before"
 # Pillow warns of large images and odd tags, but reads them or raises an error.
 warnings.filterwarnings("ignore", module=r"PIL\.")
 logging.getLogger("PIL").addHandler(logging.NullHandler())
@@ -32,13 +33,18 @@ logging.getLogger("PIL").addHandler(logging.NullHandler())
 
 @dataclass(frozen=True)
 class ImageSet:
-    """Labelled images; `labels[i]`, an index into `classes`, is the true class of `ids[i]`."""
+    """Labelled images; `labels[i]`, an index into `classes`, is the true class of `ids[i]`.
+
+    `copies` maps the id of a copy of an image, in the set or left out, to the id of the first image
+    with that content.
+    """
 
     name: str
     classes: tuple[str, ...]
     ids: tuple[str, ...]
     paths: tuple[Path | ArrayImage, ...]
     labels: tuple[int, ...]
+    copies: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
     def __len__(self) -> int:
         return len(self.ids)
@@ -53,6 +59,16 @@ class ImageSet:
         digest = hashlib.sha256("\n".join(rows).encode()).hexdigest()
         return {"dataset": self.name, "counts": self.counts(), "sha256": digest}
 
+    def with_copies(self) -> "ImageSet":
+        """Return the set with the copies that were left out, in their first image's class, without
+        paths: for its fingerprint."""
+        label_of = dict(zip(self.ids, self.labels))
+        left_out = [
+            i for i, first in self.copies.items() if i not in label_of and first in label_of
+        ]
+        labels = (*self.labels, *(label_of[self.copies[i]] for i in left_out))
+        return replace(self, ids=(*self.ids, *left_out), labels=labels, paths=())
+
     def take(self, ids: Iterable[str], classes: Iterable[str] | None = None) -> "ImageSet":
         """Return the images `ids`, in that order, labelled as indices into `classes`.
 
@@ -61,12 +77,12 @@ class ImageSet:
         classes = tuple(classes or self.classes)
         row_of = {name: row for row, name in enumerate(self.ids)}
         ids = tuple(ids)
-        missing = [name for name in ids if name not in row_of]
-        if missing:
-            raise InputError(f"not found among the {self.name} images: {listed(missing)}")
+        if missing := [name for name in ids if name not in row_of]:
+            copies = f"; {ALLOW}" if any(name in self.copies for name in missing) else ""
+            raise InputError(f"not found among the {self.name} images: {listed(missing)}{copies}")
         rows = [row_of[name] for name in ids]
-        return ImageSet(
-            name=self.name,
+        return replace(
+            self,
             classes=classes,
             ids=ids,
             paths=tuple(self.paths[row] for row in rows),
@@ -114,12 +130,23 @@ def same_images(one: dict, other: dict) -> bool:
     return all(one[key] == other[key] for key in ("counts", "sha256"))
 
 
-def require_same(recorded: dict, actual: dict, prefix: str) -> None:
-    """Raise InputError, its message starting with `prefix`, if two fingerprints are of other
-    images."""
+def advice(recorded: dict, images: ImageSet) -> str:
+    """Return the end of a message on the fingerprint `recorded`: what to do if it is that of
+    `images` but for the copies, else ""."""
+    if same_images(recorded, images.with_copies().fingerprint()):
+        return f"; {ALLOW}"
+    once = images.take(i for i in images.ids if i not in images.copies)
+    return "; leave out --allow-duplicates" if same_images(recorded, once.fingerprint()) else ""
+
+
+def require_same(recorded: dict, images: ImageSet, prefix: str) -> None:
+    """Raise InputError, its message starting with `prefix`, if a fingerprint is not that of
+    `images`."""
+    actual = images.fingerprint()
     if not same_images(recorded, actual):
         raise InputError(
             f"{prefix} {describe(recorded)}, but the data folder contains {describe(actual)}"
+            + advice(recorded, images)
         )
 
 
@@ -205,6 +232,8 @@ def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
             rgb = image.convert("RGB")
         return rgb if correction is None else rgb.transpose(correction)
     except Exception as error:  # decoders raise errors of any type on corrupt data
+        if too_many_open_files(error):  # the image may be fine
+            raise
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise InputError(f"{path}: {why}") from error
 

@@ -25,7 +25,8 @@ def recognises(root: Path) -> bool:
 
 
 def find(root: Path) -> Listing:
-    """Return every image in the ground truth; others are passed over.
+    """Return every image in the ground truth, with its lesion as its group if the groupings are
+    there; others are passed over.
 
     Raises InputError for a missing file, unexpected columns, or a row that is not one-hot.
     """
@@ -37,6 +38,7 @@ def find(root: Path) -> Listing:
     listing = Listing()
     rows = table_rows(table, COLUMNS, listing.notes)
     require_unique(table, (row["image"] for _, row in rows))
+    lesion_of = lesions(root)
     files: dict[str, str] = {}  # by id, .jpg first; compared as names: ids are not paths
     for name in sorted(os.listdir(folder), key=lambda name: (not name.endswith(".jpg"), name)):
         if not reason_to_pass_over(str(folder), name):
@@ -44,14 +46,14 @@ def find(root: Path) -> Listing:
     for line, row in rows:
         name = files.get(row["image"], f"{row['image']}.jpg")
         label = _class(row, f"{table}, line {line}")
-        listing.rows.append(Row(row["image"], folder / name, label))
+        listing.rows.append(Row(row["image"], folder / name, label, lesion_of.get(row["image"])))
     if missing := sorted(f"{row['image']}.jpg" for _, row in rows if row["image"] not in files):
         raise InputError(
             f"{len(missing)} of the {len(rows)} images in {table.name} are missing from {folder}: "
             + listed(missing)
         )
     used = {row.path.name for row in listing.rows}
-    listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}")
+    listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}", f"{IMAGES}/")
     parts = {IMAGES, GROUND_TRUTH, GROUPINGS}
     listing.pass_over_rest(root, parts.__contains__, "outside the layout of ISIC 2018")
     return listing
@@ -67,14 +69,14 @@ def _class(row: dict[str, str], location: str) -> str:
 
 
 def lesions(root: Path) -> dict[str, str]:
-    """Return the lesion id of each image id, from the official lesion groupings.
+    """Return the lesion id of each image id, from the official lesion groupings, if there.
 
-    Raises InputError if the file is missing or has unexpected columns or duplicate images.
+    Raises InputError if the file has unexpected columns or duplicate images.
     """
     candidates = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
     table = next((path for path in candidates if path.is_file()), None)
     if table is None:
-        raise InputError(f"lesion groupings are missing: {root / GROUPINGS}")
+        return {}
     rows = [row for _, row in table_rows(table, ("image", "lesion_id"))]
     require_unique(table, (row["image"] for row in rows))
     return {row["image"]: row["lesion_id"] for row in rows}

@@ -23,9 +23,11 @@ FORMATS = ("BMP", "GIF", "JPEG", "JPEG2000", "PNG", "PPM", "TIFF", "WEBP")
 DICOM = {".dcm", ".dicom"}
 # Images that cannot be read here, and what would help. Pillow would read the previews in some.
 RAW, SLIDE = "camera RAW; convert it to PNG or JPEG", "whole-slide image; export its tiles as PNG"
+UNREAD = "a format that is not read; convert it to PNG"
 OTHERS = {
     **dict.fromkeys(".3fr .arw .cr2 .cr3 .crw .dng .erf .iiq .kdc .mrw .nef".split(), RAW),
     **dict.fromkeys(".nrw .orf .pef .raf .raw .rw2 .rwl .sr2 .srf .srw .x3f".split(), RAW),
+    **dict.fromkeys(".bpg .exr .fits .jxr .pcx .sgi .tga .xcf".split(), UNREAD),
     **dict.fromkeys(".bif .czi .lif .mrxs .ndpi .scn .svs .vms .vsi".split(), SLIDE),
 }  # fmt: skip
 EXTENSIONS = {
@@ -133,15 +135,17 @@ class Listing:
                 raise InputError(f"a folder name is not UTF-8; rename: {ascii(parent)}")
             if (first := self.visited.setdefault(os.path.realpath(parent), parent)) != parent:
                 raise InputError(f"{parent} and {first} are the same folder; remove the link")
-            name_of_parent = os.path.join(inside, parent[length:])
-            folders[:] = self.without_system(folders, name_of_parent)
+            relative = os.path.join(inside, parent[length:])
+            folders[:] = self.without_system(folders, relative)
+            names = []
             for name in sorted(files):
                 if reason := reason_to_pass_over(parent, name):
-                    self.pass_over(reason, os.path.join(name_of_parent, name))
+                    self.pass_over(reason, os.path.join(relative, name))
                 else:
-                    images.append((os.path.join(name_of_parent, name), os.path.join(parent, name)))
-            if invalid := [ascii(i) for i, _ in images if not is_text(i)]:
-                raise InputError(f"file names are not UTF-8; rename: {listed(invalid)}")
+                    names.append(name)
+            if invalid := [ascii(name) for name in names if not is_text(name)]:
+                raise InputError(f"file names in {parent} are not UTF-8; rename: {listed(invalid)}")
+            images += [(os.path.join(relative, name), os.path.join(parent, name)) for name in names]
         return sorted(images)
 
     def without_system(self, folders: list[str], parent: str = "") -> list[str]:
@@ -229,10 +233,9 @@ def summary(
         return f"{name}: " + ", ".join(f"{number} {part}" for part, number in numbers.items())
     lines = [f"{name}:"]
     for part, number in numbers.items():
-        counts = listed(
-            (f"{label} {n}" for label, n in parts.get(part, {}).items() if label != UNKNOWN), 20
-        )
-        lines.append(f"  {part:11} {number:>7}  {counts}".rstrip())
+        counts = {label: n for label, n in parts.get(part, {}).items() if label != UNKNOWN}
+        classes = listed((f"{printable(label)} {n}" for label, n in counts.items()), 20)
+        lines.append(f"  {part:11} {number:>7}  {classes}".rstrip())
     for reason, names in passed_over.items():
         lines.append(f"  {'':11} {len(names):>7}  {reason}: {listed(names, NAMED)}")
     return "\n".join(lines + [f"  note: {note}" for note in notes])

@@ -1,15 +1,17 @@
 """Open images and draw tasks as the command line specifies."""
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Protocol
 
 from common.errors import InputError, listed
 
-from . import Collection, lesion_groups, open_dataset, own
-from .cache import cached
-from .episode import Task, draw_task
+from . import Collection, isic2018, open_dataset, own
+from .cache import cached, default_folder
+from .duplicates import without_copies
+from .episode import Task, choose_task, draw_task
+from .groups import with_groups
 from .images import ImageSet, check_readable, image_set, without_unreadable
 from .listing import NAMED, UNKNOWN, Listing, Row, found, summary
 from .tables import require_unique, table_paths, table_rows
@@ -18,7 +20,10 @@ UNREADABLE = "unreadable"
 
 
 class DataSettings(Protocol):
-    """The settings that say how data is opened."""
+    """The settings that say how data is opened.
+
+    Also read where they exist: `cache_folder`, `groups` and `group_column`.
+    """
 
     @property
     def base_classes(self) -> list[str] | None: ...
@@ -26,6 +31,8 @@ class DataSettings(Protocol):
     def rare_classes(self) -> list[str] | None: ...
     @property
     def skip_unreadable(self) -> bool: ...
+    @property
+    def allow_duplicates(self) -> bool: ...
     @property
     def quiet(self) -> bool: ...
 
@@ -38,10 +45,18 @@ def open_data(
 ) -> Collection:
     """Open the dataset in `folder` and print what was found, if `show` (on rank 0).
 
-    --skip-unreadable drops images that cannot be decoded from the parts in `use`. Raises InputError
-    as `open_dataset` does.
+    Copies are left out, unless --allow-duplicates is given. --skip-unreadable drops images that
+    cannot be decoded from the parts in `use`. Raises InputError as `open_dataset`, `with_groups`
+    and `without_copies` do.
     """
-    data = open_dataset(folder, settings.base_classes, settings.rare_classes)
+    table, column = getattr(settings, "groups", None), getattr(settings, "group_column", None)
+    data = open_dataset(
+        folder, settings.base_classes, settings.rare_classes, None if table else column
+    )
+    if table:
+        data = with_groups(data, table, column)
+    cache = getattr(settings, "cache_folder", default_folder())
+    data = without_copies(data, cache, settings.allow_duplicates)
     if settings.skip_unreadable:
         for part in use:
             images = getattr(data, part)
@@ -118,14 +133,82 @@ def decoded(
 
 
 def draw(
-    folder: Path,
-    rare: ImageSet,
+    data: Collection,
     n_way: int | None,
     k_shot: int | None,
     seed: int,
-    lesion_disjoint: bool = False,
+    group_disjoint: bool = False,
     rare_split: bool = False,
 ) -> Task:
     """Draw a task as the command line specifies. Raises InputError as `draw_task` does."""
-    lesions = lesion_groups(folder) if lesion_disjoint else None
-    return draw_task(rare, n_way, k_shot, seed, lesions, rare_split)
+    groups = _groups(data) if group_disjoint else None
+    return draw_task(data.rare, n_way, k_shot, seed, groups, rare_split)
+
+
+def _groups(data: Collection) -> Mapping[str, str]:
+    if not data.groups:
+        raise InputError(
+            f"--group-disjoint: {data.name} has no groups (patients, lesions); give them as a "
+            f"column group of a CSV file of images, as --groups FILE with the columns image,group, "
+            f"or for {isic2018.NAME} as {isic2018.GROUPINGS}"
+        )
+    return data.groups
+
+
+def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
+    """Return the task whose support set is chosen in the CSV file `table` (see `read_support`).
+
+    Raises InputError as `read_support` and `choose_task` do.
+    """
+    groups = _groups(data) if group_disjoint else None
+    return choose_task(data.rare, read_support(data.rare, table), groups)
+
+
+def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
+    """Return the ids of the support images by class that a CSV file names.
+
+    Its columns are `label` and `image` or `path`: an image id, or a path, relative to the file's
+    folder or to the current one. If it has a column `support`, only the rows count that are marked
+    there, by anything but 0, no or false, so that the CSV file of all images can be used. Raises
+    InputError as `table_rows` does, and for an image that is listed twice, is not among `rare` or
+    has another class there.
+    """
+    found: dict[str, list[str]] = {}
+    class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
+    id_of: dict[str, str] = {}
+    wrong = []
+    for line, row in table_rows(table, ("label",)):
+        if row.get("support", "x").lower() in ("", "0", "no", "false"):
+            continue
+        name = row.get("image") or row.get("path")
+        if not name:
+            raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
+        if name not in class_of:
+            id_of = id_of or {os.path.realpath(str(p)): i for p, i in zip(rare.paths, rare.ids)}
+            paths = (os.path.realpath(folder / name) for folder in (table.parent, Path()))
+            name = next((id_of[path] for path in paths if path in id_of), name)
+        if class_of.get(name) != row["label"]:
+            actual = f"of class {class_of[name]!r}" if name in class_of else "not a rare image"
+            wrong.append(f"line {line}: {name} is {actual}, not {row['label']!r}")
+        found.setdefault(row["label"], []).append(name)
+    if wrong:
+        raise InputError(f"{table}: the support set must be rare images of {rare.name}: "
+                         + listed(wrong, 3))  # fmt: skip
+    require_unique(table, (name for names in found.values() for name in names))
+    return found
+
+
+def notes_of(shared: dict, query: int) -> list[str]:
+    """Return notes on what `query` images share with the support set, from `Task.shared`."""
+    copies, groups, without = (shared[name] for name in ("copies", "groups", "without_group"))
+    notes = []
+    if copies:
+        notes.append(f"note: {copies} of {query} query images are copies of support images")
+    if groups:
+        notes.append(
+            f"note: {groups} of {query} query images share a group (patient, lesion) with the "
+            "support set; --group-disjoint, where a task is drawn, leaves them out"
+        )
+    if groups is not None and without:
+        notes.append(f"note: {without} images of the task have no group")
+    return notes

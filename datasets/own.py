@@ -13,6 +13,7 @@ BASE_CLASSES = RARE_CLASSES = None  # given by the user
 EMPTY = "class folders without images"
 TABLES = (".csv", ".tsv", ".txt")
 COLUMNS = ("path", "label")
+GROUP = "group"  # an optional column: the patient or lesion
 LAYOUT = "one folder per class, or a CSV file with the columns path and label"
 
 
@@ -26,14 +27,15 @@ def is_table(path: Path) -> bool:
     return path.suffix.lower() in TABLES
 
 
-def find(root: Path) -> Listing:
-    """Return every image.
+def find(root: Path, group_column: str | None = None) -> Listing:
+    """Return every image, with its group where the CSV file has a column `group`.
 
     The id is the path relative to the folder `root`, or as written in the CSV file, where paths
-    are absolute or relative to the file's folder. Raises InputError for a folder without images in
+    are absolute or relative to the file's folder. `group_column` is another name of that column,
+    which must then exist. Raises InputError for a folder without images in
     class folders; for a CSV file as `table_paths` does.
     """
-    return _from_csv(root) if root.is_file() else _from_folders(root)
+    return _from_csv(root, group_column) if root.is_file() else _from_folders(root)
 
 
 def _folders(root: Path) -> list[Path]:
@@ -61,9 +63,19 @@ def _from_folders(root: Path) -> Listing:
     return listing
 
 
-def _from_csv(table: Path) -> Listing:
+def _from_csv(table: Path, group_column: str | None) -> Listing:
     listing = Listing()
     rows = table_rows(table, COLUMNS, listing.notes)
+    header = rows[0][1] if rows else {}
+    wanted = clean(group_column or GROUP).casefold()
+    column = next((name for name in header if name.casefold() == wanted), "")
+    if group_column and header and not column:
+        raise InputError(
+            f"--group-column {group_column}: {table} has the columns {','.join(header)}"
+        )
     paths = table_paths(table, rows)
-    listing.rows = [Row(i, path, clean(row["label"])) for (i, path), (_, row) in zip(paths, rows)]
+    listing.rows = [
+        Row(i, path, clean(row["label"]), clean(row.get(column, "")) or None)
+        for (i, path), (_, row) in zip(paths, rows)
+    ]
     return listing

@@ -44,12 +44,21 @@ class PseudoLabels:
         content = ids.encode() + self.probabilities[order].astype("<f4").tobytes()
         return hashlib.sha256(content).hexdigest()
 
+    def teacher(self) -> dict | None:
+        """Return where the teacher's encoder is and how it was fitted; None in older files."""
+        if "checkpoint" not in self.about:
+            return None
+        about, args = self.about, self.about["args"]
+        return {name: about[name] for name in ("checkpoint", "epoch", "checkpoint_made_by")} | {
+            name: args[name] for name in ("augnum", "normalize")
+        }
+
     def for_images(self, base: ImageSet) -> "PseudoLabels":
         """Return the pseudo labels in the order of `base`, matched by id.
 
         Raises InputError if they were made for other images.
         """
-        require_same(self.about["base"], base.fingerprint(), "the pseudo labels were made for")
+        require_same(self.about["base"], base, "the pseudo labels were made for")
         row_of = {name: row for row, name in enumerate(self.ids)}
         if missing := [name for name in base.ids if name not in row_of]:
             raise InputError(f"missing pseudo labels of {listed(missing)}")

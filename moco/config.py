@@ -22,30 +22,55 @@ from trainer.settings import Settings, binding, recipe, setting
 
 IMAGE_SIZE = 224  # as in the papers
 # Of a training that starts from pretrained weights: what the authors' scripts of MoCo-CXR
-# (Sowrirajan et al. 2021) use to continue ImageNet weights by MoCo, with batches of 16, too.
-FROM_WEIGHTS = {"epochs": 20, "lr": 1e-4}
+# (Sowrirajan et al. 2021) use to continue ImageNet weights by MoCo, with batches of 16, too: a
+# constant rate, as its drops come after the last epoch.
+FROM_WEIGHTS: dict[str, Any] = {"epochs": 20, "lr": 1e-4, "schedule": []}
 
 
 @dataclass(frozen=True, kw_only=True)
 class Classes(Settings):
     """your own images"""
 
-    base_classes: list[str] | None = binding(
-        None, "common diseases and normal controls", metavar="CLASS",
+    # Neither binds a later stage nor a resumed run: what they read is compared, images and task.
+    base_classes: list[str] | None = setting(
+        None, "common diseases and normal controls", inherited="default", metavar="CLASS",
     )  # fmt: skip
-    rare_classes: list[str] | None = binding(None, "rare diseases", metavar="CLASS")
+    rare_classes: list[str] | None = setting(
+        None, "rare diseases; a class in neither is not used", inherited="default",
+        metavar="CLASS",
+    )  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)
 class Drawing(Settings):
     """how a task is drawn"""
 
-    lesion_disjoint: bool = setting(
-        False, "exclude images of the support set's lesions from the query set (ISIC 2018)",
+    group_disjoint: bool = setting(
+        False, "exclude images of the support set's groups (patients, lesions) from the query set",
+        flags=("--group-disjoint", "--lesion-disjoint"), former="lesion_disjoint",
+    )  # fmt: skip
+    groups: Path | None = setting(
+        None, "CSV file with the columns image,group, which says for each image id of which "
+        "patient or lesion it is", metavar="FILE",
+    )  # fmt: skip
+    group_column: str | None = setting(
+        None, "column of groups, in --groups or in the CSV file of images (default: group)",
+        metavar="NAME",
     )  # fmt: skip
     rare_split: bool = setting(
         False, "draw the support set from 70 % of the rare images and score on another 20 %, the "
         "same for all seeds (the papers' comparison with an oracle)",
+    )  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class Choosing(Drawing):
+    """the task"""
+
+    support: Path | None = setting(
+        None, "CSV file of the support images, chosen instead of drawn, with the columns "
+        "image,label: ids or paths; with a column support, only the rows marked in it",
+        metavar="FILE",
     )  # fmt: skip
 
 
@@ -56,6 +81,10 @@ class Reading(Settings):
     skip_unreadable: bool = setting(
         False, "leave out images that cannot be decoded, and list them; use it in all stages of "
         "an experiment",
+    )  # fmt: skip
+    allow_duplicates: bool = setting(
+        False, "count copies of an image as separate images, also those in two classes",
+        negatable=True, inherited="default",
     )  # fmt: skip
     quiet: bool = setting(False, "one line on what the data folder holds", runtime=True)
 
@@ -87,8 +116,8 @@ class Backbone(Settings):
     weights: str = recipe(
         "none", "initial weights of the backbone: none, random; default, those that torchvision or "
         "timm publishes; FILE, a state dict of the network (.pth, .safetensors); RUN, the folder "
-        f"of a run. With weights, --epochs is {FROM_WEIGHTS['epochs']} and --lr "
-        f"{FROM_WEIGHTS['lr']} by default", metavar="{none,default,FILE,RUN}",
+        f"of a run. With weights, --epochs is {FROM_WEIGHTS['epochs']}, --lr "
+        f"{FROM_WEIGHTS['lr']} and --schedule empty by default", metavar="{none,default,FILE,RUN}",
     )  # fmt: skip
 
 
@@ -183,7 +212,7 @@ class Pretraining(ContrastiveTraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Labelling(Classes, Regression, Drawing, Encoding):
+class Labelling(Classes, Regression, Choosing, Encoding):
     """generate_pseudo.py"""
 
     description = (
@@ -207,7 +236,7 @@ class Labelling(Classes, Regression, Drawing, Encoding):
         15, "warn if a class has fewer query images; the query set is always all remaining images",
         low=0, metavar="Q",
     )  # fmt: skip
-    seed: int = setting(0, "seed of the task and the augmented copies", low=0)
+    seed: int = setting(0, "seed of the task", low=0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -280,7 +309,7 @@ class Distillation(Correction, ContrastiveTraining):
 
 
 @dataclass(frozen=True, kw_only=True)
-class Testing(Classes, Regression, Drawing, Encoding):
+class Testing(Classes, Regression, Choosing, Encoding):
     """test.py"""
 
     description = "Score an encoder or a student on all rare images except the support set."
@@ -305,6 +334,10 @@ class Testing(Classes, Regression, Drawing, Encoding):
         None, "classify unlabelled images instead of scoring: a folder, image files, or a CSV file "
         "with the column path", metavar="PATH",
     )  # fmt: skip
+    teacher: bool = setting(
+        True, "beside a student's scores, show its teacher's, those of its own classifier, and of a "
+        "logistic regression on its features", negatable=True, runtime=True,
+    )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",
         metavar="DIR",
@@ -321,23 +354,39 @@ class Testing(Classes, Regression, Drawing, Encoding):
         None, "seed of a drawn task (default: 0); must match an existing task", low=0,
         metavar="SEED",
     )  # fmt: skip
+    tasks: int | None = setting(
+        None, "score an encoder on the tasks of seeds 0 to N-1: mean and 95 % confidence interval",
+        low=2, metavar="N",
+    )  # fmt: skip
+    compare: Path | None = setting(
+        None, "with --tasks: the CSV file of another encoder on the same tasks, for the paired "
+        "difference and Wilcoxon's test", metavar="CSV", runtime=True,
+    )  # fmt: skip
     output: Path | None = setting(
         None, "folder for the scores (default: the checkpoint's)", metavar="DIR",
     )  # fmt: skip
 
 
+def require_undrawn(given: Mapping[str, Any]) -> None:
+    """Raise InputError if a command that chooses its task has flags that draw one."""
+    if drawing := [name for name in ("n_way", "k_shot", "seed", "rare_split") if name in given]:
+        flags = listed(f"--{name.replace('_', '-')}" for name in drawing)
+        raise InputError(f"--support chooses the task; leave out {flags}, which draw one")
+
+
 def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:
     """Return the settings that a student inherits from its teacher, the encoder of `checkpoint`.
 
-    The classes are those used for labelling, as stage (a) may have been run without them. An
+    Classes and duplicates are those used for labelling, as stage (a) may have been run without. An
     encoder that was not trained here has no schedule, and is itself what its students start from.
     """
     args = checkpoint["args"]
     inherited = {name for name, field in Distillation.fields().items() if field.about.inherited}
     recorded = {name: args.get(name) for name in sorted(inherited)}
     if not STAGES[checkpoint["stage"]].trained:
-        recorded["weights"] = str(settings.resume)
-    return recorded | {"base_classes": settings.base_classes, "rare_classes": settings.rare_classes}
+        recorded["weights"] = str(settings.resume.resolve())
+    reading = ("base_classes", "rare_classes", "allow_duplicates")
+    return recorded | {name: getattr(settings, name) for name in reading}
 
 
 def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, Any]:
@@ -405,6 +454,7 @@ class Stage:
 
 
 STAGES: dict[str, Stage] = {}
+TEACHERS = ("moco", "pretrained")  # whose encoders label the base images
 
 
 def register(*stages: Stage) -> None:

@@ -10,7 +10,6 @@ from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
 from sklearn.preprocessing import Normalizer
 from torch import Tensor, nn
-from torch.utils.data import Dataset
 from tqdm import tqdm
 
 from common.errors import refusing
@@ -22,10 +21,11 @@ from .augment import plain_view, random_view
 from .batch_augment import to_float
 from .checkpoint import query_encoder
 from .config import STAGES
-from .loader import ImageLoader, RandomViews
+from .loader import ImageLoader, SupportCopies
 from .scores import score
 
 NEIGHBOURS = 20
+MANY = 500  # images that are worth starting processes to read them
 
 
 def encode(
@@ -99,31 +99,88 @@ class FrozenEncoder:
         self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
         self.image_size = checkpoint["args"]["image_size"]
         self.aug_plus = checkpoint["args"]["aug_plus"]
+        self._embedded: tuple[ImageSet, np.ndarray] | None = None
         prepare(self.encoder, self.device, amp)
 
     def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
-        """Return the embeddings of the evaluation views of M images, M×D, not normalised."""
-        return encode(
-            self.encoder, images, self.image_size, self.batch_size, self.workers, self.device,
-            progress,
-        )  # fmt: skip
+        """Return the embeddings of the evaluation views of M images, M×D, not normalised.
 
-    def fit(
-        self, support: ImageSet, augnum: int = 5, seed: int = 0, normalize: bool = False
-    ) -> Pipeline:
-        """Fit f_c on `augnum` augmented copies of each support image: stage (b).
+        Those of the last set are kept.
+        """
+        if self._embedded is None or self._embedded[0] is not images:
+            embeddings = encode(
+                self.encoder, images, self.image_size, self.batch_size, self.workers, self.device,
+                progress,
+            )  # fmt: skip
+            self._embedded = images, embeddings
+        return self._embedded[1]
 
-        `augnum` 0 uses the images themselves. `predict_proba` of the result maps embeddings, M×D,
-        to probabilities, M×N.
+    def copies(self, images: ImageSet, augnum: int = 5, progress: str | None = None) -> np.ndarray:
+        """Return the embeddings of `augnum` augmented copies of M images, M×C×D.
+
+        `augnum` 0: of the images themselves, C = 1.
         """
         if augnum == 0:
-            embeddings = self.embed(support)
-        else:
-            copies = _Copies(support, self.image_size, self.aug_plus, augnum, seed)
-            batches = ImageLoader(copies, batch_size=32)
-            embeddings = encode_batches(self.encoder, batches, self.device, tqdm(disable=True))
-        labels = np.repeat(support.labels, max(augnum, 1))
-        return fit_classifier(embeddings, labels, normalize)
+            return self.embed(images, progress)[:, None]
+        views = SupportCopies(images, random_view(self.image_size, self.aug_plus), augnum)
+        workers = self.workers if len(views) > MANY else 0  # starting them takes a second
+        batches = ImageLoader(views, workers, batch_size=32)
+        hidden = None if progress else True
+        with tqdm(total=len(views), desc=progress, unit="copies", disable=hidden) as bar:
+            embeddings = encode_batches(self.encoder, batches, self.device, bar)
+        return embeddings.reshape(len(images), augnum, -1)
+
+    def fit(self, support: ImageSet, augnum: int = 5, normalize: bool = False) -> Pipeline:
+        """Fit f_c on `augnum` augmented copies of each support image: stage (b).
+
+        `predict_proba` of the result maps embeddings, M×D, to probabilities, M×N.
+        """
+        return _fit_copies(self.copies(support, augnum), support.labels, normalize)
+
+
+def _fit_copies(copies: np.ndarray, labels: Sequence[int], normalize: bool) -> Pipeline:
+    """Fit f_c on the embeddings of the copies of M support images, M×C×D."""
+    images, number, dim = copies.shape
+    return fit_classifier(copies.reshape(-1, dim), np.repeat(labels, number), normalize)
+
+
+# Classifies a task's images: (support set, query set) to probabilities, M×N, of the query set.
+# The support set is None for a classifier that is trained already.
+Predictor = Callable[[ImageSet | None, ImageSet], np.ndarray]
+
+
+def direct(encoder: FrozenEncoder, classifier: nn.Module, query: ImageSet) -> Predictor:
+    """Encode the images of `query` once; return the predictor by a student's classifier f_c′."""
+    embeddings = dict(zip(query.ids, encoder.embed(query, progress="testing")))
+
+    def predict(_: ImageSet | None, query: ImageSet) -> np.ndarray:
+        rows = torch.from_numpy(np.stack([embeddings[i] for i in query.ids]))
+        return classifier(rows).softmax(dim=1).numpy()
+
+    return predict
+
+
+def regressions(
+    encoder: FrozenEncoder,
+    support: ImageSet,
+    query: ImageSet,
+    augnum: int = 5,
+    normalize: bool = False,
+) -> Predictor:
+    """Encode the images of any number of tasks once; return their predictor.
+
+    For a task's support and query set, of the images of `support` and `query`, it fits a logistic
+    regression on the first, `FrozenEncoder.fit`, and applies it to the second.
+    """
+    copies = dict(zip(support.ids, encoder.copies(support, augnum, progress="support copies")))
+    embeddings = dict(zip(query.ids, encoder.embed(query, progress="testing")))
+
+    def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
+        assert support is not None
+        f_c = _fit_copies(np.stack([copies[i] for i in support.ids]), support.labels, normalize)
+        return f_c.predict_proba(np.stack([embeddings[i] for i in query.ids]))
+
+    return predict
 
 
 class MetaLearner:
@@ -209,19 +266,17 @@ class _Function(nn.Module):
         self.forward = function
 
 
-class _Copies(Dataset):
-    """Row i is an augmented view of image i // `copies`, random by seed and copy number."""
+def adaptations(learner: MetaLearner, images: ImageSet) -> Predictor:
+    """Embed `images`, the support and query images of any number of tasks, once; return the
+    predictor, which adapts to a task."""
+    embeddings = dict(zip(images.ids, learner.embed(images, progress="embedding")))
 
-    def __init__(self, images: ImageSet, image_size: int, aug_plus: bool, copies: int, seed: int):
-        view = random_view(image_size, aug_plus)
-        self.views = RandomViews(images, view, views=1, seed=seed, purpose="support copies")
-        self.copies = copies
+    def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
+        assert support is not None
+        classify = learner.adapt(np.stack([embeddings[i] for i in support.ids]), support.labels)
+        return classify(np.stack([embeddings[i] for i in query.ids]))
 
-    def __len__(self) -> int:
-        return len(self.views) * self.copies
-
-    def __getitem__(self, row: int) -> torch.Tensor:
-        return self.views[row % self.copies, row // self.copies][0][0]
+    return predict
 
 
 def knn_score(embeddings: np.ndarray, labels: Sequence[int]) -> dict[str, float]:

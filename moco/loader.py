@@ -55,22 +55,14 @@ class EpochBatches(Sampler):
 class RandomViews(Dataset):
     """`views` random views of an image, and its row, for a key (epoch, row).
 
-    The views depend only on the key, the seed and `purpose`, not on the process that makes them.
+    The views depend only on the key and the seed, not on the process that makes them.
     """
 
-    def __init__(
-        self,
-        images: ImageSet,
-        transform: transforms.Compose,
-        views: int,
-        seed: int,
-        purpose: str = "training views",
-    ):
+    def __init__(self, images: ImageSet, transform: transforms.Compose, views: int, seed: int):
         self.paths = images.paths
         self.transform = transform
         self.views = views
         self.seed = seed
-        self.purpose = purpose
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -78,18 +70,15 @@ class RandomViews(Dataset):
     def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int]:
         epoch, row = key
         image = read_image(self.paths[row])
-        with torch.random.fork_rng(devices=[]):
-            # CPU only: torch.manual_seed also queues a call for each unused GPU.
-            seed = stream_seed(self.purpose, self.seed, epoch, row)
-            torch.default_generator.manual_seed(seed)
+        with seeded(stream_seed("training views", self.seed, epoch, row)):
             return [self.transform(image) for _ in range(self.views)], row
 
 
 class ImageLoader(DataLoader):
-    """Loader of views, B×3×S×S, or of (views, rows), that needs no shared memory.
+    """Loader of views, B×3×S×S, or of (views, rows), that can do without shared memory.
 
     Where that or the number of open files is short, as in containers, batches of the data-loading
-    processes come through a pipe, which is slower; where none can be started, this process loads.
+    processes come through a pipe; where none can be started, this process loads.
     """
 
     def __init__(self, dataset: Dataset, workers: int = 0, **options):
@@ -115,16 +104,14 @@ class ImageLoader(DataLoader):
     def start(self) -> Iterator:
         """Start the data-loading processes, or none if the machine does not let them start."""
         running = active_children()
-        hook, sys.unraisablehook = (
-            sys.unraisablehook,
-            lambda _: None,
-        )  # deletes a half-made iterator
+        hook = sys.unraisablehook
+        sys.unraisablehook = lambda _: None  # torch's half-made iterator fails to clean up
         try:
             return super().__iter__()
         except OSError as error:  # too few files or processes, or no semaphores in /dev/shm
             if self.num_workers == 0:
                 raise
-            note(f"cannot start data-loading processes ({reason(error)}); loading in this process")
+            note(f"cannot start data-loading processes ({reason(error)}): using the main process")
         finally:
             sys.unraisablehook = hook
         for process in set(active_children()).difference(running):
@@ -155,6 +142,37 @@ def stacked(views: Sequence[Tensor]) -> Tensor | np.ndarray:
         with contextlib.suppress(OSError, RuntimeError):
             return default_collate(list(views))
     return torch.stack(list(views)).numpy()
+
+
+@contextlib.contextmanager
+def seeded(seed: int) -> Iterator[None]:
+    """Seed torch's random stream on the CPU, and restore it after the block."""
+    with torch.random.fork_rng(devices=[]):
+        # CPU only: torch.manual_seed also queues a call for each unused GPU.
+        torch.default_generator.manual_seed(seed)
+        yield
+
+
+class SupportCopies(Dataset):
+    """Row i is copy i % `copies` of image i // `copies`, an augmented view.
+
+    A copy depends only on the image's id and its own number, so that an image has the same copies
+    in every task.
+    """
+
+    def __init__(self, images: ImageSet, transform: transforms.Compose, copies: int):
+        self.images = images
+        self.transform = transform
+        self.copies = copies
+
+    def __len__(self) -> int:
+        return len(self.images) * self.copies
+
+    def __getitem__(self, row: int) -> Tensor:
+        number, copy = divmod(row, self.copies)
+        image = read_image(self.images.paths[number])
+        with seeded(stream_seed(f"support copies of {self.images.ids[number]}", copy)):
+            return self.transform(image)
 
 
 class BatchViews:

@@ -2,24 +2,24 @@
 
 import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypeVar
 
 import torch
 
-from common.errors import InputError
+from common.errors import InputError, listed
 from common.files import require_writable
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet, require_same
 from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
-from trainer.config import Output, TrainingSettings
+from trainer.config import Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
 from trainer.provenance import command, provenance
-from trainer.settings import Settings, require_fixed, resolve
+from trainer.settings import Settings, require_fixed, resolve, shown
 from trainer.trainer import Run
 
 from .checkpoint import load_checkpoint, require_stage, save_checkpoint
@@ -67,7 +67,9 @@ def resolve_training(
 
     A run in --model-path is resumed without --resume, or if the whole command is repeated. Settings
     that the machine decides are those of the checkpoint, else the fastest on the device; the others
-    have to be given again. Raises InputError if --resume is not a checkpoint, or as `resolve` does.
+    have to be given again, except for --schedule: it is the checkpoint's or, with other --epochs
+    than the default or the teacher's, scaled with them. Raises InputError if --resume is not a
+    checkpoint, or as `resolve` does.
     """
     given = dict(given)
     folder, requested = given["model_path"], given.get("resume")
@@ -93,9 +95,35 @@ def resolve_training(
     if source:
         recorded = source.checkpoint["args"]
         auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
-    if (given.get("weights") or (inherited or {}).get("weights") or "none") != "none":
+    usual = dict(inherited or {})
+    if (given.get("weights") or usual.get("weights") or "none") != "none":
         auto |= FROM_WEIGHTS
-    return resolve(cls, given, auto, inherited, where), source
+        usual = FROM_WEIGHTS | usual
+    scaled = None
+    if "schedule" not in given:
+        if source and source.checkpoint["args"].get("schedule") is not None:
+            given["schedule"] = list(source.checkpoint["args"]["schedule"])
+        elif scaled := _scaled_schedule(cls, given, usual):
+            given["schedule"] = scaled
+    settings = resolve(cls, given, auto, inherited, where)
+    if scaled and not settings.cos and settings.epochs:
+        drops = " and ".join(map(str, scaled))
+        print(f"note: --epochs {settings.epochs} without --schedule: the learning rate drops after "
+              f"epoch {drops}")  # fmt: skip
+    return settings, source
+
+
+def _scaled_schedule(
+    cls: type[T], given: Mapping[str, Any], inherited: Mapping[str, Any]
+) -> list[int] | None:
+    """Return the schedule scaled to the --epochs given; None if they are the usual ones."""
+    fields = cls.fields()
+    drops, usual = (
+        fields[name].default if inherited.get(name) is None else inherited[name]
+        for name in ("schedule", "epochs")
+    )
+    epochs = given.get("epochs", usual)
+    return scaled_drops(epochs, drops, usual) if epochs != usual and drops else None
 
 
 def resolve_encoding(
@@ -144,8 +172,11 @@ def is_resuming(settings: Output) -> bool:
     return settings.resume is not None and settings.resume.resolve() in paths
 
 
-def check_run(settings: TrainingSettings, about: dict, source: Source | None) -> None:
-    """Raise InputError if the run `about` may not start in --model-path or continue from `source`.
+def check_run(
+    settings: TrainingSettings, about: dict, images: ImageSet, source: Source | None
+) -> None:
+    """Raise InputError if the run `about`, on `images`, may not start in --model-path or continue
+    from `source`.
 
     It may not if it would overwrite a run, or if `source` has another stage, task, data or pseudo
     labels, or other fixed settings.
@@ -156,6 +187,8 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
             f"{settings.model_path} already holds a run; resume it by leaving out --resume, or "
             "replace it with --overwrite"
         )
+    for note in notes_on_length(settings, len(images)):
+        print(note)
     if source is None:
         return
     checkpoint, path = source.checkpoint, source.path
@@ -171,17 +204,45 @@ def check_run(settings: TrainingSettings, about: dict, source: Source | None) ->
     if "known_settings" in checkpoint:
         print(f"note: {path} does not record which images it was trained on")
     else:
-        require_same(checkpoint["base"], about["base"], f"{path} was trained on")
-    affected = "the cosine schedule" if settings.cos else None
+        require_same(checkpoint["base"], images, f"{path} was trained on")
+    affected = ["the cosine schedule"] if settings.cos else []
     if isinstance(settings, Distillation):
         if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
             raise InputError(
                 f"{path} was trained on other pseudo labels than those in {settings.savedir}"
             )
-        affected = "α_t of eq. (5)"
+        affected.append("α_t of eq. (5)")
     planned = checkpoint["args"]["epochs"]
-    if settings.epochs != planned and affected:
-        print(f"note: --epochs {settings.epochs} instead of {planned} changes {affected}")
+    if settings.epochs != planned:
+        if affected:
+            changed = " and ".join(affected)
+            print(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
+        if not settings.cos:
+            drops = " ".join(map(str, settings.schedule)) or "none"
+            print(f"note: a resumed run keeps its --schedule, {drops}")
+
+
+def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
+    """Return notes on settings that a run of these epochs on so many images is too short for."""
+    epochs, notes = settings.epochs, []
+    if not epochs:
+        return []
+    start = f"note: --epochs {epochs} is too short for"
+    drops = settings.schedule
+    if drops and not settings.cos and min(drops) >= epochs:
+        text = " ".join(map(str, drops))
+        notes.append(f"{start} --schedule {text}: the learning rate never drops")
+    if isinstance(settings, ContrastiveTraining):
+        keys = epochs * (images // settings.batch_size) * settings.batch_size
+        if keys < settings.moco_k:
+            notes.append(
+                f"{start} --moco-k {settings.moco_k}: the run makes {keys:,} keys, the rest of "
+                "the queue stays random"
+            )
+    if isinstance(settings, Distillation) and settings.correction == "dic":
+        if epochs <= settings.dic_interval:
+            notes.append(f"{start} --dic-interval {settings.dic_interval}: DIC corrects nothing")
+    return notes
 
 
 def about_run(
@@ -208,6 +269,16 @@ def run_of(settings: Output, about: dict, source: Source | None) -> Run:
     )  # fmt: skip
 
 
+def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:
+    """Print a note if the encoder was trained, without labels, on a class that is now rare."""
+    if seen := [name for name in rare.classes if name in checkpoint["base"]["counts"]]:
+        if checkpoint["task"] is None:
+            print(
+                f"note: {where} was trained on the images of {listed(seen)}, now a rare class: "
+                "they are not new to it"
+            )
+
+
 def training_of(checkpoint: dict) -> dict:
     """Return a checkpoint's stage and fixed settings, equal for all seeds of an experiment."""
     args = checkpoint["args"]
@@ -216,21 +287,59 @@ def training_of(checkpoint: dict) -> dict:
     return {"stage": checkpoint["stage"], **shared}
 
 
-def is_same_work(
+def changes(
     settings: Settings, given: Mapping[str, Any], previous: dict, checkpoint: dict
-) -> bool:
-    """Return whether the earlier output `previous` has the same settings and checkpoint.
+) -> list[str]:
+    """Return in which settings and checkpoint the earlier output `previous` differs, as text.
 
     Runtime settings are ignored, except for an explicit --amp.
     """
-    if "amp" in given and given["amp"] != previous.get("args", {}).get("amp"):
-        return False
+    fields = type(settings).fields()
     try:
         args = type(settings).complete(previous.get("args", {}))
-    except ValueError:
-        return False
+    except ValueError as error:
+        return [str(error)]
     current = json.loads(json.dumps(settings.record()))
-    names = type(settings).names(runtime=False)
-    same_settings = all(args[name] == current[name] for name in names)
-    source = (previous.get("epoch"), previous.get("checkpoint_made_by"))
-    return same_settings and source == (checkpoint["epoch"], checkpoint["made_by"])
+    names = list(type(settings).names(runtime=False)) + ["amp"] * ("amp" in given)
+    found = [
+        f"{shown(fields[name], args[name])} then, {shown(fields[name], current[name])} now"
+        for name in names
+        if args[name] != current[name]
+    ]
+    if (previous.get("epoch"), previous.get("checkpoint_made_by")) != (
+        checkpoint["epoch"], checkpoint["made_by"],
+    ):  # fmt: skip
+        found.append(_epochs(previous, checkpoint))
+    return found
+
+
+def _epochs(previous: dict, checkpoint: dict) -> str:
+    before, now = previous.get("epoch"), checkpoint["epoch"]
+    return f"a checkpoint of {before} epochs then, of {now} now"
+
+
+def already_done(
+    files: Sequence[Path],
+    previous: dict,
+    settings: Settings,
+    given: Mapping[str, Any],
+    checkpoint: dict,
+    others: Sequence[str] = (),
+) -> bool:
+    """Return whether `previous`, read from one of `files`, is the output of this command.
+
+    False, with a note, if only its checkpoint has more epochs now. Raises InputError if anything
+    else has changed, in the settings or as `others` say: the files would be overwritten.
+    """
+    changed = [*others, *changes(settings, given, previous, checkpoint)]
+    if not changed:
+        return True
+    epochs = previous.get("epoch")
+    more = isinstance(epochs, int) and checkpoint["epoch"] > epochs
+    if more and changed == [_epochs(previous, checkpoint)]:
+        print(f"note: {files[0]} was made from {changed[0]}; it is made again")
+        return False
+    raise InputError(
+        f"{listed(files)} would be overwritten ({listed(changed, 3)}); choose another folder or "
+        "add --overwrite"
+    )

@@ -1,52 +1,201 @@
 """Scores of predictions, as a dictionary, a table for the screen, and a CSV file."""
 
 import csv
+import hashlib
 import io
-from collections.abc import Sequence
+import json
+from collections.abc import Iterable, Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
-from sklearn.metrics import confusion_matrix, f1_score
+from scipy.stats import t, wilcoxon
+from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
+from common.errors import InputError, listed, refusing
+from datasets.episode import Task
 from datasets.images import ImageSet
 
 
-def score(truth: np.ndarray, predicted: np.ndarray, classes: tuple[str, ...] | None = None) -> dict:
-    """Return accuracy, per-class accuracies A_1…A_N, their mean, macro F1 and confusion matrix.
+def score(
+    truth: np.ndarray,
+    predicted: np.ndarray,
+    classes: tuple[str, ...] | None = None,
+    probabilities: np.ndarray | None = None,
+) -> dict:
+    """Return the scores of M predictions, as fractions.
 
-    `truth`, `predicted`: class indices. Scores are fractions; `confusion[i][j]` counts images of
-    class i predicted as class j.
+    Accuracy; by class accuracy A_1…A_N (sensitivity), precision and specificity; `average`, the
+    balanced accuracy, the mean of A_1…A_N; macro F1; `confusion[i][j]`, the number of images of
+    class i predicted as class j. With `probabilities`, M×N, also the AUC of each class against the
+    rest, and their mean. `truth`, `predicted`: class indices. Precision is 0 for a class that is
+    never predicted, as in F1.
     """
     classes = classes or tuple(str(label) for label in np.unique(truth))
     labels = list(range(len(classes)))
     confusion = confusion_matrix(truth, predicted, labels=labels)
-    per_class = confusion.diagonal() / confusion.sum(axis=1)
-    return {
-        "accuracy": float(confusion.trace() / confusion.sum()),
+    hits, images, total = confusion.diagonal(), confusion.sum(axis=1), confusion.sum()
+    found = confusion.sum(axis=0)
+    per_class = hits / images
+    scores = {
+        "accuracy": float(hits.sum() / total),
         "per_class": dict(zip(classes, per_class.tolist())),
         "average": float(per_class.mean()),
         "macro_f1": float(f1_score(truth, predicted, average="macro", labels=labels)),
+        "precision": dict(zip(classes, (hits / np.maximum(found, 1)).tolist())),
+        "specificity": dict(
+            zip(classes, (1 - (found - hits) / np.maximum(total - images, 1)).tolist())
+        ),
         "confusion": confusion.tolist(),
     }
+    if probabilities is not None:
+        auc = [float(roc_auc_score(truth == n, probabilities[:, n])) for n in labels]
+        scores |= {"auc": dict(zip(classes, auc)), "macro_auc": float(np.mean(auc))}
+    return scores
+
+
+BY_CLASS = {"per_class": "accuracy", "precision": "precision", "specificity": "specificity",
+            "auc": "AUC"}  # fmt: skip
 
 
 def score_table(scores: dict) -> str:
     """Format `score`'s result for the screen: a row per true class, a column per prediction."""
     names = list(scores["per_class"])
+    columns = {kind: title for kind, title in BY_CLASS.items() if kind in scores}  # older: fewer
     width = max(len(name) for name in (*names, "mean of classes"))
     cell = max(len(name) for name in (*names, "accuracy")) + 2
-    lines = [
-        f"{'':{width}}{'images':>8}{'accuracy':>10}  predicted as"
-        + "".join(f"{n:>{cell}}" for n in names)
-    ]
+    head = f"{'':{width}}{'images':>8}" + "".join(f"{t:>12}" for t in columns.values())
+    lines = [head + "  predicted as" + "".join(f"{name:>{cell}}" for name in names)]
     for name, row in zip(names, scores["confusion"]):
+        values = "".join(f"{scores[kind][name]:>12.1%}" for kind in columns)
         counts = "".join(f"{count:>{cell}}" for count in row)
-        lines.append(
-            f"{name:{width}}{sum(row):>8}{scores['per_class'][name]:>10.1%}{'':14}{counts}"
-        )
+        lines.append(f"{name:{width}}{sum(row):>8}{values}{'':14}{counts}")
     total = sum(map(sum, scores["confusion"]))
-    lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>10.1%}")
-    lines.append(f"{'mean of classes':{width}}{'':8}{scores['average']:>10.1%}")
-    lines.append(f"{'macro F1':{width}}{'':8}{scores['macro_f1']:>10.1%}")
+    means = "".join(f"{np.mean(list(scores[kind].values())):>12.1%}" for kind in columns)
+    lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>12.1%}")
+    lines.append(f"{'mean of classes':{width}}{'':8}{means}")
+    lines.append(f"{'macro F1':{width}}{'':8}{scores['macro_f1']:>12.1%}")
+    return "\n".join(lines)
+
+
+TASK_SCORES = {
+    "accuracy": "accuracy",
+    "balanced_accuracy": "balanced accuracy",
+    "macro_f1": "macro F1",
+    "macro_auc": "macro AUC",
+}
+
+
+def beside_table(rows: dict[str, dict | None]) -> str:
+    """Format the scores of several classifiers on the same query set, a row each."""
+    titles = {"accuracy": "accuracy", "average": "mean of classes", "macro_f1": "macro F1",
+              "macro_auc": "macro AUC"}  # fmt: skip
+    width = max(map(len, rows))
+    lines = [f"{'':{width}}" + "".join(f"{title:>17}" for title in titles.values())]
+    for name, scores in rows.items():
+        values = (f"{scores[key]:.1%}" if scores else "–" for key in titles)
+        lines.append(f"{name:{width}}" + "".join(f"{value:>17}" for value in values))
+    return "\n".join(lines)
+
+
+def task_row(task: Task, scores: dict) -> dict[str, Any]:
+    """Return a task's row of the CSV file: its seed, a hash of the task, and its scores."""
+    content = json.dumps([task.classes, task.support_ids, task.excluded_ids, task.rare["sha256"]])
+    return {
+        "seed": task.seed,
+        "task": hashlib.sha256(content.encode()).hexdigest()[:12],
+        "accuracy": scores["accuracy"],
+        "balanced_accuracy": scores["average"],
+        "macro_f1": scores["macro_f1"],
+        "macro_auc": scores["macro_auc"],
+        **{f"accuracy_{name}": value for name, value in scores["per_class"].items()},
+    }
+
+
+def mean_interval(values: Iterable[float]) -> dict[str, float | int]:
+    """Return mean, sample standard deviation, number of tasks, and half the width of the 95 %
+    confidence interval of the mean by Student's t, of at least 2 values."""
+    values = np.array(list(values))
+    std, count = values.std(ddof=1), len(values)
+    half = t.ppf(0.975, count - 1) * std / np.sqrt(count)
+    return {"mean": float(values.mean()), "ci95": float(half), "std": float(std), "tasks": count}
+
+
+def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict]:
+    """Return `mean_interval` of each score of `task_row`; a class counts where a task has it."""
+    names = dict.fromkeys(name for row in rows for name in row if name not in ("seed", "task"))
+    found = {name: [row[name] for row in rows if name in row] for name in names}
+    return {name: mean_interval(values) for name, values in found.items() if len(values) > 1}
+
+
+def summary_table(found: dict[str, dict]) -> str:
+    """Format `summary`'s result for the screen."""
+    titles = {name: TASK_SCORES.get(name) or name.replace("_", " of ", 1) for name in found}
+    width = max(map(len, titles.values()))
+    lines = [f"{'':{width}}  mean ± 95 % interval    std  tasks"]
+    for name, values in found.items():
+        mean = f"{100 * values['mean']:.2f} ± {100 * values['ci95']:.2f} %"
+        lines.append(
+            f"{titles[name]:{width}}{mean:>22}{100 * values['std']:>7.2f}{values['tasks']:>7}"
+        )
+    return "\n".join(lines)
+
+
+def tasks_csv(rows: Sequence[dict[str, Any]]) -> str:
+    """Return CSV text: a row per task of `task_row`, empty for classes that the task lacks."""
+    text = io.StringIO()
+    columns = list(dict.fromkeys(name for row in rows for name in row))
+    writer = csv.DictWriter(text, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def read_tasks(path: Path) -> list[dict[str, Any]]:
+    """Return the rows of a CSV file of `tasks_csv`. Raises InputError if it is not one."""
+    with (
+        refusing(f"{path} is not a CSV file of test.py --tasks"),
+        open(path, newline="", encoding="utf-8") as file,
+    ):
+        rows = []
+        for row in csv.DictReader(file):
+            numbers = {name: float(v) for name, v in row.items() if name != "task" and v != ""}
+            rows.append({**numbers, "seed": int(row["seed"]), "task": row["task"]})
+        if not rows or not all(TASK_SCORES.keys() <= row.keys() for row in rows):
+            raise ValueError("missing scores")
+        return rows
+
+
+def paired(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> dict[str, dict]:
+    """Compare the scores of two methods on the same tasks, paired by seed.
+
+    Returns, for each score, `mean_interval` of the difference, `rows` minus `others`, and `p` of
+    Wilcoxon's signed-rank test, two-sided. Raises InputError if they have fewer than 2 seeds in
+    common or different tasks of a seed.
+    """
+    of_seed = {row["seed"]: row for row in others}
+    pairs = [(row, of_seed[row["seed"]]) for row in rows if row["seed"] in of_seed]
+    if different := [row["seed"] for row, other in pairs if row["task"] != other["task"]]:
+        raise InputError(f"different tasks of the seeds {listed(different)}: not the same images, "
+                         "classes, shots or exclusions")  # fmt: skip
+    if len(pairs) < 2:
+        raise InputError("fewer than 2 tasks in common")
+    found = {}
+    for name in TASK_SCORES:
+        differences = np.array([row[name] - other[name] for row, other in pairs])
+        p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
+        found[name] = {**mean_interval(differences), "p": p}
+    return found
+
+
+def paired_table(found: dict[str, dict]) -> str:
+    """Format `paired`'s result for the screen."""
+    width = max(map(len, TASK_SCORES.values()))
+    lines = [f"{'':{width}}  difference, 95 % interval  Wilcoxon's p  tasks"]
+    for name, values in found.items():
+        mean = f"{100 * values['mean']:+.2f} ± {100 * values['ci95']:.2f} %"
+        p = f"{values['p']:.2g}"
+        lines.append(f"{TASK_SCORES[name]:{width}}{mean:>27}{p:>14}{values['tasks']:>7}")
     return "\n".join(lines)
 
 

@@ -107,7 +107,7 @@ Network = tuple[nn.Module, tuple[str, ...], tuple[tuple[float, ...], tuple[float
 
 
 def _network(arch: str, image_size: int) -> Network:
-    """Return a network without its classifier, the prefixes of the classifier's weights, and the
+    """Return a network without its classifier, prefixes of the names of the classifier, and the
     mean and standard deviation of its inputs."""
     library, _, name = arch.partition("/")
     make = _torchvision_network if library == "torchvision" else _timm_network
@@ -180,10 +180,11 @@ def _timm_network(name: str, image_size: int) -> Network:
     sized = about is not None and about.fixed_input_size
     options = {"img_size": image_size} if sized else {}
     net = timm.create_model(name, pretrained=False, num_classes=0, **options)
-    layers = net.pretrained_cfg.get("classifier") or ()
-    layers = (layers,) if isinstance(layers, str) else layers
+    with torch.device("meta"):
+        whole = timm.create_model(name, pretrained=False, **options)
+    classifier = whole.state_dict().keys() - net.state_dict().keys()
     normalization = net.pretrained_cfg["mean"], net.pretrained_cfg["std"]
-    return net, tuple(f"{layer}." for layer in layers), normalization
+    return net, tuple(classifier), normalization
 
 
 def _timm_weights(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -30,7 +30,7 @@ from trainer.config import Device
 from trainer.distributed import pick_device, readers
 from trainer.settings import parse, resolve, setting
 
-FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tsne", "lookalikes")
+FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tasks", "tsne", "lookalikes")
 MAX_PANELS = 9  # also the most figures of look-alikes
 
 
@@ -102,6 +102,8 @@ def figures(args: Drawing, outputs: Outputs) -> Iterator[tuple[str, Callable]]:
         yield "pseudo-labels", partial(draw.draw_pseudo_labels, outputs.labels)
     if "confusion" in args.only and outputs.results:
         yield "confusion", partial(draw.draw_confusion, outputs.results)
+    if "tasks" in args.only and outputs.tasks:
+        yield "tasks", partial(draw.draw_tasks, outputs.tasks)
     if encoding and args.data is None:
         print("note: tsne and lookalikes need --data DATA")
         return
@@ -137,7 +139,12 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     recorded = [(run.about.get("args"), run.folder) for run in outputs.runs]
     recorded += [(result.scores["args"], result.path) for result in outputs.every_result()]
     inherited, where = next(
-        (entry for entry in recorded if entry[0] and entry[0].get("base_classes")), ({}, "")
+        (
+            entry
+            for entry in recorded
+            if entry[0] and (entry[0].get("base_classes") or entry[0].get("allow_duplicates"))
+        ),
+        ({}, ""),
     )
     flags = {name: value for name, value in vars(args).items() if value is not None}
     args = resolve(Drawing, flags, inherited=inherited, where=where)

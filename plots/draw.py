@@ -18,7 +18,7 @@ from datasets.episode import Task
 from datasets.images import read_image
 from datasets.pseudo import PseudoLabels
 
-from .read import Result, Run, most_similar, short_names, worst_mistakes
+from .read import Result, Run, Tasks, most_similar, short_names, worst_mistakes
 
 CURVES = {  # key in the log: axis label, scale factor
     "loss": ("Loss", 1),
@@ -35,6 +35,7 @@ CLASS_COLORS = [
     "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00", "#0072B2", "#999999", "#F0E442",
     "#000000",
 ]  # fmt: skip
+CLASS_MARKERS = "os^DvPXph"
 CLASSIFIER_NAMES = {"lr": "LR"}  # as in the papers
 DASHES = ["-", "--", ":", "-."]
 STYLE = {
@@ -85,6 +86,16 @@ def color_of(name: str, rare: dict) -> str:
     return CLASS_COLORS[list(rare["counts"]).index(name) % len(CLASS_COLORS)]
 
 
+def marker_of(name: str, rare: dict) -> str:
+    """Return a class's marker, the same in all figures, for those who cannot see the colours."""
+    return CLASS_MARKERS[list(rare["counts"]).index(name) % len(CLASS_MARKERS)]
+
+
+def fitted(name: str, width: float) -> str:
+    """Return a title wrapped to `width` inches."""
+    return textwrap.fill(name, max(8, int(width / LETTER)))
+
+
 def add_legend(owner, entries: Sequence[tuple[str, object]], **options) -> None:
     """Add a legend of `entries`, (label, handle), to a figure or axes."""
     legend = owner.legend([handle for _, handle in entries], ["-"] * len(entries), **options)
@@ -119,6 +130,9 @@ def draw_curves(runs: Sequence[Run]):
     names = short_names([run.folder for run in runs])
     drawn = {key: [run.line(key) for run in runs] for key in CURVES}
     drawn = {key: lines for key, lines in drawn.items() if any(lines)}
+    if "loss_con" in drawn:  # the contrast is stage (a)'s whole loss
+        alone = [run.line("loss") if run.about["stage"] == "moco" else {} for run in runs]
+        drawn["loss_con"] = [line or other for line, other in zip(drawn["loss_con"], alone)]
     figure, axes = grid(len(drawn), *((3.4, 2.3) if len(drawn) == 1 else (2.33, 1.75)))
     handles: dict[str, object] = {}
     for ax, (key, lines) in zip(axes, drawn.items()):
@@ -149,7 +163,8 @@ def draw_temperatures(runs: Sequence[Run]):
             color = color_of(label, run.task.rare)
             (step,) = ax.step(list(line), list(line.values()), linewidth=1.3, color=color)
             handles[label] = class_label(label, 40), step
-        ax.set(xlabel="Epoch", ylabel="Class temperature", title="" if alone else name)
+        ax.set(xlabel="Epoch", ylabel="Class temperature")
+        ax.set_title("" if alone else fitted(name, 1.8))
         ax.locator_params(axis="x", integer=True, nbins=5)
         ax.label_outer()
     legend_below(figure, list(handles.values()), columns=3)
@@ -164,13 +179,13 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
     bars = []
     for pseudo_labels, name in zip(labels.values(), short_names(list(labels))):
         bars.append((Task.from_dict(pseudo_labels.about["task"]), name, pseudo_labels))
-    bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed, bar[1]))
+    bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed or 0, bar[1]))
     tasks = [task for task, _, _ in bars]
     if len({task.classes for task in tasks}) > 1:
         raise InputError("these pseudo labels have different classes; name folders of one data set")
-    shots = list(dict.fromkeys(task.k_shot for task in tasks))
+    shots = list(dict.fromkeys(task.shots for task in tasks))
     figure, (ax,) = grid(1, min(7, max(3.4, 1.6 + 0.42 * len(bars))), 2.3)
-    positions = np.arange(len(bars)) + 0.6 * np.array([shots.index(task.k_shot) for task in tasks])
+    positions = np.arange(len(bars)) + 0.6 * np.array([shots.index(task.shots) for task in tasks])
     counts = np.array([np.bincount(bar[2].hard(), minlength=tasks[0].n_way) for bar in bars])
     shares = 100 * counts / counts.sum(axis=1, keepdims=True)
     bottoms = shares.cumsum(axis=1) - shares
@@ -181,13 +196,16 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
         entries.append((class_label(name), drawn))
         text = [f"{share:.0f}" if share >= 4.5 else "" for share in shares[:, label]]
         ax.bar_label(drawn, text, label_type="center", size=7)
-    repeated = len({(task.k_shot, task.seed) for task in tasks}) < len(tasks)
-    ticks = [class_label(name, 9) if repeated else f"{task.seed}" for task, name, _ in bars]
+    repeated = len({(task.shots, task.seed) for task in tasks}) < len(tasks)
+    ticks = [
+        class_label(name, 9) if repeated or task.chosen else f"{task.seed}"
+        for task, name, _ in bars
+    ]
     ax.set_xticks(positions, ticks)
     ax.tick_params(axis="x", length=0)
     for shot in shots:
-        middle = np.mean([x for x, task in zip(positions, tasks) if task.k_shot == shot])
-        ax.text(middle, 103, f"{shot or 'all'}-shot", ha="center", va="bottom")
+        middle = np.mean([x for x, task in zip(positions, tasks) if task.shots == shot])
+        ax.text(middle, 103, shot, ha="center", va="bottom")
     ax.set(ylabel="Hard pseudo labels (%)", ylim=(0, 100), xlim=(-0.7, positions[-1] + 0.7))
     ax.set_xlabel("" if repeated else "Seed of the task")
     side = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "handlelength": 1}
@@ -220,9 +238,36 @@ def draw_confusion(results: dict[tuple, list[Result]]):
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
         tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-        title = f"{shots or 'all'}-shot, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
-        title = f"{name}\n{title}" if len(set(names)) > 1 else title
+        title = f"{shots}, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
+        title = f"{fitted(name, size - 0.3)}\n{title}" if len(set(names)) > 1 else title
         ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
+    return figure
+
+
+def draw_tasks(tasks: Sequence[Tasks]):
+    """Draw how the accuracy is distributed over many tasks, a panel per number of shots: a
+    histogram per method, and its mean with the 95 % interval in the legend."""
+    panels: dict[int, list[tuple[str, Tasks]]] = {}
+    for name, found in zip(short_names([one.path.parent for one in tasks]), tasks):
+        panels.setdefault(found.shots, []).append((name, found))
+    alone = len(panels) == 1
+    size = (3.4, 2.6) if alone else (2.33, 2.4)
+    figure, axes = grid(len(panels), *size, sharex=True)
+    percent = [100 * row["accuracy"] for found in tasks for row in found.rows]
+    bins = np.linspace(min(percent), max(percent) + 1e-9, 25)
+    for ax, shots in zip(axes, sorted(panels)):
+        for i, (name, found) in enumerate(panels[shots]):
+            color, values = RUN_COLORS[i % len(RUN_COLORS)], found.scores["accuracy"]
+            mean, half = 100 * values["mean"], 100 * values["ci95"]
+            label = f"{mean:.1f} ± {half:.1f} %" + f", {name}" * (len(panels[shots]) > 1)
+            accuracies = [100 * row["accuracy"] for row in found.rows]
+            for kind, style in (("stepfilled", {"alpha": 0.3}), ("step", {})):
+                ax.hist(accuracies, bins, histtype=kind, color=color, **style)
+            ax.axvline(mean, color=color, linestyle="--", label=label)
+        counts = {len(found.rows) for _, found in panels[shots]}
+        of = " or ".join(map(str, sorted(counts)))
+        ax.set(xlabel="Accuracy (%)", ylabel=f"Tasks of {of}", title=f"{shots}-shot")
+        ax.legend(loc="lower center", bbox_to_anchor=(0.5, 1.1), fontsize=7)
     return figure
 
 
@@ -236,26 +281,27 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
     figure, axes = grid(len(folders), *((3.4, 3.4) if alone else (2.33, 2.5)))
     handles: dict[str, tuple[str, object]] = {}
     for ax, folder, task, name in zip(axes, folders, tasks, short_names(folders)):
-        sets = (task.query(images.rare), task.support(images.rare))
+        sets = (task.query(images.rare, complete=False), task.support(images.rare))
         embeddings = np.concatenate(embed(folder, *sets))
         perplexity = min(30, (len(embeddings) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0)
         points = np.split(tsne.fit_transform(embeddings), [len(sets[0])])
         styles = (
-            {"s": 9, "lw": 0.25, "alpha": 0.85, "ec": "white"},
-            {"s": 75, "lw": 0.7, "marker": "*", "zorder": 3, "ec": "black"},
+            {"s": 11, "lw": 0.25, "alpha": 0.85, "ec": "white"},
+            {"s": 60, "lw": 0.9, "zorder": 3, "ec": "black"},
         )
-        for part, xy, style in zip(sets, points, styles):
-            colors = [color_of(task.classes[label], task.rare) for label in part.labels]
-            ax.scatter(*xy.T, c=colors, **style)
-        for label in task.classes:
-            style = {"color": color_of(label, task.rare), "marker": "o", "markersize": 4}
-            handles[label] = class_label(label, 40), Line2D([], [], linestyle="", **style)
+        for label, name_of_class in enumerate(task.classes):
+            style = {"color": color_of(name_of_class, task.rare)}
+            style["marker"] = marker_of(name_of_class, task.rare)
+            for part, xy, size in zip(sets, points, styles):
+                ax.scatter(*xy[np.array(part.labels) == label].T, **style, **size)
+            handle = Line2D([], [], linestyle="", markersize=4, **style)
+            handles[name_of_class] = class_label(name_of_class, 40), handle
         ax.set(xticks=[], yticks=[], xlabel="t-SNE 1", ylabel="t-SNE 2")
-        ax.set_title("" if alone else name)
+        ax.set_title("" if alone else fitted(name, 1.8))
         ax.set_box_aspect(1)
-    star = {"marker": "*", "markersize": 8, "mfc": "white", "mec": "black", "mew": 0.7}
-    entries = [*handles.values(), ("support image", Line2D([], [], linestyle="", **star))]
+    large = {"marker": "o", "markersize": 7, "mfc": "white", "mec": "black", "mew": 0.9}
+    entries = [*handles.values(), ("support image", Line2D([], [], linestyle="", **large))]
     legend_below(figure, entries, columns=2 if alone else 4)
     return figure
 
@@ -295,4 +341,6 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
             picture.thumbnail((400, 400))
             ax.imshow(picture)
             ax.set_title(text, size=7)
+            file = part.ids[number].rpartition("/")[2]
+            ax.set_xlabel(file if len(file) <= 24 else f"{file[:11]}…{file[-12:]}", size=6)
     return figure

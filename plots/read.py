@@ -8,10 +8,11 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import InputError
+from common.errors import InputError, refusing
 from common.files import parse_json
 from datasets.episode import Task
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels
+from moco.scores import read_tasks
 from trainer.checkpoint import CHECKPOINT
 from trainer.log import LOG
 
@@ -77,12 +78,24 @@ class Result:
 
 
 @dataclass(frozen=True)
+class Tasks:
+    """Scores of test.py --tasks: `rows` of its CSV file, and `mean_interval` by score."""
+
+    path: Path
+    shots: int
+    scores: dict[str, dict]
+    rows: list[dict]
+
+
+@dataclass(frozen=True)
 class Outputs:
-    """Runs, pseudo labels by folder, and results in groups (see `group_results`)."""
+    """Runs, pseudo labels by folder, results in groups (see `group_results`), and scores over many
+    tasks."""
 
     runs: list[Run]
     labels: dict[Path, PseudoLabels]
-    results: dict[tuple[Path, str, int | None, tuple[str, ...]], list[Result]]
+    results: dict[tuple[Path, str, str, tuple[str, ...]], list[Result]]
+    tasks: list[Tasks]
 
     def every_result(self) -> list[Result]:
         return [result for group in self.results.values() for result in group]
@@ -90,18 +103,21 @@ class Outputs:
 
 def read_folders(folders: Sequence[Path]) -> Outputs:
     """Read all outputs in `folders`. Raises InputError for an empty folder or an invalid file."""
-    runs, labels, results = {}, {}, {}
+    runs, labels, results, tasks = {}, {}, {}, {}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"the folder does not exist: {folder}")
-        paths = {name: sorted(folder.rglob(name)) for name in (LOG, PSEUDO_FILE, "test_*.json")}
+        names = (LOG, PSEUDO_FILE, "test_*.json", "tasks_*.json")
+        paths = {name: sorted(folder.rglob(name)) for name in names}
         if not any(paths.values()):
             raise InputError(f"nothing to draw in {folder}: no {', '.join(paths)}")
         runs |= {path.parent: Run(path.parent, *read_log(path)) for path in paths[LOG]}
         labels |= {p.parent: load_pseudo_labels(p.parent)[1] for p in paths[PSEUDO_FILE]}
         for path in paths["test_*.json"]:
             results.setdefault(path.resolve(), (folder, read_result(path)))
-    return Outputs(list(runs.values()), labels, group_results(list(results.values())))
+        tasks |= {path.resolve(): read_many(path) for path in paths["tasks_*.json"]}
+    grouped = group_results(list(results.values()))
+    return Outputs(list(runs.values()), labels, grouped, list(tasks.values()))
 
 
 def group_results(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
@@ -132,7 +148,7 @@ def group_results(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Re
     )
     kinds: dict[tuple, list[tuple[Path, Result]]] = {}
     for folder, result in results:
-        kind = (result.scores["classifier"], result.task.k_shot, result.task.classes)
+        kind = (result.scores["classifier"], result.task.shots, result.task.classes)
         kinds.setdefault(kind, []).append((folder, result))
     return {
         (path, *kind): part for kind, group in kinds.items() for path, part in split(group, keys)
@@ -177,6 +193,16 @@ def read_result(path: Path) -> Result:
     except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a result of test.py: {error!r}") from error
     return result
+
+
+def read_many(path: Path) -> Tasks:
+    """Read a JSON file of test.py --tasks and the CSV file beside it. Raises InputError if one is
+    invalid."""
+    with refusing(f"{path} is not a result of test.py --tasks"):
+        values = parse_json(path.read_bytes(), newest=0)
+        shots, scores = values["args"]["k_shot"] or 5, values["scores"]
+        (scores["accuracy"]["mean"], scores["accuracy"]["ci95"])
+    return Tasks(path, shots, scores, read_tasks(path.with_suffix(".csv")))
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

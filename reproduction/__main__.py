@@ -3,6 +3,7 @@
 python -m reproduction --list
 python -m reproduction --table 5 --dry-run
 python -m reproduction --table 5 --data DATA --out runs/tables
+python -m reproduction --table 5 --data my_images --base-classes A B --rare-classes C D
 """
 
 import argparse
@@ -10,7 +11,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -18,16 +19,24 @@ import baselines
 from common.errors import InputError, listed, refusing
 from common.failures import tracebacks_to
 from common.files import atomic_write, parse_json, require_writable
-from datasets import Collection, lesion_groups, open_dataset
-from datasets.episode import draw_task
-from datasets.images import describe, require_fingerprint, same_images
+from datasets import Collection, open_dataset
+from datasets.cache import default_folder
+from datasets.duplicates import without_copies
+from datasets.groups import with_groups
+from datasets.images import advice, describe, require_fingerprint, same_images
+from datasets.open import draw
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
+from reproduction.cost import encoder_epochs, images_per_second
 from reproduction.plan import (
+    BASE_IMAGES,
     SEEDS,
+    TASKS,
+    Job,
     Study,
     Table,
     jobs_of,
+    own_table,
     read_tables,
 )
 from reproduction.run import TABLE, become, run_here, submit_to_slurm
@@ -40,6 +49,8 @@ def make_parser() -> cli.ArgumentParser:
     parser = cli.ArgumentParser("Reproduce a table of the papers, in full or narrowed.")
     add = parser.add_argument_group("table").add_argument
     add("--list", action="store_true", help="list the tables and their cost")
+    add("--hours", action="store_true",
+        help="give the cost in hours of this machine: measures some training steps")  # fmt: skip
     add("--table", type=int, choices=sorted(read_tables()), help="number in the journal paper")
     add("--data", type=Path, metavar="DATA", help="data folder")
     add("--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="output folder")
@@ -55,8 +66,17 @@ def make_parser() -> cli.ArgumentParser:
         help="seeds of the tasks and of the models trained on them")  # fmt: skip
     add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")
     add("--methods", nargs="+", metavar="NAME", help="rows (default: all)")
-    add("--lesion-disjoint", action="store_true",
-        help="exclude query images that show a lesion of the support set (ISIC)")  # fmt: skip
+    add("--group-disjoint", "--lesion-disjoint", action="store_true",
+        help="exclude query images of the support set's groups (patients, lesions)")  # fmt: skip
+    add("--groups", type=Path, metavar="FILE", help="CSV file with the columns image,group")
+    add("--tasks", type=cli.natural, default=TASKS, metavar="N",
+        help="tasks over which rows that need no training by task are scored as well, with a 95 %% "
+        "confidence interval; 0: none")  # fmt: skip
+    add("--base-classes", nargs="+", metavar="CLASS",
+        help="common classes of your own images, for the methods of the table")  # fmt: skip
+    add("--rare-classes", nargs="+", metavar="CLASS", help="rare classes of your own images")
+    add("--allow-duplicates", action="store_true",
+        help="count copies of an image as separate images")  # fmt: skip
     add(
         "--amp",
         action="store_true",
@@ -82,11 +102,22 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--table N or --list is required")
     if not (args.list or args.dry_run or args.data):
         parser.error("--data DATA is required, except with --list or --dry-run")
+    if bool(args.base_classes) != bool(args.rare_classes):
+        parser.error("--base-classes and --rare-classes are needed together")
+    if args.tasks == 1:
+        parser.error("--tasks must be 0 or at least 2, got 1")
     return args
 
 
 def study_of(table: Table, args: argparse.Namespace) -> Study:
     """Return the study that `args` ask for. Raises InputError for unknown methods or shots."""
+    classes: tuple[str, ...] = ()
+    if args.rare_classes:
+        classes = ("--base-classes", *args.base_classes, "--rare-classes", *args.rare_classes)
+        name = (args.data or Path("own")).resolve().stem
+        if wrong := [shot for shot in args.shots or () if not shot.isdigit()]:
+            raise InputError(f"--shots must be whole numbers, got {listed(wrong)}")
+        table = own_table(table, name, args.rare_classes, args.shots or table.shots)
     methods, shots = args.methods or table.methods, args.shots or table.shots
     for flag, values, known in (("methods", methods, table.methods), ("shots", shots, table.shots)):
         if unknown := [value for value in values if value not in known]:
@@ -96,9 +127,9 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
     machine = []
     for flag, value in (("--device", args.device), ("--workers", args.workers)):
         machine += [flag, str(value)] if value is not None else []
-    data, out = args.data or Path("DATA"), args.out
+    data, out, groups = args.data or Path("DATA"), args.out, args.groups
     if not args.dry_run:  # the commands run in the repository's folder
-        data, out = data.resolve(), out.resolve()
+        data, out, groups = data.resolve(), out.resolve(), groups and groups.resolve()
     return Study(
         table=table,
         data=data,
@@ -109,31 +140,53 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         seeds=tuple(dict.fromkeys(args.seeds)),
         shots=tuple(shot for shot in table.shots if shot in shots),
         methods=tuple(method for method in table.methods if method in methods),
-        lesion_disjoint=args.lesion_disjoint,
+        group_disjoint=args.group_disjoint,
+        groups=groups,
+        allow_duplicates=args.allow_duplicates,
         amp=args.amp,
         machine=tuple(machine),
+        tasks=args.tasks,
+        classes=classes,
     )  # fmt: skip
 
 
 def show_tables(args: argparse.Namespace) -> None:
     """Print one line per table: number, data, backbone, cost, shots and methods.
 
-    The cost is in encoder-epochs, training epochs on the base images; training on support sets
-    costs next to nothing.
+    The cost is in encoder-epochs, training epochs on the base images, and with --hours in hours of
+    this machine; training on support sets costs next to nothing.
     """
-    print(f"{'table':6}{'data':10}{'backbone':13}{'encoder-epochs':>15}  shots; methods")
+    hours = f"{'hours':>9}" if args.hours else ""
+    print(f"{'table':6}{'data':10}{'backbone':13}{'encoder-epochs':>15}{hours}  shots; methods")
     for table in read_tables().values():
         args.methods = args.shots = None
-        jobs = jobs_of(study_of(table, args))
-        cost = sum(
-            job.epochs
-            for job in jobs
-            if job.epochs and job.name.startswith(("encoder", "meta", "student"))
-        )
+        study = study_of(table, args)
+        epochs = encoder_epochs(jobs_of(study))
+        if args.hours:
+            rate = images_per_second(study.arch, study.image_size, study.amp, study.machine)
+            hours = f"{epochs * BASE_IMAGES[table.dataset] / rate / 3600:>9,.1f}"
         print(
-            f"{table.number:<6}{table.dataset:10}{args.arch or table.arch:13}{cost:>15,}  "
+            f"{table.number:<6}{table.dataset:10}{study.arch:13}{epochs:>15,}{hours}  "
             f"{', '.join(table.shots)}; {', '.join(table.methods)}"
         )
+
+
+def base_images(study: Study, args: argparse.Namespace) -> int:
+    """Return the number of base images, of the papers without --data."""
+    if args.data:
+        return len(open_dataset(args.data, args.base_classes, args.rare_classes).base)
+    if study.own:
+        raise InputError("--hours of your own images needs --data")
+    return BASE_IMAGES[study.table.dataset]
+
+
+def print_hours(study: Study, jobs: Sequence[Job], images: int) -> None:
+    """Print how long the unfinished training of `jobs` takes on this machine."""
+    epochs = encoder_epochs([job for job in jobs if not job.done()])
+    rate = images_per_second(study.arch, study.image_size, study.amp, study.machine)
+    hours = epochs * images / rate / 3600
+    work = f"{epochs:,} epochs of {images:,} base images at {rate:.1f} images/s"
+    print(f"training left: {work}: about {hours:,.1f} hours on this machine")
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -144,6 +197,8 @@ def main(argv: list[str] | None = None) -> None:
     study = study_of(read_tables()[args.table], args)
     jobs = jobs_of(study)
     if args.dry_run:
+        if args.hours:
+            print_hours(study, jobs, base_images(study, args))
         for job in jobs:
             print(shlex.join(["python", *job.command]))
         return None
@@ -154,22 +209,26 @@ def main(argv: list[str] | None = None) -> None:
         return become(by_name[args.only])
     tracebacks_to(study.root)
     require_writable(study.root)
-    data = open_dataset(study.data)
+    data = open_dataset(study.data, args.base_classes, args.rare_classes)
+    data = with_groups(data, study.groups) if study.groups else data
+    data = without_copies(data, default_folder(), study.allow_duplicates)
     print(data.summary())
-    if data.name != study.table.dataset:
+    if data.name != study.table.dataset and not study.own:
         raise InputError(
-            f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}"
+            f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}; for "
+            "your own images, name --base-classes and --rare-classes"
         )
-    lesions = lesion_groups(study.data) if study.lesion_disjoint else None
     for shot, seed in itertools.product(study.shots, study.seeds):  # reject impossible tasks early
         k_shot = None if shot == "all" else int(shot)
-        options = (study.table.n_way, k_shot, seed, lesions, study.rare_split)
-        draw_task(data.rare, *options).query(data.rare)
+        options = (study.table.n_way, k_shot, seed, study.group_disjoint, study.rare_split)
+        draw(data, *options).query(data.rare)
     study = replace(study, images=len(data.base) + len(data.rare))
     require_same_images(study.root, data)
     arguments = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "-m", "reproduction", *_without_paths(arguments)])
     print(heading(study))
+    if args.hours:
+        print_hours(study, jobs, len(data.base))
     if args.executor == "slurm" and not args.only:
         options = dict(word.partition("=")[::2] for word in args.slurm)
         for name, job_id in submit_to_slurm(jobs, study.root, options, arguments).items():
@@ -179,16 +238,27 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if not args.only:
             run_here(jobs, study.root / "logs", args.jobs)
-    finally:
-        print(write_table(study, command))
-        print(f"written: {study.root}")
+    except KeyboardInterrupt:
+        print("\nstopped; rerun the same command to resume", file=sys.stderr)
+        sys.exit(130)
+    except InputError:  # a job failed: the table has what the others made
+        show_table(study, command)
+        raise
+    return show_table(study, command)
+
+
+def show_table(study: Study, command: str) -> None:
+    """Write the table, and print it."""
+    print(write_table(study, command))
+    print(f"written: {study.root}")
 
 
 def require_same_images(root: Path, data: Collection) -> None:
     """Raise InputError if the runs in `root` used images other than `data`; in a new `root`, record
     the fingerprints of `data`."""
     path = root / "images.json"
-    current = {"base": data.base.fingerprint(), "rare": data.rare.fingerprint()}
+    sets = {"base": data.base, "rare": data.rare}
+    current = {part: images.fingerprint() for part, images in sets.items()}
     if not path.exists():
         with atomic_write(path) as file:
             file.write(json.dumps(current, indent=1).encode())
@@ -201,7 +271,7 @@ def require_same_images(root: Path, data: Collection) -> None:
         if not same_images(recorded[part], fingerprint):
             raise InputError(
                 f"the runs in {root} used {describe(recorded[part])}, but the data folder holds "
-                f"{describe(fingerprint)}; choose another --out"
+                f"{describe(fingerprint)}; choose another --out{advice(recorded[part], sets[part])}"
             )
 
 

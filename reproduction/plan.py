@@ -1,18 +1,22 @@
 """The jobs behind a table of the papers: one for each encoder, labelling, student and score."""
 
 import csv
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from datasets.pseudo import PSEUDO_FILE
 from moco.checkpoint import load_checkpoint
+from moco.config import Distillation
 from trainer.checkpoint import CHECKPOINT
-from trainer.config import DROPS, EPOCHS
+from trainer.config import scaled_drops
 
 PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
 SEEDS = (0, 1, 2)
+DIC_INTERVAL = Distillation.fields()["dic_interval"].default
+TASKS = 600  # over which rows that need no training by task have an interval
 IMAGES = {"isic2018": 10_015, "papsmear": 917, "oct": 85_154}  # base and rare, as in the papers
+BASE_IMAGES = {"isic2018": 9_431, "papsmear": 675, "oct": 85_154}  # OCT: at most
 
 # Trained once, on the base images.
 ENCODERS = {
@@ -121,10 +125,19 @@ class Study:
     seeds: tuple[int, ...]
     shots: tuple[str, ...]
     methods: tuple[str, ...]
-    lesion_disjoint: bool = False
+    group_disjoint: bool = False
+    groups: Path | None = None
+    allow_duplicates: bool = False
     amp: bool = False
     images: int | None = None  # number of base and rare images
     machine: tuple[str, ...] = ()
+    tasks: int = TASKS
+    classes: tuple[str, ...] = ()  # flags that name the classes of own images
+
+    @property
+    def own(self) -> bool:
+        """Whether the images are the user's own, which no paper has scores of."""
+        return bool(self.classes)
 
     @property
     def root(self) -> Path:
@@ -142,10 +155,16 @@ class Study:
             if method in self.methods and shot in self.shots:
                 yield from ((method, shot, seed) for seed in self.seeds)
 
+    def many(self) -> Iterator[tuple[str, str]]:
+        """Yield each (method, shot) to score over many tasks: those without training by task."""
+        cells = dict.fromkeys((method, shot) for method, shot, _ in self.cells())
+        if self.tasks:
+            of_all_tasks = ENCODERS.keys() | META.keys()
+            yield from ((m, shot) for m, shot in cells if model_of(self, m)[0] in of_all_tasks)
+
     def schedule(self) -> list[str]:
         """Return the flags that drop the learning rate at 60 and 80 % of the epochs."""
-        drops = (max(1, self.epochs * epoch // EPOCHS) for epoch in DROPS)
-        return ["--schedule", *map(str, drops)]
+        return ["--schedule", *map(str, scaled_drops(self.epochs))]
 
 
 @dataclass(frozen=True)
@@ -170,34 +189,78 @@ class Job:
         return exists
 
 
+def own_table(table: Table, name: str, rare_classes: Sequence[str], shots: Sequence[str]) -> Table:
+    """Return the rows of a table for the user's own images, without the papers' scores.
+
+    `shots` replace the table's, except for rows with all images.
+    """
+    paper: dict[tuple[str, str], dict[str, tuple[float, float | None]]] = {
+        (method, shot): {}
+        for method, of in table.paper
+        for shot in (["all"] if of == "all" else shots)
+    }
+    return replace(table, dataset=name, n_way=len(rare_classes), paper=paper)
+
+
+def model_of(study: Study, method: str) -> tuple[str, str]:
+    """Return the model and the classifier of a row.
+
+    DIC that is never measured is the method without it, which is not trained again.
+    """
+    model, classifier = METHODS[method]
+    if model == "hybrid_dic" and study.epochs <= DIC_INTERVAL:
+        model = "hybrid"
+    return model, classifier
+
+
 def jobs_of(study: Study) -> list[Job]:
     """Return the jobs of all cells, without duplicates, each after the jobs it needs."""
     jobs: dict[str, Job] = {}
     for method, shot, seed in study.cells():
         _score(jobs, study, method, shot, seed)
+    for method, shot in study.many():
+        _many(jobs, study, method, shot)
     return list(jobs.values())
 
 
 def score_folder(study: Study, method: str, shot: str, seed: int) -> Path:
     """Return the folder of a cell's scores."""
-    model, classifier = METHODS[method]
+    model, classifier = model_of(study, method)
     return study.root / "scores" / model / _task_name(study, shot, seed) / classifier
 
 
+def many_file(study: Study, method: str, shot: str) -> Path:
+    """Return the JSON file of a row's scores over many tasks."""
+    model, classifier = model_of(study, method)
+    folder = study.root / "scores" / model / f"{_tasks_name(study, shot)}_tasks" / classifier
+    n_way = study.table.n_way
+    return folder / f"tasks_{classifier}_{n_way}way_{shot}shot_{study.tasks}tasks.json"
+
+
+def _tasks_name(study: Study, shot: str) -> str:
+    return f"{shot}shot" + "_disjoint" * study.group_disjoint + "_split" * study.rare_split
+
+
 def _task_name(study: Study, shot: str, seed: int) -> str:
-    kind = "_disjoint" * study.lesion_disjoint + "_split" * study.rare_split
-    return f"{shot}shot{kind}_seed{seed}"
+    return f"{_tasks_name(study, shot)}_seed{seed}"
 
 
-def _task_flags(study: Study, shot: str, seed: int) -> list[str]:
-    """Return the flags that select a task."""
-    kind = ["--lesion-disjoint"] * study.lesion_disjoint + ["--rare-split"] * study.rare_split
-    return ["--n-way", str(study.table.n_way), "--k-shot", shot, "--seed", str(seed), *kind]
+def _task_flags(study: Study, shot: str, seed: int | None) -> list[str]:
+    """Return the flags that select a task, or without `seed` its kind."""
+    flags = ["--n-way", str(study.table.n_way), "--k-shot", shot]
+    flags += ["--seed", str(seed)] if seed is not None else []
+    flags += ["--group-disjoint"] * study.group_disjoint + ["--rare-split"] * study.rare_split
+    return [*flags, *_groups(study), *study.classes]
+
+
+def _groups(study: Study) -> list[str]:
+    return ["--groups", str(study.groups)] if study.groups else []
 
 
 def _add(jobs: dict[str, Job], study: Study, name: str, command: Iterable[object], **fields) -> str:
     """Add a job unless it exists; return its name."""
-    words = (*map(str, command), *study.machine)
+    duplicates = ["--allow-duplicates"] * study.allow_duplicates
+    words = (*map(str, command), *duplicates, *study.machine)
     return jobs.setdefault(name, Job(name=name, command=words, **fields)).name
 
 
@@ -213,7 +276,7 @@ def _encoder(jobs: dict[str, Job], study: Study, name: str) -> str:
         needs = (_encoder(jobs, study, "srl_simple"),)
         script = (*script, "--teacher", str(study.root / "encoders" / "srl_simple"))
     command = _script(script, study.data, "--model-path", folder)
-    command += [*_training_flags(study, script), "--seed", "0"]
+    command += [*_training_flags(study, script), "--seed", "0", *study.classes]
     fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
     return _add(jobs, study, f"encoder {name}", command, **fields)
 
@@ -226,7 +289,7 @@ def _meta(jobs: dict[str, Job], study: Study, name: str, shot: str) -> str:
     values |= {"shot": shot, "n_way": study.table.n_way}
     command = ["-m", f"baselines.{name}", study.data, "--model-path", folder]
     command += [word.format(**values) for word in META[name]]
-    command += [*_training_flags(study, META[name]), "--seed", "0"]
+    command += [*_training_flags(study, META[name]), "--seed", "0", *study.classes]
     needs = tuple(_encoder(jobs, study, encoder) for encoder in needs)
     fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
     return _add(jobs, study, f"meta {label}", command, **fields)
@@ -245,7 +308,8 @@ def _on_support(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: 
     flags = _task_flags(study, shot, seed)
     if name == "oracle":  # has no shots: it trains on all training images of the split
         flags = ["--n-way", str(study.table.n_way), "--seed", str(seed)]
-        flags += ["--lesion-disjoint"] * study.lesion_disjoint
+        flags += ["--group-disjoint"] * study.group_disjoint + _groups(study)
+        flags += study.classes
     command += [*_training_flags(study, command), *flags]
     fields = {"folder": folder, "output": CHECKPOINT, "epochs": study.epochs}
     return _add(jobs, study, f"{name} {task}", command, **fields)
@@ -271,19 +335,32 @@ def _student(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int
     return _add(jobs, study, f"student {name} {task}", command, **fields)
 
 
+def _many(jobs: dict[str, Job], study: Study, method: str, shot: str) -> str:
+    model, classifier = model_of(study, method)
+    training = _meta(jobs, study, model, shot) if model in META else _encoder(jobs, study, model)
+    file = many_file(study, method, shot)
+    flags = [*_task_flags(study, shot, None), "--tasks", study.tasks]
+    command = ["test.py", study.data, "--resume", jobs[training].folder, *flags]
+    command += ["--output", file.parent, "--overwrite", "--no-amp"]
+    name = f"tasks {model} {_tasks_name(study, shot)} {classifier}"
+    fields = {"folder": file.parent, "output": file.name, "needs": (training,)}
+    return _add(jobs, study, name, command, **fields)
+
+
 def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int) -> str:
-    model, classifier = METHODS[method]
+    model, classifier = model_of(study, method)
     if model in ENCODERS:
         training, task_flags = _encoder(jobs, study, model), _task_flags(study, shot, seed)
     elif model in META:
         training, task_flags = _meta(jobs, study, model, shot), _task_flags(study, shot, seed)
     elif model in STUDENTS:
-        training, task_flags = _student(jobs, study, model, shot, seed), []
+        training, task_flags = _student(jobs, study, model, shot, seed), _groups(study)
     else:
-        training, task_flags = _on_support(jobs, study, model, shot, seed), []
+        training, task_flags = _on_support(jobs, study, model, shot, seed), _groups(study)
     folder = score_folder(study, method, shot, seed)
     command = ["test.py", study.data, "--resume", jobs[training].folder, *task_flags]
     command += ["--load-cla"] * (classifier == "direct")
+    command += ["--no-teacher"] * (model in STUDENTS)  # it has rows of its own
     command += ["--output", folder, "--overwrite", "--no-amp"]
     name = f"score {model} {_task_name(study, shot, seed)} {classifier}"
     fields = {"folder": folder, "output": "test_*.json", "needs": (training,)}

@@ -3,6 +3,7 @@
 import csv
 import io
 import json
+import math
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,13 +12,13 @@ from scipy.stats import wilcoxon
 
 from common.files import atomic_write
 from moco.checkpoint import load_checkpoint
-from moco.config import IMAGE_SIZE, Distillation
+from moco.config import IMAGE_SIZE
 from plots.read import read_log
 from trainer.checkpoint import CHECKPOINT
 from trainer.config import EPOCHS
 from trainer.log import LOG
 
-from .plan import IMAGES, METHODS, SEEDS, Study, jobs_of, score_folder
+from .plan import DIC_INTERVAL, IMAGES, METHODS, SEEDS, Study, jobs_of, many_file, score_folder
 
 BEST = ("hybrid_dic", "direct")  # the papers' method
 
@@ -32,6 +33,26 @@ def read_scores(study: Study) -> dict[tuple[str, str], dict[int, dict[str, float
             percent = dict(zip(study.table.metrics, (100 * value for value in values)))
             cells.setdefault((method, shot), {})[seed] = percent
     return cells
+
+
+def read_many(study: Study) -> dict[tuple[str, str], dict[str, dict]]:
+    """Return the finished scores over many tasks: `mean_interval` of each, by (method, shot)."""
+    found = {}
+    for method, shot in study.many():
+        file = many_file(study, method, shot)
+        if file.exists():
+            found[method, shot] = json.loads(file.read_text())["scores"]
+    return found
+
+
+def many_tasks(study: Study) -> list[list[str]]:
+    """Return the rows of accuracies over many tasks, mean ± 95 % confidence interval."""
+    scores, kinds = read_many(study), ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
+    rows = [["method", "shots", "accuracy", "balanced accuracy", "macro F1", "macro AUC"]]
+    for (method, shot), found in scores.items():
+        values = [f"{100 * found[k]['mean']:.1f} ± {100 * found[k]['ci95']:.1f}" for k in kinds]
+        rows.append([method, shot, *values])
+    return rows
 
 
 def mean_std(values: Iterable[float]) -> tuple[float, float | None]:
@@ -57,7 +78,7 @@ def heading(study: Study) -> str:
     """Return the heading: the table, and how ours is narrowed compared with the papers'."""
     table = study.table
     narrower = []
-    if study.images not in (None, IMAGES[table.dataset]):
+    if study.images not in (None, IMAGES.get(table.dataset)) and not study.own:
         narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
     if study.arch not in (table.arch, RELEASED_BACKBONES.get(table.arch)):
         narrower.append(f"{study.arch} instead of {table.arch}")
@@ -73,13 +94,19 @@ def heading(study: Study) -> str:
         narrower.append(f"shots {', '.join(study.shots)} of {', '.join(table.shots)}")
     if list(study.methods) != table.methods:
         narrower.append("methods " + ", ".join(study.methods))
-    if study.lesion_disjoint:
-        narrower.append("lesion-disjoint tasks")
-    if study.epochs <= Distillation.fields()["dic_interval"].default:
+    if study.group_disjoint:
+        narrower.append("group-disjoint tasks")
+    if study.allow_duplicates:
+        narrower.append("copies counted as images")
+    if study.epochs <= DIC_INTERVAL:
         narrower.append("too short for DIC, whose rows do without it")
     block = study.arch if study.arch == RELEASED_BACKBONES.get(table.arch) else table.arch
     note = ", the block that the authors ran" if block != table.arch else ""
     title = f"Table {table.number}: {table.dataset}, {block}{note}, {table.n_way}-way"
+    if study.own:
+        images = f", {study.images:,} images" if study.images else ""
+        title = f"Methods of table {table.number} on {table.dataset}{images}, {block}, "
+        title += f"{table.n_way}-way"
     return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")
 
 
@@ -87,12 +114,13 @@ def comparison(study: Study) -> list[list[str]]:
     """Return the rows of total accuracies, one per method; for each shot ours, the paper's, and the
     difference in the paper's standard deviations."""
     table, scores = study.table, read_scores(study)
-    head = [f"{shot}-shot {name}" for shot in table.shots for name in ("ours", "paper", "Δ/std")]
+    columns = ("ours",) if study.own else ("ours", "paper", "Δ/std")
+    head = [f"{shot}-shot {name}" for shot in table.shots for name in columns]
     rows = [["method", *head]]
     for method in table.methods:
         row = [method]
         for shot in table.shots:
-            row += _compared(study, scores, method, shot, "accuracy")
+            row += _compared(study, scores, method, shot, "accuracy")[: len(columns)]
         rows.append(row)
     return rows
 
@@ -100,7 +128,7 @@ def comparison(study: Study) -> list[list[str]]:
 def _compared(study: Study, scores: dict, method: str, shot: str, metric: str) -> list[str]:
     if (method, shot) not in study.table.paper:
         return ["", "", ""]
-    paper_mean, paper_std = study.table.paper[method, shot][metric]
+    paper_mean, paper_std = study.table.paper[method, shot].get(metric, (math.nan, None))
     paper = cell(paper_mean, paper_std)
     runs = scores.get((method, shot))
     if not runs:
@@ -119,8 +147,8 @@ def per_class(study: Study) -> list[list[str]]:
         row = [method, shot]
         for metric in metrics:
             mean, std = mean_std(run[metric] for run in runs.values())
-            theirs = f"{paper[metric][0]:.1f}" if metric in paper else "–"
-            row.append(f"{cell(mean, std, len(runs), len(study.seeds))} / {theirs}")
+            theirs = f" / {paper[metric][0]:.1f}" if metric in paper else " / –"
+            row.append(cell(mean, std, len(runs), len(study.seeds)) + theirs * (not study.own))
         rows.append(row)
     return rows
 
@@ -183,22 +211,35 @@ def _csv(study: Study) -> str:
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(
         "table dataset arch image_size epochs amp lesion_disjoint method n_way k_shot metric "
-        "ours_mean ours_std runs paper_mean paper_std difference_in_std".split()
+        "ours_mean ours_std runs paper_mean paper_std difference_in_std "
+        "tasks_mean tasks_ci95 tasks".split()
     )
-    scores, table = read_scores(study), study.table
+    scores, many, table = read_scores(study), read_many(study), study.table
     fields = [table.number, table.dataset, study.arch, study.image_size, study.epochs, study.amp]
     for (method, shot), paper in table.paper.items():
         runs = scores.get((method, shot), {})
+        over = many.get((method, shot), {})
         for metric in table.metrics if runs else paper:
             paper_mean, paper_std = paper.get(metric, (None, None))
             mean, std = mean_std(run[metric] for run in runs.values()) if runs else (None, None)
             delta = (mean - paper_mean) / paper_std if runs and paper_std else None
             numbers = ["" if x is None else f"{x:.2f}" for x in (mean, std)]
             writer.writerow(
-                [*fields, study.lesion_disjoint, method, table.n_way, shot, metric, *numbers,
-                 len(runs), paper_mean, paper_std, "" if delta is None else f"{delta:.2f}"]
+                [*fields, study.group_disjoint, method, table.n_way, shot, metric, *numbers,
+                 len(runs), paper_mean, paper_std, "" if delta is None else f"{delta:.2f}",
+                 *_interval(over, metric)]
             )  # fmt: skip
     return text.getvalue()
+
+
+def _interval(over: dict[str, dict], metric: str) -> list[object]:
+    """Return mean, half the 95 % interval and number of tasks of a metric, in percent."""
+    classes = [name for name in over if name.startswith("accuracy_")]
+    names = {"accuracy": "accuracy", "avg": "balanced_accuracy"}
+    names |= {f"A{n}": name for n, name in enumerate(classes, 1)}
+    if not (values := over.get(names.get(metric, ""))):
+        return ["", "", ""]
+    return [f"{100 * values['mean']:.2f}", f"{100 * values['ci95']:.2f}", values["tasks"]]
 
 
 def _runs_csv(study: Study) -> str:
@@ -217,13 +258,23 @@ def write_table(study: Study, command: str) -> str:
     parts = [
         f"# {heading(study)}",
         "Total accuracy on the query set in percent: mean (standard deviation) over the tasks of "
-        f"seeds {', '.join(map(str, study.seeds))}; ours is the sample standard deviation. Δ/std: "
-        "ours minus the paper's, in the paper's standard deviations.",
+        f"seeds {', '.join(map(str, study.seeds))}; ours is the sample standard deviation."
+        + (not study.own)
+        * " Δ/std: ours minus the paper's, in the paper's standard deviations.",
         _markdown(comparison(study)),
         "## Accuracy of each class",
-        "In percent, ours / paper's; A1, A2, … in the papers' order; avg is their mean.",
+        "In percent; A1, A2, … are the rare classes in the order named; avg is their mean."
+        if study.own
+        else "In percent, ours / paper's; A1, A2, … in the papers' order; avg is their mean.",
         _markdown(per_class(study)),
     ]
+    if len(rows := many_tasks(study)) > 1:
+        parts += [
+            f"## Over {study.tasks} tasks",
+            "Rows that need no training by task, on the tasks of seeds 0 to "
+            f"{study.tasks - 1}: mean ± 95 % confidence interval, in percent.",
+            _markdown(rows),
+        ]
     if len(tests := significance(study)) > 1:
         parts += [
             "## Wilcoxon signed-rank test",
@@ -232,7 +283,7 @@ def write_table(study: Study, command: str) -> str:
         ]
     parts += ["## Made with", f"    {command}", "\n".join(f"- {x}" for x in made_with(study))]
     markdown = "\n\n".join(parts) + "\n"
-    name = f"table{study.table.number}" + "_disjoint" * study.lesion_disjoint
+    name = f"table{study.table.number}" + "_disjoint" * study.group_disjoint
     files = {".md": markdown, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
     for suffix, content in files.items():
         with atomic_write(study.root / f"{name}{suffix}") as file:

@@ -13,6 +13,7 @@ from collections import OrderedDict
 from pathlib import Path
 
 try:
+    import common.startup  # noqa: F401, I001
     import torch
     from torch import nn
 
@@ -104,6 +105,7 @@ def write_weights(model: nn.Module, built_by: str, size: int, out: Path) -> list
 def write_program(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
     with torch.no_grad(), warnings.catch_warnings(), atomic_write(out) as file:
         warnings.simplefilter("ignore", FutureWarning)  # torch recommends torch.export
+        warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are fixed
         program = torch.jit.trace(model, torch.rand(BATCH, 3, size, size))
         torch.jit.save(program, file)
     return ["import torch", f"model = torch.jit.load({str(out)!r})"]

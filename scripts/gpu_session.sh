@@ -4,8 +4,9 @@
 #     bash scripts/gpu_session.sh 2            a column of Table 5, ResNet-12's stage (a), scores
 #     bash scripts/gpu_session.sh --list       the steps
 # Each step has a time limit; if one fails, the others still run. STATE keeps finished steps, which
-# are skipped when rerun; OUT gets a few small files. In the environment: OUT, STATE, DATA (Pap-smear),
-# PYTHON, DEVICE, BUDGET (total seconds), TINY=1 (small sizes, to test this script).
+# are skipped when rerun; OUT gets at most eight files of 16 MB. In the environment: DATA (Pap-smear,
+# for call 2), OUT, STATE, PYTHON, DEVICE, BUDGET (total seconds), GIT_COMMIT (if this is a copy
+# without .git), TINY=1 (small sizes, to test this script).
 set -u
 cd "$(dirname "$0")/.."
 
@@ -19,14 +20,14 @@ export PYTHONUNBUFFERED=1 XDG_CACHE_HOME=$STATE/cache
 export PYTHONPATH=$PWD:$STATE/site${PYTHONPATH:+:$PYTHONPATH}
 MAX_BYTES=16000000 # of a file in OUT
 
-# The steps of each call, most important first, as step:seconds.
+# The steps of each call as step:seconds; those that compile, which takes long, come last.
 STEPS_1="versions:40 tests:90 speed-a-16:45 speed-d-16:45 speed-encode-16:45 speed-a-64:45 trace:40
-    tests-compiled:120 compile-a-16:75 compile-d-16:75"
-STEPS_2="data:30 table:310 resnet12:90 scores:50 encoder:30"
+    compile-a-16:75 compile-d-16:75 tests-compiled:120 compile-encode-16:60"
+STEPS_2="table:310 resnet12:90 scores:50 encoder:30"
 BUDGET_1=235 BUDGET_2=475
-if [ "$TINY" ]; then # one step of each kind, with time for slow CPUs
-    STEPS_1="versions:60 tests:60 speed-a-16:90 trace:60 compile-d-16:90"
-    STEPS_2="data:60 table:200 resnet12:60 scores:90 encoder:60"
+if [ "$TINY" ]; then # one step of each kind, limited by the budget only
+    STEPS_1="versions:900 tests:900 speed-a-16:900 trace:900 compile-d-16:900"
+    STEPS_2="table:900 resnet12:900 scores:900 encoder:900"
     BUDGET_1=400 BUDGET_2=400
 fi
 RESERVE=75 # seconds of call 2 that resnet12 leaves for the steps after it
@@ -58,22 +59,18 @@ run_step() { # NAME: in a separate process, ended by its time limit
     compile-*-*) IFS=- read -r _ task batch <<< "$1"; speed "$task" "$batch" default compile ;;
     trace) exec "$PYTHON" -m benchmarks.gpu trace "$STATE/trace" --device "$DEVICE" \
         ${TINY:+--tiny} ;;
-    data)
-        [ -d "$DATA" ] && echo "using $DATA" && exit
-        echo "no folder at DATA: using synthetic images; their scores are meaningless"
-        exec "$PYTHON" -m benchmarks.gpu smears "$STATE/smears" ${TINY:+--tiny} ;;
     table)
-        local size="--arch $(arch_of_table) --image-size 224 --epochs 200 --jobs 6 -j 2"
+        local size="--arch conv4_released --image-size 224 --epochs 200 --jobs 6 -j 2"
         local methods="moco_v1 hybrid hybrid_ddl hybrid_dic"
         [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --jobs 2 -j 0 --seeds 0"
         # shellcheck disable=SC2086
         exec "$PYTHON" -m reproduction --table 5 --shots 5 --methods $methods $size \
-            --data "$(data)" --out "$STATE/tables" --device "$DEVICE" ;;
+            --data "$DATA" --out "$STATE/tables" --device "$DEVICE" ;;
     resnet12)
         local size="--arch resnet12 --image-size 224 --epochs 200 --knn-every 20 -j 8"
         [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --knn-every 1 -j 0"
         # shellcheck disable=SC2086
-        exec "$PYTHON" main_moco.py "$(data)" --model-path "$STATE/resnet12" $size \
+        exec "$PYTHON" main_moco.py "$DATA" --model-path "$STATE/resnet12" $size \
             --device "$DEVICE" ;;
     scores)
         local failed=0 seeds="0 1 2" seed shots pids pid
@@ -81,7 +78,7 @@ run_step() { # NAME: in a separate process, ended by its time limit
         for seed in $seeds; do
             pids=()
             for shots in 1 3 5; do
-                "$PYTHON" test.py "$(data)" --resume "$STATE/resnet12" --k-shot "$shots" -j 2 \
+                "$PYTHON" test.py "$DATA" --resume "$STATE/resnet12" --k-shot "$shots" -j 2 \
                     --seed "$seed" --device "$DEVICE" --output "$STATE/scores" --overwrite &
                 pids+=($!)
             done
@@ -89,17 +86,9 @@ run_step() { # NAME: in a separate process, ended by its time limit
         done
         exit $failed ;;
     encoder)
-        "$PYTHON" scripts/export.py "$STATE/resnet12" "$STATE/encoder32.pt" --overwrite &&
-            "$PYTHON" -m benchmarks.gpu halve "$STATE/encoder32.pt" "$STATE/encoder.pt" ;;
+        exec "$PYTHON" scripts/export.py "$STATE/resnet12" "$STATE/encoder.pt" --overwrite ;;
     *) echo "unknown step $1"; exit 2 ;;
     esac
-}
-
-data() { if [ -d "$DATA" ]; then echo "$DATA"; else echo "$STATE/smears"; fi; }
-
-arch_of_table() { # the authors' 4-conv-block, if available
-    "$PYTHON" -c "from models import BACKBONES
-print('conv4_released' if 'conv4_released' in BACKBONES else 'conv4')"
 }
 
 packages() { # check that required packages can be imported, installing wheels in .whl if necessary
@@ -143,7 +132,7 @@ deliver() { # copy the results so far to OUT
             echo "}"
         } > "$OUT/throughput.json"
     else
-        cp "$STATE"/tables/*/table5.md "$STATE"/tables/*/table5.csv "$OUT" 2> /dev/null
+        cp "$STATE"/tables/*/table5.md "$OUT" 2> /dev/null
         pack "$OUT/results.tar.gz" "$STATE" "(" -path "./tables/*" -o -path "./scores/*" -o \
             -path "./resnet12/*" ")" -size -4000k "(" -name "*.json" -o -name "*.jsonl" -o \
             -name "*.csv" -o -name "*.md" -o -name "*.log" ")"
@@ -209,6 +198,7 @@ if command -v flock > /dev/null; then # inherited by the steps, in case this is 
 fi
 trap stop TERM INT
 packages || exit 2
+[ "$CALL" = 1 ] || [ -d "$DATA" ] || { echo "no folder $DATA; set DATA"; exit 2; }
 say "call $CALL on $DEVICE, limit $BUDGET s"
 for name in ${!steps}; do step "${name%:*}" "${name#*:}"; done
 say "ended after $SECONDS s"

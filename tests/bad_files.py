@@ -1,11 +1,11 @@
 """Fuzz all file formats: each corrupted file must be read as valid or refused in one line.
 
 python tests/bad_files.py --number 1000
-python tests/bad_files.py --number 1000 --seed 1 --kind "own csv" "image x.jpg"
+python tests/bad_files.py --number 1000 --seed 1 --kind "own csv" "image x.jpg" "own folders"
 
 A valid file of each kind that the project reads is corrupted and passed to the real loader. In a
 container with checksums only damage to unused bytes may pass as valid; changed pixels of an image
-may, too.
+may, too. Random data folders and tables are made by `bad_folders`.
 """
 
 import argparse
@@ -27,18 +27,23 @@ import torch
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent))  # the repository root
 
+import bad_folders  # noqa: E402
+
 import generate_pseudo  # noqa: E402
 import main_moco  # noqa: E402
 from common.errors import InputError  # noqa: E402
 from datasets import images, isic2018, open_dataset, own, synthetic  # noqa: E402
 from datasets.cache import cached  # noqa: E402
 from datasets.episode import TASK_FILE, load_task  # noqa: E402
+from datasets.groups import with_groups  # noqa: E402
 from datasets.images import check_readable, image_set, read_image  # noqa: E402
 from datasets.medmnist import PARTS  # noqa: E402
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels  # noqa: E402
 from moco.checkpoint import load_checkpoint, query_encoder  # noqa: E402
 from trainer.checkpoint import CHECKPOINT  # noqa: E402
 
+TABLES = "tables"
+GENERATED = (*bad_folders.FOLDER_KINDS, TABLES)
 SLOW = 5  # seconds
 BAD_STRINGS = [*'\0"\n[', "", "nan", "inf", "1e999", "-1", "x" * 200_000, "../../x", "ü", "1,1"]
 VALUES = [None, True, -1, 0.5, math.nan, math.inf, 10**30, "x", "\ud800", [], [[]], {}, {"a": 1}]
@@ -186,6 +191,9 @@ def kinds(
     table, medmnist = folder / "own.csv", folder / "dermamnist.npz"
     rows = [f"{path},{label},40" for _, path, label, _ in isic2018.find(data).rows]
     table.write_text("\n".join(["path,label,age", *rows]))
+    groups, found = folder / "groups.csv", open_dataset(data)
+    rows = [f"{i},40,{number // 2}" for number, i in enumerate(found.rare.ids)]
+    groups.write_text("\n".join(["image,age,group", *rows]))
     picture = synthetic.draw_lesion(synthetic.LOOKS["NV"], np.random.default_rng(0), 24)
     parts = {f"{part}_images": [np.asarray(picture)] * 14 for part in PARTS}
     parts |= {f"{part}_labels": np.arange(14, dtype=np.uint8)[:, None] % 7 for part in PARTS}
@@ -196,6 +204,7 @@ def kinds(
         **{f"image {name}": (folder / name, image, break_bytes) for name in IMAGES},
         "isic csv": (truth, lambda _: isic2018.find(data), break_table),
         "lesion csv": (data / isic2018.GROUPINGS, lambda _: isic2018.lesions(data), break_table),
+        "groups csv": (groups, lambda path: with_groups(found, path), break_table),
         "own csv": (table, own.find, break_table),
         "task json": (labels / TASK_FILE, lambda _: load_task(labels), break_json),
         "pseudo labels": (labels / PSEUDO_FILE, pseudo_labels, break_arrays),
@@ -225,7 +234,7 @@ def run(number: int, seed: int, only: list[str], folder: Path) -> dict[str, Coun
     """Return the counts of refused, valid and failed files per kind; print the first failures."""
     table = {}
     with contextlib.redirect_stdout(None), contextlib.redirect_stderr(io.StringIO()):
-        files = kinds(folder)
+        files = {} if only and {*only} <= {*GENERATED} else kinds(folder)
     for kind, (path, load, break_it) in files.items():
         if only and kind not in only:
             continue
@@ -243,6 +252,23 @@ def run(number: int, seed: int, only: list[str], folder: Path) -> dict[str, Coun
                 result = "failed"
             counts[result] += 1
         path.write_bytes(original)
+    known = bad_folders.contents()
+    for kind in GENERATED:
+        if only and kind not in only:
+            continue
+        counts = table.setdefault(kind, Counter())
+        for index in range(number):
+            dice = random.Random(f"{seed}-{kind}-{index}")
+            try:
+                if kind == TABLES:
+                    result = bad_folders.table_outcome(folder, dice, known)
+                else:
+                    result = bad_folders.folder_outcome(kind, folder, dice, known)
+            except Exception as error:
+                if counts["failed"] < 3:
+                    print(f"--kind {kind!r} --seed {seed}, index {index}: {error!r}")
+                result = "failed"
+            counts[result] += 1
     return table
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import torch
 
 from common.errors import InputError
+from common.failures import tracebacks_to
 from trainer import distributed, launch_plan
 
 
@@ -70,3 +71,11 @@ def fail_alone(device, folder: Path, length: int) -> None:
 
 def fail(device, folder: Path) -> None:
     raise InputError("this is wrong")
+
+
+def break_down(device, folder: Path) -> None:
+    """Rank 1 has a defect, as the other waits for it."""
+    tracebacks_to(folder)
+    if distributed.rank() == 1:
+        raise AttributeError("'NoneType' object has no attribute 'ä'")
+    distributed.barrier()

@@ -1,5 +1,7 @@
 """Files of scripts/export.py load with the printed lines and give the same outputs."""
 
+import sys
+
 import numpy as np
 import pytest
 import torch
@@ -50,3 +52,21 @@ def test_refusals(chain, tmp_path, capsys, monkeypatch):
     (tmp_path / "it.pt").write_bytes(b"")
     assert "--overwrite" in no(chain.student, tmp_path / "it.pt")
     assert str(tmp_path / "x") in no(tmp_path / "x", tmp_path / "y.pt")
+
+
+@pytest.mark.parametrize(
+    "end, package", [(".safetensors", "safetensors"), (".onnx", "onnx"), (".onnx", "onnxscript")]
+)
+def test_broken_packages(chain, tmp_path, capsys, monkeypatch, end, package):
+    for name in [n for n in sys.modules if n.partition(".")[0] == package]:
+        monkeypatch.delitem(sys.modules, name)
+    out = tmp_path / f"it{end}"
+    (tmp_path / package).mkdir()
+    (tmp_path / package / "__init__.py").write_text("raise TypeError('of another version')")
+    with monkeypatch.context() as patch:
+        patch.syspath_prepend(tmp_path)
+        message = refused(capsys, patch, "scripts/export", chain.student, out)
+    assert f"needs {package}, " in message and "TypeError: of another version" in message
+    monkeypatch.setitem(sys.modules, package, None)
+    message = refused(capsys, monkeypatch, "scripts/export", chain.student, out)
+    assert f"pip install {package}" in message and not out.exists()

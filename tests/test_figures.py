@@ -1,7 +1,9 @@
 """python -m plots on the outputs of the scripts."""
 
+import json
 import shutil
 import sys
+from xml.etree import ElementTree
 
 import pytest
 from PIL import Image
@@ -73,6 +75,35 @@ def test_without_matplotlib(chain: Chain, tmp_path, capsys, monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib", None)
     message = refused(capsys, monkeypatch, "plots.__main__", chain.root, "--out", tmp_path)
     assert "pip install matplotlib" in message
+
+
+def test_broken_matplotlib(chain: Chain, tmp_path, capsys, monkeypatch):
+    (tmp_path / "matplotlib").mkdir()
+    (tmp_path / "matplotlib" / "__init__.py").write_text("raise TypeError('of another version')")
+    for name in [n for n in sys.modules if n.partition(".")[0] == "matplotlib"]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    message = refused(capsys, monkeypatch, "plots.__main__", chain.root, "--out", tmp_path / "out")
+    assert "figures need matplotlib, " in message and "TypeError: of another" in message
+
+
+ODD = ("A$1$", r"p$<0.05 \x$", "_病")
+
+
+def test_odd_names_are_drawn_as_they_stand(chain: Chain, tmp_path, capsys, recwarn):
+    """Scores of classes whose names would be mathematics, or hidden, in matplotlib."""
+    for path in chain.student.glob("test_*.json"):
+        text = path.read_text()
+        for name, odd in zip(("DF", "AKIEC", "VASC"), ODD):
+            text = text.replace(json.dumps(name), json.dumps(odd))
+        (tmp_path / path.name).write_text(text)
+    words = ["--out", tmp_path / "out", "--only", "confusion", "--format", "svg"]
+    call("plots.__main__", tmp_path, *words)
+    printed = capsys.readouterr().out
+    assert printed.count("note: no installed font has 病;") == 1 and not recwarn.list
+    drawn = ElementTree.parse(tmp_path / "out" / "confusion.svg").iter()
+    drawn = " ".join(element.text for element in drawn if element.tag.endswith("text"))
+    assert all(drawn.count(word) == 2 for name in ODD for word in name.split()), drawn
 
 
 @pytest.mark.parametrize("flag", ["--only", "--format"])

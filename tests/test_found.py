@@ -5,11 +5,12 @@ import json
 import re
 import shutil
 import sys
+import textwrap
 
 import pytest
 from PIL import Image
 
-from conftest import TINY, call, refused
+from conftest import REPOSITORY, TINY, call, refused
 from datasets import isic2018, open_dataset
 from datasets.episode import Task, draw_task
 from datasets.pseudo import load_pseudo_labels
@@ -17,14 +18,16 @@ from moco.checkpoint import load_checkpoint
 
 
 def test_every_stage_tells_what_it_found(data, chain):
-    block = open_dataset(data).summary() + "\n"
+    # The first lines: other tests may leave files in the folder, which are passed over.
+    block = "\n".join(open_dataset(data).summary().splitlines()[:3]) + "\n"
     assert block.startswith("isic2018:\n  base             35  NV 1")
     for name, printed in chain.printed.items():
         assert printed.count(block) == 1, name
-    record = open_dataset(data).to_dict()
-    assert record["base"]["NV"] + record["base"]["MEL"] > 0
+    record = load_checkpoint(chain.pretrained)["data"]
+    found = open_dataset(data).to_dict()
+    assert all(record[part] == found[part] for part in ("dataset", "base", "rare", "not_used"))
+    assert load_checkpoint(chain.student)["data"] == record
     for folder in (chain.pretrained, chain.student):
-        assert load_checkpoint(folder)["data"] == record
         assert json.loads((folder / "log.jsonl").read_text().splitlines()[0])["data"] == record
     assert load_pseudo_labels(chain.labels)[1].about["data"] == record
     scores = json.loads((chain.student / "test_direct_3way_2shot_seed0.json").read_text())
@@ -34,7 +37,7 @@ def test_every_stage_tells_what_it_found(data, chain):
 def test_quiet_and_other_processes(data, tmp_path, capsys, monkeypatch):
     argv = [data, "--model_path", tmp_path / "a", *TINY, "--epochs", 0]
     call("main_moco", *argv, "--quiet")
-    assert capsys.readouterr().out.splitlines()[0] == "isic2018: 35 base, 25 rare"
+    assert capsys.readouterr().out.startswith("isic2018: 35 base, 25 rare")
     # The second machine of two.
     script = sys.modules["main_moco"]
     monkeypatch.setattr(script, "launch", lambda *_: None)
@@ -156,3 +159,16 @@ def test_nothing_to_predict(chain, tmp_path, capsys, monkeypatch):
     ):
         error = refused(capsys, monkeypatch, *argv, *(tmp_path / path for path in paths))
         assert re.search(says, error), error
+
+
+def test_the_block_in_the_readme(tmp_path):
+    root = tmp_path / "my_images"
+    counts = {"nevus": 640, "melanoma": 172, "scar": 19, "angioma": 12, "keloid": 54}
+    names = [f"{name}/{n}.jpg" for name, count in counts.items() for n in range(count)]
+    names += ["nevus/@eaDir/0.jpg", "scar/Thumbs.db", "scar/notes.txt", "loose.jpg"]
+    for name in names:
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        (root / name).touch()
+    block = open_dataset(root, ["nevus", "melanoma"], ["scar", "angioma"]).summary()
+    text = (REPOSITORY / "README.md").read_text()
+    assert textwrap.indent(block, "    ") in text

@@ -4,12 +4,12 @@ import csv
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from baselines import scratch
-from common.errors import InputError
 from conftest import TINY, call, refused
-from datasets import isic2018, lesion_groups, open_dataset
+from datasets import isic2018, open_dataset, synthetic
 from datasets.episode import Task, load_task
 from moco.checkpoint import load_checkpoint
 
@@ -62,19 +62,47 @@ def test_from_own_images_to_predictions(kind, folder, tmp_path):
     call("plots.__main__", d, "--data", source, *tsne)
 
 
-def test_other_classes_later_are_refused(folder, tmp_path, capsys, monkeypatch):
-    a = tmp_path / "a"
-    classes = ["--base-classes", *BASE, "--rare-classes", *RARE]
-    call("main_moco", folder, *classes, "--model_path", a, *TINY, "--epochs", 0)
-    for argv in (
-        ["generate_pseudo", "--datadir", folder, "--resume", a, "--savedir", tmp_path / "l"],
-        ["test", folder, "--resume", a],
+def test_rare_classes_cost_the_later_stages_only(folder, tmp_path, capsys, monkeypatch):
+    """Stage (a) depends on the base images: rare classes may be changed, dropped and enlarged."""
+    a, own = tmp_path / "a", tmp_path / "own"
+    shutil.copytree(folder, own)
+    classes = ["--base-classes", *BASE[:2], "--rare-classes"]
+    argv = ["main_moco", own, "--model_path", a, *TINY, *classes]
+    call(*argv, *RARE, "--epochs", 1)
+    look = next(iter(synthetic.LOOKS.values()))
+    image = synthetic.draw_lesion(look, np.random.default_rng(5), 40)
+    image.save(own / "scar" / "new.png")  # enlarged
+    call(*argv, "scar", "vessel", "keratosis", "--epochs", 1)
+    call(*argv, "vessel", "keratosis", "--epochs", 2)  # "scar" is not used any more
+    starts = [json.loads(line) for line in (a / "log.jsonl").read_text().splitlines()]
+    assert [line["start_epoch"] for line in starts if "stage" in line][-1] == 1  # resumed
+    assert load_checkpoint(a)["epoch"] == 2
+    labelling = ["generate_pseudo", "--datadir", own, "--resume", a, "--k_shot", 2, "-j", 0]
+    other = ["--rare-classes", "vessel", "keratosis"]
+    call(*labelling, "--savedir", tmp_path / "labels", *other)
+    assert load_task(tmp_path / "labels").classes == ("vessel", "keratosis")
+    call("main_distill", own, "--savedir", tmp_path / "labels", "--model_path", tmp_path / "d",
+         "-j", 0)  # fmt: skip
+    capsys.readouterr()
+    call("test", own, "--resume", a, "--k_shot", 2, "-j", 0, *other)
+    assert "was trained on" not in capsys.readouterr().out
+    # A base class that becomes rare has been seen; a base class less is another base set.
+    seen = ["--base-classes", "nevus", "--rare-classes", "melanoma", "vessel"]
+    call(*labelling, "--savedir", tmp_path / "seen", *seen)
+    printed = capsys.readouterr().out
+    assert "was trained on the images of melanoma, now a rare class" in printed
+    error = refused(capsys, monkeypatch, *argv[:-1], *seen[2:], "--base-classes", "nevus")
+    assert "was trained on own (nevus" in error and "melanoma" in error
+    # A student's classes are those of its task.
+    for command in (
+        ["main_distill", own, "--savedir", tmp_path / "labels", "--model_path", tmp_path / "e"],
+        ["test", own, "--resume", tmp_path / "d"],
     ):
-        error = refused(capsys, monkeypatch, *argv, "--rare-classes", *RARE[::-1])
-        assert "vessel scar conflicts" in error and "scar vessel" in error and str(a) in error
-    again = ["main_moco", folder, "--base-classes", *BASE, "--rare-classes", *RARE[::-1], *TINY]
-    error = refused(capsys, monkeypatch, *again, "--model_path", a, "--epochs", 0)
-    assert "vessel scar conflicts" in error
+        error = refused(capsys, monkeypatch, *command, "--rare-classes", *RARE)
+        assert "the task has the class 'keratosis'" in error and "'scar', 'vessel'" in error
+
+
+def test_classes_of_own_images_have_to_be_named(folder, tmp_path, capsys, monkeypatch):
     error = refused(capsys, monkeypatch, "main_moco", folder, "--model_path", tmp_path / "b", *TINY)
     assert all(name in error for name in [*BASE, *RARE, "--base-classes"])
 
@@ -92,7 +120,7 @@ def pairs(data, tmp_path_factory):
 
 
 def test_lesion_disjoint_scores(pairs, chain, tmp_path):
-    lesions = lesion_groups(pairs)
+    lesions = open_dataset(pairs).groups
     flags = ["--k_shot", 3, "--lesion-disjoint", "-j", 0]
     call("test", pairs, "--resume", chain.pretrained, *flags, "--output", tmp_path)
     call("generate_pseudo", "--datadir", pairs, "--resume", chain.pretrained,
@@ -126,21 +154,6 @@ def test_rare_split_and_the_oracle(data, chain, tmp_path):
 
 
 def test_flags_that_draw_a_task_are_refused_for_a_student(data, chain, capsys, monkeypatch):
-    for flag in ("--lesion-disjoint", "--rare-split"):
+    for flag in ("--group-disjoint", "--lesion-disjoint", "--rare-split"):
         error = refused(capsys, monkeypatch, "test", data, "--resume", chain.student, flag)
-        assert "--lesion-disjoint" in error and "task" in error
-
-
-def test_missing_groupings(data, folder, tmp_path):
-    with pytest.raises(InputError, match="--lesion-disjoint .*isic2018"):
-        lesion_groups(folder)
-    root = tmp_path / "data"
-    shutil.copytree(data, root)
-    (root / isic2018.GROUPINGS).rename(root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)
-    assert len(lesion_groups(root)) == len(isic2018.find(root).rows)  # as in the download
-    (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).write_text("image,lesion\na,b\n")
-    with pytest.raises(InputError, match="has the columns image,lesion; expected image,lesion_id"):
-        lesion_groups(root)
-    (root / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).unlink()
-    with pytest.raises(InputError, match="lesion groupings are missing"):
-        lesion_groups(root)
+        assert "--group-disjoint" in error and "task" in error

@@ -35,6 +35,7 @@ PLACEHOLDERS = {"DATA", "OUT", "NAME", "R"}
 OTHERS = (  # flags of other programs, or of ours without an importable parser
     "--gres --partition --time --cpus-per-task --ntasks-per-node --ntasks --nodes --nnodes "
     "--nproc-per-node --rdzv-backend --rdzv-endpoint --signal --me --format --kills --number "
+    "--shm-size --all "
     "--smoothing"  # the example of a new flag
 ).split()
 

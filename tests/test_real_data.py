@@ -4,6 +4,7 @@ import pytest
 
 from conftest import REPOSITORY
 from datasets import open_dataset
+from datasets.duplicates import without_copies
 from datasets.episode import draw_task
 from datasets.images import check_readable, read_image
 
@@ -17,6 +18,12 @@ def test_papsmear_is_the_whole_herlev_set():
     assert list(data.rare.counts().values()) == [98, 74, 70]
     check_readable(data.base)
     assert len(draw_task(data.rare, 3, 5, 0).query(data.rare)) == 242 - 15
+
+
+@pytest.mark.parametrize("name", ["papsmear", "isic2018"])
+def test_no_image_is_there_twice(name, tmp_path):
+    data = open_dataset(SHARED / name)
+    assert without_copies(data, tmp_path) == data
 
 
 def test_isic_subset():

@@ -422,6 +422,33 @@ def test_finished_commands_are_not_repeated(chain, data, tmp_path, capsys, no):
     assert "task.json would be overwritten" in no(*labelling, "--seed", 1)
 
 
+def test_only_more_epochs_are_no_reason_to_stop(chain, data, tmp_path, capsys, no):
+    """The same commands go on after stage (a) has trained on; anything else is named."""
+    a, labels, scores = tmp_path / "a", tmp_path / "labels", tmp_path / "scores"
+    shutil.copytree(chain.pretrained, a)
+    commands = (
+        ["generate_pseudo", "--resume", a, "--datadir", data, "--savedir", labels, "--k_shot", 2],
+        ["test", data, "--resume", a, "--k_shot", 2, "--output", scores],
+        ["test", data, "--resume", a, "--k_shot", 2, "--output", scores, "--tasks", 2],
+    )
+    for command in commands:
+        call(*command, "-j", 0)
+        error = no(*command, "--augnum", 3)
+        assert "would be overwritten (--augnum 5 then, --augnum 3 now)" in error
+    call(*moco(data, a), "--epochs", 3)
+    for command in commands:
+        assert "a checkpoint of 2 epochs then, of 3 now" in no(*command, "--augnum", 3)
+        capsys.readouterr()
+        call(*command, "-j", 0)
+        printed = capsys.readouterr().out
+        assert "of 2 epochs then, of 3 now; it is made again" in printed and "written" in printed
+        call(*command, "-j", 0)
+        assert "already done" in capsys.readouterr().out
+    assert load_pseudo_labels(labels)[1].about["epoch"] == 3
+    found = [json.loads(path.read_text())["epoch"] for path in scores.glob("*.json")]
+    assert found == [3, 3]
+
+
 def test_overwriting_on_request(data, tmp_path):
     call(*moco(data, tmp_path))
     call(*moco(data, tmp_path, "--seed", 1, "--overwrite"))

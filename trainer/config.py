@@ -1,5 +1,6 @@
 """Settings of any training: optimisation, output and devices."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -9,6 +10,11 @@ from .launch_plan import Plan, plan
 from .settings import Settings, recipe, setting
 
 EPOCHS, DROPS = 200, (120, 160)  # the papers' epochs and learning-rate drops
+
+
+def scaled_drops(epochs: int, drops: Sequence[int] = DROPS, of: int = EPOCHS) -> list[int]:
+    """Return the learning-rate drops of a run of `of` epochs, scaled to `epochs`."""
+    return [max(1, epochs * drop // of) for drop in drops]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +32,8 @@ class Training(Settings):
         0.03, "initial learning rate", flags=("--lr", "--learning-rate"), low=0, metavar="LR",
     )  # fmt: skip
     schedule: list[int] = recipe(
-        list(DROPS), "epochs at which the learning rate is divided by 10", low=0, metavar="EPOCH",
+        list(DROPS), "epochs at which the learning rate is divided by 10; if not given, scaled "
+        "with --epochs", low=0, metavar="EPOCH",
     )  # fmt: skip
     cos: bool = recipe(False, "cosine schedule instead of --schedule", negatable=True)
     momentum: float = recipe(0.9, "SGD momentum", low=0, below=1, metavar="M")

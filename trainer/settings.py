@@ -33,7 +33,8 @@ class Setting:
     in /NAME stands for any name. `low`, `high`,
     `below`: the range, `below` excluded. `fixed`: a resumed run may not change it. `inherited`:
     "default", a later stage uses it unless given another value; "always", it must use it.
-    `runtime`: affects where and how fast a command runs, not its results. `auto`: the default
+    `runtime`: affects where and how fast a command runs, not its results. `former`: its field's
+    name in older files. `auto`: the default
     depends on the machine, as this text says.
     """
 
@@ -49,6 +50,7 @@ class Setting:
     fixed: bool = False
     inherited: str | None = None
     runtime: bool = False
+    former: str | None = None
     auto: str | None = None
 
     def range(self) -> str:
@@ -212,7 +214,8 @@ class Settings:
         completed = {}
         for name, field in cls.fields().items():
             default = None if field.default is dataclasses.MISSING else field.default
-            value = field.check(values[name]) if name in values else None
+            recorded = next((key for key in (name, field.about.former) if key in values), None)
+            value = None if recorded is None else field.check(values[recorded])
             completed[name] = default if value is None else value
         return _plain(completed)
 

@@ -131,8 +131,8 @@ class Trainer:
             self.epoch = start_epoch
         about = run.about
         require_same_on_all_ranks(
-            (self.epoch, self.step, config.epochs, config.lr, config.seed, about["base"],
-             about["task"]), run.folder,
+            (self.epoch, self.step, config.epochs, config.lr, config.seed,
+             {**about["base"], "dataset": None}, about["task"]), run.folder,
         )  # fmt: skip
 
     def state_dict(self) -> dict[str, Any]:

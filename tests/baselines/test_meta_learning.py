@@ -154,6 +154,19 @@ def test_scored_by_the_script(method, hues, trained, tmp_path, capsys):
     assert len(rows) == 1 + 30
 
 
+@EVERY_METHOD
+def test_many_tasks(method, hues, trained, tmp_path, capsys):
+    """Each task's score is the one that --seed gives."""
+    command = [hues, "--resume", trained(method), "--k-shot", 2, "-j", 0, "--output", tmp_path]
+    call("test", *command, "--tasks", 3)
+    assert "3 2-shot tasks; classifier: adapted" in capsys.readouterr().out
+    rows = (tmp_path / "tasks_adapted_3way_2shot_3tasks.csv").read_text().splitlines()
+    many = [dict(zip(rows[0].split(","), row.split(","))) for row in rows[1:]]
+    call("test", *command, "--seed", 1)
+    one = json.loads((tmp_path / "test_adapted_3way_2shot_seed1.json").read_text())
+    assert float(many[1]["accuracy"]) == pytest.approx(one["accuracy"], abs=1e-4)
+
+
 def test_unlabelled_images_are_predicted(hues, trained, tmp_path):
     command = [hues, "--resume", trained("maml"), "--k-shot", 2, "-j", 0, "--output", tmp_path]
     call("test", *command, "--predict", hues / "blue")

@@ -3,7 +3,6 @@
 import pytest
 
 from benchmarks import accuracy
-from common.errors import InputError
 
 
 def test_plain_and_fast_side_by_side(data, tmp_path, capsys):
@@ -18,15 +17,7 @@ def test_plain_and_fast_side_by_side(data, tmp_path, capsys):
     for line in lines:
         assert len(line["loss"]) == 2 and len(line["accuracy"]) == 10
         assert all(0 <= value <= 1 for value in line["accuracy"])
-    # Finished runs are skipped, and can be drawn.
+    # Finished runs are skipped.
     accuracy.main([str(data), *flags, "--modes", "plain", "default"])
     assert accuracy.read_runs(out) == lines
-    capsys.readouterr()
-    accuracy.main(["--out", str(out), "--draw", str(tmp_path / "losses.png")])
-    assert (tmp_path / "losses.png").stat().st_size > 1000
     assert f"| default | 1 | {fast['loss'][-1]:.3f} (0.000) |" in capsys.readouterr().out
-
-
-def test_without_data(tmp_path):
-    with pytest.raises(InputError, match="DATA"):
-        accuracy.main(["--out", str(tmp_path / "runs.jsonl")])

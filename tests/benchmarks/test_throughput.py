@@ -23,9 +23,9 @@ def test_the_turns_of_every_task(data, task):
     images = open_dataset(data).base
     some = images.take(images.ids[:8])
     for mode in ("plain", "default", "amp"):
-        model, turn = throughput.make_turn(args, mode, task, some, torch.device("cpu"))
-        assert turn() == 8
-        shares = profiling.profile(model, turn, torch.device("cpu"))
+        model, steps = throughput.make_steps(args, mode, task, some, torch.device("cpu"))
+        assert sum(steps()) == 8
+        shares = profiling.profile(model, steps(), torch.device("cpu"))
         assert 0.9 < sum(shares.values()) < 1.01 and "convolution" in shares
 
 
@@ -46,11 +46,36 @@ def test_turn_about(tmp_path, capsys):
     out, few = tmp_path / "t.json", ["--tasks", "a", "--modes", "plain", "default", "--profile"]
     throughput.main([*SMALL, *few, "--out", str(out)])
     result, printed = json.loads(out.read_text()), capsys.readouterr().out
+    default = {"amp": False, "compile": False, "views_by": "pil"}
+    assert result["modes"] == {"plain": None, "default": default}
     assert list(result["tasks"]) == ["a"] and "stage (a), step only" in printed
     for found in result["tasks"]["a"].values():
         assert len(found["ms_per_image"]) == 2 and min(found["ms_per_image"]) > 0
         assert 0.1 < found["memory_gb"] < 10 and found["profile"]
     assert result["settings"]["batch_size"] == 8 and result["made_by"]["torch"] == torch.__version__
+
+
+def test_results_are_written_after_each_task(tmp_path, monkeypatch):
+    out = tmp_path / "t.json"
+
+    def compare(args, task, images):
+        if task == "d":
+            assert list(json.loads(out.read_text())["tasks"]) == ["a"]
+            raise InputError("the end")
+        return {"default": {"ms_per_image": [1.0], "memory_gb": 1.0}}
+
+    monkeypatch.setattr(throughput, "compare", compare)
+    with pytest.raises(InputError, match="the end"):
+        throughput.main([*SMALL, "--tasks", "a", "d", "--out", str(out)])
+
+
+def test_what_modes_mean(monkeypatch):
+    monkeypatch.setattr(throughput, "has_bfloat16", lambda device: device.type == "cuda")
+    gpu = torch.device("cuda")
+    views = {"views_by": "batch"}
+    assert throughput.meaning("default", gpu) == {"amp": True, "compile": False, **views}
+    assert throughput.meaning("compile", gpu) == {"amp": True, "compile": True, **views}
+    assert throughput.meaning("plain", gpu) is None
 
 
 def test_error_in_a_process(monkeypatch):

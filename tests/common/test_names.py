@@ -37,4 +37,4 @@ def test_near_misses():
 
 def test_printable():
     assert printable("nævus 1.jpg") == "nævus 1.jpg"
-    assert printable("a\nb\udce4") == "a\\nb\\udce4"
+    assert printable("ä\nb\udce4") == "ä\\nb\\udce4"

@@ -10,7 +10,7 @@ from PIL import Image
 
 from common.errors import InputError
 from datasets import cache as module
-from datasets.cache import cached
+from datasets.cache import cached, files_key
 from datasets.images import ArrayImage, TransformedImages, image_set, read_image
 from datasets.open import decoded
 from moco.augment import plain_view, random_view
@@ -56,6 +56,22 @@ def test_changed_images_get_another_cache(images, tmp_path):
     again = cached(images, 32, folder)
     assert read_image(again.paths[0]).getpixel((0, 0)) == (255, 0, 0)
     assert read_image(first.paths[0]).getpixel((0, 0)) != (255, 0, 0)
+
+
+def test_an_edit_that_keeps_length_and_time_gets_another_cache(images, tmp_path):
+    """As by a tool that restores the time; an older cache is not used for it either."""
+    path = images.paths[0]
+    Image.new("RGB", (50, 40), "blue").save(path, "bmp")
+    first, older = cached(images, 32, tmp_path / "cache"), files_key(images, change_time=False)
+    before = os.stat(path)
+    Image.new("RGB", (50, 40), "red").save(path, "bmp")
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = os.stat(path)
+    assert (after.st_size, after.st_mtime_ns) == (before.st_size, before.st_mtime_ns)
+    again = cached(images, 32, tmp_path / "cache")
+    assert again.paths[0].file != first.paths[0].file
+    assert read_image(again.paths[0]).getpixel((0, 0)) == (255, 0, 0)
+    assert files_key(images, change_time=False) == older
 
 
 def test_all_unreadable_images_are_listed_and_nothing_is_left(images, tmp_path):

@@ -124,6 +124,8 @@ def test_frames_and_files_without_an_image(tmp_path):
     report.save_as(tmp_path / "x.dcm")
     with pytest.raises(InputError, match="x.dcm: DICOM without an image .modality SR"):
         read_image(tmp_path / "x.dcm")
+    with pytest.raises(InputError, match="photometric interpretation YBR_PARTIAL_420; convert"):
+        read_image(write(tmp_path / "x.dcm", np.zeros((4, 4, 3), np.uint8), "YBR_PARTIAL_420"))
     (tmp_path / "x.dcm").write_bytes(b"nothing of the kind")
     with pytest.raises(InputError, match="x.dcm: "):
         read_image(tmp_path / "x.dcm")

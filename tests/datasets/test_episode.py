@@ -178,7 +178,7 @@ def test_lesion_disjoint(seed):
 
 
 def test_an_image_without_a_lesion():
-    with pytest.raises(InputError, match=f"lesion ids of {RARE.ids[0]}"):
+    with pytest.raises(InputError, match=f"1 of 48 have none: {RARE.ids[0]}"):
         draw_task(RARE, 3, 2, 0, {i: "x" for i in RARE.ids[1:]})
 
 

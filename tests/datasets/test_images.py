@@ -1,5 +1,6 @@
 """Reading, checking and identifying images."""
 
+import errno
 import os
 import struct
 import subprocess
@@ -11,7 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from common.errors import InputError
+from common.errors import InputError, refusing
 from conftest import REPOSITORY
 from datasets import images as module
 from datasets import open_dataset
@@ -267,3 +268,16 @@ def test_synthetic_data_have_the_layout_of_isic(data):
     assert len(found.base) == 35 and len(found.rare) == 25
     check_readable(found.base)
     check_readable(found.rare)
+
+
+def test_too_many_open_files_are_not_the_images_fault(tmp_path, monkeypatch):
+    Image.new("RGB", (4, 4)).save(tmp_path / "x.png")
+
+    def fail(*_, **__):
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    monkeypatch.setattr("datasets.images.Image.open", fail)
+    with pytest.raises(OSError, match="Too many open files"):
+        read_image(tmp_path / "x.png")
+    with pytest.raises(OSError, match="Too many"), refusing("x.png is broken"):
+        fail()

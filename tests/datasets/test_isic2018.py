@@ -94,8 +94,9 @@ def test_images_without_a_row_are_passed_over(folder):
     data = open_dataset(root)
     assert len(data.base) == 6
     table = f"{isic2018.GROUND_TRUTH}.csv"
-    assert data.passed_over == {f"not in {table}": ("ISIC_0000000.jpg", "ISIC_0000001.jpg")}
-    assert f" 2  not in {table}: ISIC_0000000.jpg, ISIC_0000001.jpg" in data.summary()
+    names = tuple(f"{isic2018.IMAGES}/ISIC_000000{n}.jpg" for n in (0, 1))
+    assert data.passed_over == {f"not in {table}": names}
+    assert f" 2  not in {table}: {', '.join(names)}" in data.summary()
 
 
 def test_extensions_in_capitals_and_other_formats(folder):
@@ -110,7 +111,7 @@ def test_extensions_in_capitals_and_other_formats(folder):
     assert data.base.ids == expected.base.ids
     assert {path.name for path in data.base.paths} > {"ISIC_0000000.JPG", "ISIC_0000001.png"}
     table = f"{isic2018.GROUND_TRUTH}.csv"
-    assert data.passed_over == {f"not in {table}": ("ISIC_0000002.JPEG",)}
+    assert data.passed_over == {f"not in {table}": (f"{isic2018.IMAGES}/ISIC_0000002.JPEG",)}
 
 
 def test_what_else_is_in_the_folders(folder):
@@ -120,9 +121,10 @@ def test_what_else_is_in_the_folders(folder):
     (root / isic2018.IMAGES / "@eaDir").mkdir()
     (root / "ISIC2018_Task3_Test_Input").mkdir()
     (root / ".DS_Store").touch()
+    images = isic2018.IMAGES
     assert open_dataset(root).passed_over == {
-        "system, hidden and thumbnail files": ("@eaDir/", ".DS_Store"),
-        f"not in {isic2018.GROUND_TRUTH}.csv": ("more/", "LICENSE.txt"),
+        "system, hidden and thumbnail files": (f"{images}/@eaDir/", ".DS_Store"),
+        f"not in {isic2018.GROUND_TRUTH}.csv": (f"{images}/more/", f"{images}/LICENSE.txt"),
         "outside the layout of ISIC 2018": ("ISIC2018_Task3_Test_Input/",),
     }
 

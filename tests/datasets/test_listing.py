@@ -75,6 +75,7 @@ def test_what_would_help(root, name, reason):
     [
         ("x.nef", b"II*\0", "camera RAW; convert it to PNG or JPEG"),
         ("x.dat", b"II*\0\x10\0\0\0CR\x02\0", "camera RAW"),
+        ("x.TGA", b"", "a format that is not read; convert it to PNG"),
         ("x.svs", b"II*\0", "whole-slide image; export its tiles"),
         ("x.avif", b"\0\0\0\x1cftypavif", "AVIF, which is not read; convert it to PNG"),
         ("x", b"\xff\x0a\0", "JPEG XL, which is not read"),

@@ -139,12 +139,17 @@ def test_an_absent_class_and_the_nearest_one(folder):
     with pytest.raises(InputError) as error:
         open_dataset(folder, ["healthy", "comon"], ["rare one", "xyz"])
     assert "has no class comon (nearest: common), xyz; " in str(error.value)
+    with pytest.raises(InputError, match=r"no class ward \(a folder inside common\), "):
+        open_dataset(folder, ["ward"], ["rare one", "xyz"])
 
 
 def test_an_empty_class_is_called_empty(folder):
     (folder / "new").mkdir()
     (folder / "new" / "note.txt").touch()
-    with pytest.raises(InputError, match="no images in the class folder .*new"):
+    with pytest.raises(InputError, match="clinic/new holds no image, only new/note.txt"):
+        open_dataset(folder, ["common"], ["rare one", "new"])
+    (folder / "new" / "note.txt").unlink()
+    with pytest.raises(InputError, match="the class folder .*clinic/new is empty"):
         open_dataset(folder, ["common"], ["rare one", "new"])
     assert open_dataset(folder, *CHOICE).passed_over["class folders without images"] == (
         "new/", "notes/"

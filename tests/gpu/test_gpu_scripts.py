@@ -1,7 +1,7 @@
 """The scripts on a GPU, as a user starts them: compiled, stopped, in NCCL's world of one, without
-memory, and with checkpoints that move between a GPU and processors.
+memory, and with checkpoints that move between a GPU and the CPU.
 
-GPU_TESTS_ON=cpu runs what it can of this on processors, to try the tests themselves.
+GPU_TESTS_ON=cpu runs what it can of this on the CPU, to test the tests.
 """
 
 import csv
@@ -83,7 +83,7 @@ def test_compiled(data, tmp_path, how, off):
         assert b["loss"] == pytest.approx(a["loss"], rel=off)
 
 
-def test_stopped_and_gone_on(data, tmp_path):
+def test_stopped_and_resumed(data, tmp_path):
     how = [*CONV4, "--epochs", 60, "--device", DEVICE]
     done(*moco(data, tmp_path / "whole", *how))
     name, *argv = map(str, moco(data, tmp_path / "stopped", *how))
@@ -102,7 +102,7 @@ def test_stopped_and_gone_on(data, tmp_path):
     require_near(tmp_path / "stopped", tmp_path / "whole")
 
 
-def test_from_gpu_to_processors_and_back(data, tmp_path):
+def test_from_gpu_to_cpu_and_back(data, tmp_path):
     a, labels, d = tmp_path / "a", tmp_path / "labels", tmp_path / "d"
     for number, device in enumerate((DEVICE, "cpu", DEVICE), start=1):
         how = [*CONV4, "--no-amp", "--views", "batch", "--epochs", number, "--device", device]

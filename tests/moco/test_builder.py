@@ -193,3 +193,29 @@ def test_group_batchnorm_keeps_state_and_settings():
     for mode in (True, False):
         assert torch.equal(grouped.train(mode)(images), plain.train(mode)(images))
     assert torch.equal(grouped[0].running_var, plain.running_var)
+
+
+def test_grouped_batchnorm_of_timm_keeps_its_activation():
+    """EfficientNet's BatchNormAct2d, with the weights, statistics and momentum of a file."""
+    timm = pytest.importorskip("timm")
+    torch.manual_seed(0)
+    plain = timm.layers.BatchNormAct2d(3, eps=1e-3, momentum=0.01, act_layer=nn.SiLU)
+    with torch.no_grad():
+        for value in plain.state_dict().values():
+            value.copy_(torch.rand(value.shape) + 1)
+    images = torch.randn(6, 3, 4, 4)
+    grouped = group_batchnorm(nn.Sequential(copy.deepcopy(plain)), groups=2)
+    assert torch.equal(grouped.eval()(images), plain.eval()(images))
+    expected = torch.cat([plain.train()(part) for part in images.chunk(2)])
+    torch.testing.assert_close(grouped.train()(images), expected)
+    assert (grouped[0].eps, grouped[0].momentum) == (1e-3, 0.01)
+    assert list(grouped.state_dict()) == [f"0.{name}" for name in plain.state_dict()]
+
+
+def test_batchnorm_of_vectors_is_grouped():
+    torch.manual_seed(0)
+    vectors, plain = torch.randn(6, 5), nn.BatchNorm1d(5)
+    grouped = group_batchnorm(nn.Sequential(nn.BatchNorm1d(5)), groups=3)
+    expected = torch.cat([plain(part) for part in vectors.chunk(3)])
+    torch.testing.assert_close(grouped(vectors), expected)
+    torch.testing.assert_close(grouped.eval()(vectors).shape, expected.shape)

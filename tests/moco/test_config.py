@@ -51,7 +51,7 @@ def test_the_papers_run_is_the_default():
         "moco_k": 1280, "moco_m": 0.999,
         "moco_t": 0.07, "mlp": False, "aug_plus": False, "bn_groups": 4, "batch_size": 16,
         "lr": 0.03, "schedule": [120, 160], "cos": False, "momentum": 0.9, "wd": 1e-4,
-        "amp": None, "views_by": None, "seed": 0, "base_classes": None, "rare_classes": None,
+        "amp": None, "views_by": None, "seed": 0,
     }  # fmt: skip
     assert by_default["epochs"] == 200
 

@@ -7,9 +7,10 @@ from torch import nn
 
 from datasets import open_dataset
 from datasets.cache import cached, pixels
+from datasets.episode import draw_task
 from datasets.images import read_image
 from moco.augment import plain_view
-from moco.evaluate import FrozenEncoder, encode, fit_classifier, knn_score
+from moco.evaluate import FrozenEncoder, encode, fit_classifier, knn_score, regressions
 from models import build_encoder
 from trainer.performance import prepare
 
@@ -86,9 +87,28 @@ def test_fit_on_support(data, augnum):
     weights = {f"query_encoder.{k}": v for k, v in build_encoder("conv4", 8).state_dict().items()}
     args = dict(arch="conv4", moco_dim=8, mlp=False, image_size=32, aug_plus=False)
     encoder = FrozenEncoder({"stage": "moco", "args": args, "state_dict": weights})
-    f_c, again, other = (encoder.fit(support, augnum, seed) for seed in (1, 1, 2))
-    assert f_c[-1].coef_.shape[1] == 8 and np.array_equal(f_c[-1].coef_, again[-1].coef_)
-    assert np.array_equal(f_c[-1].coef_, other[-1].coef_) == (augnum == 0)
+    copies = encoder.copies(support, augnum)
+    assert copies.shape == (4, max(augnum, 1), 8)
+    f_c = encoder.fit(support, augnum)
+    expected = fit_classifier(copies.reshape(-1, 8), np.repeat(support.labels, copies.shape[1]))
+    np.testing.assert_array_equal(f_c[-1].coef_, expected[-1].coef_)
+    if augnum:  # the copies of an image differ, and are the same in any set
+        assert len(np.unique(copies.reshape(-1, 8), axis=0)) == 4 * augnum
+        other = encoder.copies(support.take(support.ids[2:0:-1]), augnum)
+        np.testing.assert_allclose(other, copies[2:0:-1], atol=1e-6)
+
+
+def test_regressions_fit_each_task_on_its_own_support_set(data):
+    rare = open_dataset(data).rare
+    weights = {f"query_encoder.{k}": v for k, v in build_encoder("conv4", 8).state_dict().items()}
+    args = dict(arch="conv4", moco_dim=8, mlp=False, image_size=32, aug_plus=False)
+    encoder = FrozenEncoder({"stage": "moco", "args": args, "state_dict": weights})
+    predict = regressions(encoder, rare, rare, augnum=2)
+    for seed in (0, 1):
+        task = draw_task(rare, 2, 2, seed)
+        support, query = task.support(rare), task.query(rare)
+        expected = encoder.fit(support, 2).predict_proba(encoder.embed(query))
+        np.testing.assert_allclose(predict(support, query), expected, atol=1e-5)
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -6,10 +6,10 @@ import numpy as np
 import pytest
 
 from common.errors import InputError
-from datasets import oct
+from datasets import oct, open_dataset
 from datasets.pseudo import PseudoLabels
 from plots import draw
-from plots.read import Result, Run
+from plots.read import Result, Run, read_result, worst_mistakes
 
 RARE = {"dataset": "synthetic", "counts": {"x": 5, "y_z": 5}, "sha256": ""}
 
@@ -28,7 +28,7 @@ def task(seed: int = 0, k_shot: int = 1, classes=("x", "y_z")) -> dict:
 def run(name: str, **lines: list[float]) -> Run:
     length = max(map(len, lines.values()))
     epochs = {n + 1: {k: v[n] for k, v in lines.items()} for n in range(length)}
-    return Run(Path("runs") / name, {"task": task()}, epochs)
+    return Run(Path("runs") / name, {"stage": "moco", "task": task()}, epochs)
 
 
 def labels(seed: int, k_shot: int, hard: list[int]) -> PseudoLabels:
@@ -98,7 +98,7 @@ def test_pseudo_labels_of_different_classes():
 def test_confusion_adds_tasks_up():
     one, two = [[3, 1], [0, 4]], [[1, 3], [2, 2]]
     group = [Result(Path("r"), {"confusion": c}) for c in (one, two)]
-    (ax,) = draw.draw_confusion({(Path("a"), "direct", 1, ("x", "y_z")): group}).axes
+    (ax,) = draw.draw_confusion({(Path("a"), "direct", "1-shot", ("x", "y_z")): group}).axes
     assert ax.images[0].get_array().tolist() == [[50, 50], [25, 75]]
     assert {"50 %\n4", "25 %\n2", "75 %\n6", "y z"} <= texts(ax.figure)
 
@@ -109,7 +109,7 @@ def test_long_names_have_room(alone):
     classes = tuple(oct.RARE_CLASSES)
     confusion = np.eye(5, dtype=int) * 7 + 1
     group = [Result(Path("r"), {"confusion": confusion})]
-    shots = [1] if alone else [1, 3]
+    shots = ["1-shot"] if alone else ["1-shot", "3-shot"]
     groups = {(Path("a"), "lr", k, classes): group for k in shots}
     figures = [draw.draw_confusion(groups)]
     rare = {"dataset": "oct", "counts": dict.fromkeys(classes, 9), "sha256": ""}
@@ -134,6 +134,59 @@ def test_long_names_have_room(alone):
             assert all(a[1] <= b[0] for a, b in zip(spans, spans[1:]))
 
 
+def test_names_that_start_with_an_underscore_are_in_legends():
+    """matplotlib would leave them out."""
+    figure = draw.draw_curves([run("_a", loss=[1]), run("_b", loss=[2])])
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["_a", "_b"]
+    classes = ("_x", "a_b", "a b")
+    named = labels(0, 1, [0, 1])
+    rare = {"dataset": "x", "counts": dict.fromkeys(classes, 3), "sha256": ""}
+    named.about["task"] = {**task(classes=classes), "rare": rare}
+    (ax,) = draw.draw_pseudo_labels({Path("a"): named}).axes
+    legend = ax.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == ["a b", "a b", "_x"]
+    colours = [handle.get_facecolor() for handle in legend.legend_handles]
+    assert colours == [bars[0].get_facecolor() for bars in reversed(ax.containers)]
+
+
+def test_letters_of_double_width():
+    assert draw.letters("ab") == 2 and draw.letters("病変a") == 5
+
+
 def test_class_colours_do_not_depend_on_the_task():
     assert draw.color_of("y_z", RARE) == draw.CLASS_COLORS[1]
     assert len(set(draw.CLASS_COLORS)) == 9 and len(set(draw.RUN_COLORS)) == 7
+    assert draw.marker_of("y_z", RARE) != draw.marker_of("x", RARE)
+    assert len(set(draw.CLASS_MARKERS)) == 9
+
+
+def test_stage_a_is_in_the_panel_of_the_contrastive_loss():
+    """Contrast is its whole loss."""
+    a, d = run("a", loss=[3, 2]), run("d", loss=[5, 4], loss_con=[2, 1])
+    d.about["stage"] = "distill"
+    panels = {ax.get_ylabel(): ax for ax in draw.draw_curves([a, d]).axes}
+    lines = [list(line.get_ydata()) for line in panels["Contrastive loss"].lines]
+    assert lines == [[3, 2], [2, 1]]
+    assert "Contrastive loss" not in {ax.get_ylabel() for ax in draw.draw_curves([a]).axes}
+
+
+def test_long_titles_are_wrapped():
+    name = "papsmear-conv4_released-224px-200epochs-amp"
+    with draw.pyplot().rc_context(draw.STYLE):
+        figure = draw.draw_temperatures([run(f"{n}-{name}", temperature_x=[1, 1]) for n in "ab"])
+        figure.canvas.draw()
+        for ax in figure.axes:
+            box = ax.title.get_window_extent()
+            assert ax.get_title().replace("\n", "")[2:] == name
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+
+
+def test_file_names_stand_under_lookalikes(chain, data):
+    result = read_result(chain.student / "test_direct_3way_2shot_seed0.json")
+    mistakes = worst_mistakes(result.path.with_suffix(".csv"), 5)
+
+    def embed(_, *sets):
+        return [np.eye(len(images), 4) + 1 for images in sets]
+
+    figure = draw.draw_lookalikes(result, open_dataset(data), embed)
+    assert {row["image"] for row in mistakes} <= {ax.get_xlabel() for ax in figure.axes}

@@ -97,7 +97,7 @@ def test_empty_folders(tmp_path):
 def test_tasks_are_grouped():
     here = Path("scores")
     group = [(here, result(f"students/dic/seed{seed}", seed)) for seed in range(3)]
-    key = (here, "direct", 1, ("x", "y"))
+    key = (here, "direct", "1-shot", ("x", "y"))
     assert read.group_results(group) == {key: [one for _, one in group]}
 
 

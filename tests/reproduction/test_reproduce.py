@@ -17,9 +17,19 @@ import pytest
 
 from common.errors import InputError
 from conftest import REPOSITORY, SETTINGS, call, load_script, refused
+from datasets import isic2018
 from moco.config import Pretraining
-from reproduction import run, table
-from reproduction.plan import ENCODERS, META, METHODS, STUDENTS, Job, jobs_of, read_tables
+from reproduction import cost, run, table
+from reproduction.plan import (
+    ENCODERS,
+    META,
+    METHODS,
+    STUDENTS,
+    Job,
+    jobs_of,
+    read_tables,
+    score_folder,
+)
 from trainer import cli
 from trainer.settings import parse, resolve
 
@@ -64,14 +74,17 @@ def test_table_5_runs_what_the_paper_did(capsys):
     assert len(of["generate_pseudo.py"]) == 9  # three shots, three seeds
     assert len(of["main_distill.py"]) == 27  # Hbr.Dst., -DDL and -DIC on each of these tasks
     assert len(of["baselines.srl"]) == 2 and len(of["baselines.scratch"]) == 9
+    many = [c for c in of["test.py"] if "--tasks" in c]
     methods = read_tables()[5].methods
-    assert len(of["test.py"]) == 9 * len(methods) == 9 * 14
-    # The supervised meta-learning methods for each number of shots, the others once.
+    assert len(of["test.py"]) - len(many) == 9 * len(methods) == 9 * 14
+    # The supervised meta-learning methods once for each number of shots, the others once.
     times = {name: len(of[f"baselines.{name}"]) for name in META}
     assert times == {
         "maml": 3, "daml": 3, "relationnet": 3, "protonet": 3, "umtra": 1, "cactus_maml": 1,
         "cactus_protonet": 1,
     }  # fmt: skip
+    # moco_v1, srl_simple, srl_distill and these seven need no training by task; three shots.
+    assert len(many) == 30 and all(c[c.index("--tasks") + 1] == "600" for c in many)
     args = resolve(Pretraining, parse(Pretraining, of["main_moco.py"][0][1:]))
     assert (args.arch, args.image_size, args.epochs, args.schedule) == (
         "conv4",
@@ -124,7 +137,8 @@ def test_narrowing(capsys):
         0,
     ]
     found = commands(capsys, *narrow)
-    assert len(found) == 1 + 2 * (1 + 1 + 1 + 1)
+    assert len(found) == 1 + 2 * (1 + 1 + 1 + 1 + 1)
+    assert len(commands(capsys, *narrow, "--tasks", 0)) == 1 + 2 * (1 + 1 + 1 + 1)
     assert all(c[-4:] == ["--device", "cpu", "--workers", "0"] for c in found)
     args = resolve(Pretraining, parse(Pretraining, found[0][1:]))
     assert (args.arch, args.image_size, args.epochs, args.schedule) == (
@@ -136,7 +150,7 @@ def test_narrowing(capsys):
     heading = table.heading(study(*narrow, "--dry-run", "--lesion-disjoint"))
     parts = ["Table 5", "resnet12 instead of conv4", "84 pixels instead of 224", "seeds 1"]
     parts += ["100 epochs instead of 200", "shots 1, 5 of 1, 3, 5", "moco_v1, hybrid_dic"]
-    assert all(part in heading for part in [*parts, "lesion-disjoint"])
+    assert all(part in heading for part in [*parts, "group-disjoint"])
     assert "narrowed" not in table.heading(study("--table", 5, "--dry-run"))
     as_run = table.heading(study("--table", 5, "--dry-run", "--arch", "conv4_released"))
     assert "conv4_released, the block that the authors ran" in as_run and "narrowed" not in as_run
@@ -155,11 +169,122 @@ def test_too_few_epochs_for_dic(capsys):
     assert study("--table", 5, "--dry-run", "--epochs", 1).schedule() == ["--schedule", "1", "1"]
 
 
+def test_groups_and_duplicates_are_passed_on(capsys):
+    flags = ["--group-disjoint", "--groups", "g.csv", "--allow-duplicates"]
+    found = commands(capsys, "--table", 5, "--seeds", 0, "--shots", 1, *flags)
+    for command in found:
+        assert "--allow-duplicates" in command
+        draws = command[0] in ("generate_pseudo.py", "test.py") or "baselines.scratch" in command
+        assert ("g.csv" in command) == draws
+    assert any("--group-disjoint" in c for c in found if c[0] == "generate_pseudo.py")
+    heading = table.heading(study("--table", 5, "--dry-run", *flags))
+    assert "group-disjoint tasks" in heading and "copies counted as images" in heading
+
+
+def test_a_row_that_equals_another_is_not_trained_again(capsys):
+    """DIC measures the dispersions first after epoch 10, so that 10 epochs are without it."""
+
+    def students(epochs):
+        found = commands(capsys, "--table", 5, "--epochs", epochs)
+        return [c for c in found if c[0] == "main_distill.py"]
+
+    assert len(students(11)) == 27 and len(students(10)) == 18
+    assert not any("dic" in c for c in students(10))
+    short = study("--table", 5, "--dry-run", "--epochs", 10)
+    folders = {score_folder(short, method, "1", 0) for method in ("hybrid", "hybrid_dic")}
+    assert len(folders) == 1
+
+
+OWN = ["--base-classes", "nevus", "melanoma", "--rare-classes", "scar", "vessel"]
+
+
+def test_own_images(capsys):
+    """The rows of a table on other classes, with any shots, in a folder of their own."""
+    found = commands(capsys, "--table", 5, *OWN, "--shots", 2, 4, "--data", "my_images")
+    for script, *words in found:
+        given = parse(BY_WORD[script], words)
+        if script in ("main_moco.py", "generate_pseudo.py", "baselines.scratch", "baselines.srl"):
+            assert given["base_classes"] == ["nevus", "melanoma"], script
+            assert given["rare_classes"] == ["scar", "vessel"], script
+        assert given.get("n_way", 2) == 2 and given.get("k_shot", 2) in (2, 4)
+        assert "my_images-conv4-224px" in " ".join(words)
+    heading = table.heading(study("--table", 5, *OWN, "--shots", 2, "--dry-run"))
+    assert heading.startswith("Methods of table 5 on own") and "2-way" in heading
+    with pytest.raises(InputError, match="whole numbers"):
+        study("--table", 5, *OWN, "--shots", "all", "--dry-run")
+
+
+@pytest.fixture
+def little(tmp_path, data):
+    """Own images: the synthetic lesions as class folders of other names."""
+    names = {"NV": "nevus", "MEL": "melanoma", "DF": "scar", "VASC": "vessel"}
+    for row in isic2018.find(data).rows:
+        if row.label in names:
+            folder = tmp_path / "my images" / names[row.label]
+            folder.mkdir(parents=True, exist_ok=True)
+            shutil.copy(row.path, folder)
+    return tmp_path / "my images"
+
+
+def test_a_table_of_own_images(little, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    argv = ["--table", "5", *OWN, "--data", little, "--out", tmp_path, "--epochs", 1, "-j", 0]
+    argv += ["--image-size", 32, "--shots", 2, "--methods", "moco_v1", "--seeds", 0, 1]
+    reproduce.main([str(word) for word in [*argv, "--tasks", 5]])
+    text = capsys.readouterr().out
+    root = tmp_path / "my images-conv4-32px-1epochs"
+    assert (root / "table5.md").read_text() in text
+    assert "Methods of table 5 on my images" in text and "paper" not in text
+    found = json.loads(next(root.rglob("tasks_lr_2way_2shot_5tasks.json")).read_text())["scores"]
+    accuracy = found["accuracy"]
+    cell = f"{100 * accuracy['mean']:.1f} ± {100 * accuracy['ci95']:.1f}"
+    assert "## Over 5 tasks" in text and f"| moco_v1 | 2 | {cell} |" in text
+    with open(root / "table5.csv") as file:
+        rows = {r["metric"]: r for r in csv.DictReader(file) if r["runs"] == "2"}
+    assert float(rows["accuracy"]["tasks_mean"]) == pytest.approx(100 * accuracy["mean"], abs=0.01)
+    of_class = found["accuracy_vessel"]["mean"]
+    assert float(rows["A2"]["tasks_mean"]) == pytest.approx(100 * of_class, abs=0.01)
+    assert rows["avg"]["tasks"] == "5" and rows["avg"]["paper_mean"] == ""
+
+
+def test_ctrl_c_ends_with_a_line_and_no_table(smears, tmp_path, capsys, monkeypatch):
+    def interrupted(*_):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(reproduce, "run_here", interrupted)
+    argv = ["--table", 5, "--data", smears, "--out", tmp_path, "--image-size", 32]
+    with pytest.raises(SystemExit) as stop:
+        reproduce.main([str(word) for word in argv])
+    printed = capsys.readouterr()
+    assert stop.value.code == 130 and not list(tmp_path.rglob("*.md"))
+    assert printed.err.strip() == "stopped; rerun the same command to resume"
+    assert "| moco_v1" not in printed.out
+
+
+def test_hours_of_this_machine(smears, tmp_path, capsys, monkeypatch):
+    """Hours are epochs times base images by the measured speed; finished training costs none."""
+    monkeypatch.setattr(reproduce, "images_per_second", lambda *_: 10.0)
+    reproduce.main(["--list", "--hours"])
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[1].split()[4] == f"{9400 * 9431 / 10 / 3600:,.1f}"
+    argv = ["--table", 5, "--methods", "moco_v1", "--epochs", 90, "--dry-run", "--hours"]
+    reproduce.main([*map(str, argv), "--data", str(smears), "--out", str(tmp_path)])
+    expected = f"90 epochs of 32 base images at 10.0 images/s: about {90 * 32 / 36000:.1f} hours"
+    assert expected in capsys.readouterr().out
+
+
+@pytest.mark.slow
+def test_speed_is_measured():
+    assert cost.images_per_second("conv4", 32, False, ("-j", "0")) > 1
+    with pytest.raises(InputError, match="cannot measure the training of conv4"):
+        cost.images_per_second("conv4", 32, False, ("--device", "nonsense"))
+
+
 def test_flags_of_the_oracle(capsys):
     found = commands(capsys, "--table", 11, "--lesion-disjoint")
     for command in (c for c in found if "--oracle" in c):
         given = parse(SETTINGS["baselines.scratch"], command[1:])
-        assert given["lesion_disjoint"] and "rare_split" not in given and given["n_way"] == 3
+        assert given["group_disjoint"] and "rare_split" not in given and given["n_way"] == 3
 
 
 def test_mixed_precision_has_its_own_folder_and_heading(capsys):
@@ -201,8 +326,8 @@ def test_list(capsys):
 
 
 NARROW_METHODS = ["moco_v1", "hybrid", "hybrid_ddl", "hybrid_dic"]
-NARROW = "--table 5 --epochs 1 --image-size 32 --shots 1 --seeds 0 -j 0 --jobs 2 --methods".split()
-NARROW += NARROW_METHODS
+NARROW = "--table 5 --epochs 1 --image-size 32 --shots 1 --seeds 0 -j 0 --jobs 2 --tasks 4".split()
+NARROW += ["--methods", *NARROW_METHODS]
 
 
 @pytest.mark.slow
@@ -222,7 +347,9 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
         rows = list(csv.DictReader(file))
     mine = {(r["method"], r["metric"]): r for r in rows if r["runs"] == "1"}
     assert {method for method, _ in mine} == {"moco_v1", "hybrid", "hybrid_ddl", "hybrid_dic"}
-    (scores,) = (root / "scores" / "hybrid_dic" / "1shot_seed0" / "direct").glob("*.json")
+    # Without DIC in a single epoch, its row is that of the hybrid method.
+    (scores,) = (root / "scores" / "hybrid" / "1shot_seed0" / "direct").glob("*.json")
+    assert not (root / "students" / "hybrid_dic").exists()
     scores = json.loads(scores.read_text())
     row = mine["hybrid_dic", "accuracy"]
     assert float(row["ours_mean"]) == pytest.approx(100 * scores["accuracy"], abs=0.005)
@@ -239,7 +366,7 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
 
     before = {p: p.stat().st_mtime_ns for p in root.rglob("*.pth.tar")}
     reproduce.main(argv)  # nothing left to run
-    assert "9 jobs, 9 done" in capsys.readouterr().out
+    assert "8 jobs, 8 done" in capsys.readouterr().out
     assert before == {p: p.stat().st_mtime_ns for p in root.rglob("*.pth.tar")}
     # Fewer rows of the same study: another heading, nothing to run.
     reproduce.main([*argv, "--methods", "moco_v1"])
@@ -247,14 +374,17 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
 
 
 @pytest.mark.slow
-def test_every_row_of_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
+def test_every_row_of_a_narrowed_table_5(smears, tmp_path, monkeypatch):
     monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    narrow = "--table 5 --epochs 2 --image-size 32 --shots 1 --seeds 0 -j 0 --jobs 2".split()
-    reproduce.main([*narrow, "--data", str(smears), "--out", str(tmp_path)])
-    with open(tmp_path / "papsmear-conv4-32px-2epochs" / "table5.csv") as file:
+    narrow = "--table 5 --epochs 2 --image-size 32 --shots 1 --seeds 0 --tasks 3 -j 0 --jobs 2"
+    reproduce.main([*narrow.split(), "--data", str(smears), "--out", str(tmp_path)])
+    root = tmp_path / "papsmear-conv4-32px-2epochs"
+    with open(root / "table5.csv") as file:
         rows = [row for row in csv.DictReader(file) if row["k_shot"] == "1"]
     assert {row["method"] for row in rows} == set(read_tables()[5].methods)
     assert all(row["runs"] == "1" and row["ours_mean"] for row in rows)
+    many = list(root.rglob("tasks_adapted_3way_1shot_3tasks.json"))
+    assert len(many) == len(META)
 
 
 def job(name: str, folder: Path, code: str, *needs: str) -> Job:
@@ -351,7 +481,7 @@ def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
 def test_impossible_tasks_are_rejected_early(smears, tmp_path, capsys, monkeypatch):
     argv = ["--data", smears, "--out", tmp_path, "--table", 5]
     message = refused(capsys, monkeypatch, "reproduction.__main__", *argv, "--lesion-disjoint")
-    assert "--lesion-disjoint" in message
+    assert "--group-disjoint" in message
 
 
 def test_one_visible_gpu_per_slot(monkeypatch):

@@ -1,13 +1,31 @@
 """Collectives between CPU processes with gloo."""
 
+import os
+from types import SimpleNamespace
+
 import pytest
 import torch
 
+import conftest
 import gloo_workers
 from common.errors import InputError
+from common.failures import Unexpected
 from gloo_workers import plan
 from trainer import distributed
 from trainer.launch import launch
+
+
+@pytest.mark.parametrize(
+    "paths, hidden", [([], True), (["tests/gpu"], False), (["tests/gpu", "tests/moco"], True)]
+)
+def test_gpus_are_hidden_but_from_the_gpu_tests(monkeypatch, paths, hidden):
+    """So that results are those of the CPU wherever the tests run."""
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setenv("XDG_CACHE_HOME", os.environ["XDG_CACHE_HOME"])
+    monkeypatch.setattr(conftest.tempfile, "mkdtemp", lambda **_: os.environ["XDG_CACHE_HOME"])
+    where = SimpleNamespace(dir=conftest.REPOSITORY)
+    conftest.pytest_configure(SimpleNamespace(args=paths or ["tests"], invocation_params=where))
+    assert (os.environ.get("CUDA_VISIBLE_DEVICES") == "") == hidden
 
 
 def test_collectives(tmp_path):
@@ -39,6 +57,17 @@ def test_cause_is_reported(tmp_path, length):
     """Not the other rank's lost connection; a message too long for a pipe is truncated."""
     with pytest.raises(InputError, match="^this is wrong"):
         launch(plan(2), gloo_workers.fail_alone, tmp_path, length)
+
+
+def test_an_unexpected_error_of_a_rank(tmp_path, capfd):
+    """Its line, not the lost connection of the other; the traceback is in a file."""
+    with pytest.raises(Unexpected) as error:
+        launch(plan(2), gloo_workers.break_down, tmp_path)
+    (file,) = tmp_path.glob("traceback-*")
+    assert str(error.value).startswith("unexpected AttributeError: 'NoneType' object has no attr")
+    assert str(error.value).endswith(f"its traceback is in {file}")
+    assert "in break_down" in file.read_text(encoding="utf-8")
+    assert "Traceback" not in capfd.readouterr().err
 
 
 def test_pick_device(capsys):

@@ -2,6 +2,9 @@
 
 import json
 import math
+import sys
+
+import pytest
 
 from trainer.log import RunLog
 
@@ -31,3 +34,39 @@ def test_log_of_a_run(chain):
         assert 0 < line["loss"] < 2 * math.log(33)
         assert {"acc1", "acc5", "lr", "seconds", "images_per_second"} <= line.keys()
     assert list((chain.pretrained / "tensorboard").iterdir())
+
+
+BROKEN = {
+    "to import": "raise TypeError('Descriptors cannot be created directly')",
+    "too old": "",
+}
+
+
+@pytest.mark.parametrize("how", BROKEN)
+def test_broken_tensorboard(how, tmp_path, capsys, monkeypatch):
+    """Training goes on without curves."""
+    (tmp_path / "tensorboard").mkdir()
+    (tmp_path / "tensorboard" / "__init__.py").write_text(BROKEN[how])
+    for name in [n for n in sys.modules if "tensorboard" in n.split(".")]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.syspath_prepend(tmp_path)
+    RunLog(tmp_path / "run", {"command": "x"}).epoch(1, {"loss": 2.0})
+    note, epoch = capsys.readouterr().out.splitlines()
+    assert note.startswith("note: going on without tensorboard") and epoch.startswith("epoch 1")
+    assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
+
+
+def test_tensorboard_that_breaks_later(tmp_path, capsys):
+    pytest.importorskip("tensorboard")
+    log = RunLog(tmp_path, {"command": "x"})
+
+    class Full:
+        def add_scalar(self, *_):
+            raise AttributeError("no scalars")
+
+    log.board = Full()
+    for epoch in (1, 2):
+        log.epoch(epoch, {"loss": 2.0})
+    out = capsys.readouterr().out
+    assert out.count("no more TensorBoard curves: AttributeError: no scalars") == 1
+    assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3

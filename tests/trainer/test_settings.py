@@ -50,7 +50,7 @@ class Small(Speed):
 
     folder: Path = setting(help="where", positional=True)
     kind: Literal["a", "b"] = setting("a", "which", inherited="always")
-    aliases: list[str] | None = setting(None, "some names", metavar="NAME")
+    aliases: list[str] | None = setting(None, "some names", metavar="NAME", former="names")
 
 
 def test_parse_returns_only_given_settings():
@@ -121,6 +121,14 @@ def test_missing_settings_have_defaults():
     require_fixed(Machine, {"quick": True}, {}, "F")  # a file that is older than the setting
     with pytest.raises(InputError, match="--rate 0.7 conflicts with F, created with --rate 0.5"):
         require_fixed(Small, {"rate": 0.7}, {"folder": "x"}, "F")
+
+
+def test_a_setting_of_another_name_in_older_files():
+    for name in ("names", "aliases"):
+        assert Small.complete({name: ["p"]})["aliases"] == ["p"]
+    assert Small.complete({"names": ["p"], "aliases": ["q"]})["aliases"] == ["q"]
+    with pytest.raises(ValueError, match="--aliases is 'p'"):
+        Small.complete({"names": "p"})
 
 
 def test_another_default():

@@ -13,9 +13,11 @@ import torch
 from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, states_equal
 from moco import resume
+from moco import train as train_module
 from moco.builder import MoCo
 from moco.checkpoint import load_checkpoint
 from models import build_encoder
+from trainer import trainer as trainer_module
 from trainer.checkpoint import CHECKPOINT
 from trainer.performance import adam, sgd
 from trainer.signals import CONTINUE, SAVE, Watch
@@ -182,6 +184,24 @@ def test_compiled_equals_plain(data, tmp_path):
     assert logs[1] == pytest.approx(logs[0], rel=0.02)
     states = [load_checkpoint(tmp_path / name)["state_dict"] for name in ("one", "other")]
     assert states[0].keys() == states[1].keys()
+
+
+def test_runs_that_are_compiled(data, tmp_path, monkeypatch):
+    """By default those that are long enough; a resumed run decides by its whole length."""
+    asked, compiled = [], []
+
+    def pays(device, steps):
+        asked.append((device.type, steps))
+        return steps >= 8
+
+    monkeypatch.setattr(train_module, "compiling_pays", pays)
+    monkeypatch.setattr(trainer_module, "prepare", lambda *args: compiled.append(args[3]))
+    pretrain(data, tmp_path, 1)
+    pretrain(data, tmp_path, 2)
+    pretrain(data, tmp_path, 3, "--no-compile")
+    pretrain(data, tmp_path, 4, "--compile")
+    assert asked == [("cpu", 4), ("cpu", 8)]
+    assert compiled == [False, True, False, True]
 
 
 def test_nothing_is_recompiled():

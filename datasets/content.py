@@ -1,0 +1,175 @@
+"""The content of images: digests of files and of rows of arrays, kept between runs."""
+
+import contextlib
+import hashlib
+import json
+import os
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+from tqdm import tqdm
+
+from common.errors import InputError
+from common.files import atomic_write, folder_lock
+
+from .images import ArrayImage, ImageSet, _array, _load, read_image
+
+FORMAT = 1  # of the digests
+FOLDER = "contents"  # in the cache folder, with a lock of its own: decoding holds the other long
+CHUNK = 2**20  # bytes read at a time
+Location = Path | ArrayImage
+
+
+def copies(paths: Sequence[Location], cache: Path | None) -> list[list[int]]:
+    """Return lists of the rows of `paths` that have the same content, at least two in each.
+
+    Files have the same content if their bytes are equal, rows of arrays if type, shape and values
+    are. Only files of equal size are read. What is empty or cannot be decoded is not an image and
+    has no copies. `cache` as in `digests`.
+    """
+    by_size = defaultdict(list)
+    for row, path in enumerate(paths):
+        by_size[-1 if isinstance(path, ArrayImage) else _size(path)].append(row)
+    by_size.pop(0, None)
+    suspects = sorted(row for rows in by_size.values() if len(rows) > 1 for row in rows)
+    same = defaultdict(list)
+    for row, digest in zip(suspects, digests([paths[row] for row in suspects], cache)):
+        if digest:
+            same[digest].append(row)
+    found = [rows for rows in same.values() if len(rows) > 1]
+    with ThreadPoolExecutor() as pool:
+        decoded = pool.map(lambda rows: _is_image(paths[rows[0]]), found)
+        return [rows for rows, is_image in zip(found, decoded) if is_image]
+
+
+def content_key(sets: Sequence[ImageSet], cache: Path | None) -> str:
+    """Return a hash of the ids and contents of the images in `sets`, in order."""
+    ids, paths = ([x for s in sets for x in getattr(s, name)] for name in ("ids", "paths"))
+    rows = "\n".join(f"{i}\t{digest}" for i, digest in zip(ids, digests(paths, cache)))
+    return hashlib.sha256(rows.encode()).hexdigest()
+
+
+def digests(paths: Sequence[Location], cache: Path | None) -> list[str]:
+    """Return a digest of the content of each image, empty if it cannot be read.
+
+    Digests are kept in the folder `cache`, and computed again for a file whose `stamp` changed. Of
+    several processes, one computes them and the others wait. Without a folder to write to, each
+    process computes them.
+    """
+    where = [_source(path) for path in paths]
+    with _kept(where[0][0] if where else "", cache) as known:
+        changed = {}
+        for source in dict.fromkeys(source for source, _ in where):
+            try:
+                current = stamp(source.partition("\0")[0])
+            except OSError:  # missing: reported with the unreadable images
+                known.pop(source, None)
+                continue
+            if known.get(source, [None])[0] != current:
+                changed[source] = current
+        if any("\0" in source for source in changed):
+            _load.cache_clear()  # of the file before it changed
+        bar = tqdm(
+            total=len(changed), desc="comparing images", unit="file", delay=2, leave=False,
+            disable=None,
+        )  # fmt: skip
+        with bar, ThreadPoolExecutor() as pool:  # hashing releases the GIL
+            for source, found in zip(changed, pool.map(_hash, changed)):
+                known[source] = [changed[source], found]
+                bar.update()
+        return ["".join(known.get(source, [0, []])[1][row : row + 1]) for source, row in where]
+
+
+def stamp(file: str | Path) -> list[int]:
+    """Return size, modification time and inode change time of a file; raises OSError.
+
+    The change time cannot be set by programs, so it also differs after an edit that keeps size and
+    modification time. On Windows, and on file systems without one, it is the time of creation.
+    """
+    status = os.stat(file)
+    return [status.st_size, status.st_mtime_ns, status.st_ctime_ns]
+
+
+def _source(path: Location) -> tuple[str, int]:
+    """Return the key of a file or of an array in it, and the row there."""
+    if isinstance(path, ArrayImage):
+        return f"{os.path.abspath(path.file)}\0{path.array}", path.row
+    return os.path.abspath(path), 0
+
+
+def _size(file: Path) -> int:
+    try:
+        return os.stat(file).st_size
+    except OSError:
+        return 0
+
+
+def _hash(source: str) -> list[str]:
+    """Return the digests of the rows of `source`, or of the whole file, in a list."""
+    file, separator, array = source.partition("\0")
+    try:
+        if separator:
+            rows = _array(Path(file), array)
+            kind = f"{rows.dtype} {rows.shape[1:]}".encode()
+            return [_hex(hashlib.sha256(kind + row.tobytes())) for row in rows]
+        if not os.path.isfile(file):  # opening a named pipe blocks
+            return []
+        digest = hashlib.sha256()
+        with open(file, "rb") as content:
+            while chunk := content.read(CHUNK):
+                digest.update(chunk)
+        return [_hex(digest)]
+    except Exception:  # damaged or no permission: reported with the unreadable images
+        return []
+
+
+def _hex(digest) -> str:
+    return digest.hexdigest()[:32]
+
+
+def _is_image(path: Location) -> bool:
+    if isinstance(path, ArrayImage):  # so that a large file is not read again
+        return True
+    try:
+        read_image(path, draft=True)
+    except InputError:
+        return False
+    return True
+
+
+@contextlib.contextmanager
+def _kept(first: str, cache: Path | None) -> Iterator[dict[str, list]]:
+    """Provide [stamp, digests] by source, as kept in `cache` for the data set with the file
+    `first`; changes are written when the block ends."""
+    file = None
+    known: dict[str, list] = {}
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(OSError):  # read-only or full: computed every time
+            if cache:
+                folder = cache / FOLDER
+                folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # names may be of patients
+                stack.enter_context(folder_lock(folder))
+                key = hashlib.sha256(os.fsencode(os.path.dirname(first))).hexdigest()[:16]
+                file = folder / f"{key}-{FORMAT}.json"
+        if file:
+            with contextlib.suppress(OSError, ValueError):  # missing or damaged: computed anew
+                kept = json.loads(file.read_bytes())
+                if isinstance(kept, dict):
+                    known = {key: entry for key, entry in kept.items() if _is_entry(entry)}
+        before = dict(known)
+        yield known
+        if file and known != before:
+            values = {key: entry for key, entry in known.items() if entry[1]}
+            with contextlib.suppress(OSError), atomic_write(file) as out:
+                out.write(json.dumps(values).encode())
+
+
+def _is_entry(entry: object) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[1], list)
+        and all(isinstance(digest, str) for digest in entry[1])
+    )

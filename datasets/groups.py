@@ -1,0 +1,46 @@
+"""Groups of images: those of one patient or one lesion."""
+
+from dataclasses import replace
+from pathlib import Path
+
+from common.errors import InputError, listed
+from common.names import clean, printable
+
+from . import Collection
+from .listing import NAMED
+from .own import GROUP
+from .tables import require_unique, table_rows
+
+IMAGE = "image"  # the column of ids
+
+
+def with_groups(data: Collection, table: Path, column: str | None = None) -> Collection:
+    """Return `data` with the groups in the CSV file `table`, instead of its own.
+
+    The file has the columns `image`, the id of an image, and `column` (by default `group`). An
+    image without a group there has none. Ids that `data` lacks are noted. Raises InputError as
+    `table_rows` does, for an id that is listed twice, and if no id is in `data`.
+    """
+    column = column or GROUP
+    rows = [row for _, row in table_rows(table, (IMAGE, column))]
+    ids = {*data.base.ids, *data.rare.ids}
+    known = ids | {*data.others.ids}
+    id_of = {_form(i): i for i in known} | {i: i for i in known}
+    names = [id_of.get(row[IMAGE]) or id_of.get(_form(row[IMAGE]), row[IMAGE]) for row in rows]
+    require_unique(table, names)
+    groups = {name: row[column] for name, row in zip(names, rows)}
+    if not ids & groups.keys():
+        raise InputError(
+            f"--groups {table}: none of its {len(groups)} ids is an image of {data.name}, whose "
+            f"ids are such as {listed(data.rare.ids, 2)}"
+        )
+    notes = data.notes
+    if unknown := [i for i in groups if i not in known]:
+        names = listed(map(printable, unknown), NAMED)
+        notes += (f"{len(unknown)} ids in {table.name} are no images: {names}",)
+    return replace(data, groups=groups, notes=notes)
+
+
+def _form(name: str) -> str:
+    """Return an id with either slash and in any Unicode form, for comparison."""
+    return clean(name.replace("\\", "/"))

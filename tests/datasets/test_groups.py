@@ -1,0 +1,147 @@
+"""Groups of images, from a column, a file, or ISIC's groupings."""
+
+import pytest
+from PIL import Image
+
+from common.errors import InputError
+from datasets import isic2018, open_dataset, synthetic
+from datasets.episode import draw_task
+from datasets.groups import with_groups
+from datasets.open import draw, notes_of
+
+CHOICE = ["common", "odd"], ["scar", "burn"]
+
+
+@pytest.fixture
+def folder(tmp_path):
+    root = tmp_path / "clinic"
+    for name in ("common", "odd", "scar", "burn"):
+        (root / name).mkdir(parents=True)
+        for image in range(6):
+            Image.new("RGB", (4, 4), "red").save(root / name / f"{image}.png")
+    return root
+
+
+def table(path, *rows):
+    path.write_text("\n".join(rows) + "\n")
+    return path
+
+
+def images_of(folder):
+    return sorted(f"{path.parent.name}/{path.name}" for path in folder.glob("*/*.png"))
+
+
+@pytest.mark.parametrize(("column", "given"), [("group", None), ("patient", "patient")])
+def test_a_column_of_the_csv_file(folder, column, given):
+    rows = [f"{i},{i.split('/')[0]},P{n // 2}" for n, i in enumerate(images_of(folder))]
+    rows[0] = rows[0].replace("P0", "")  # not known
+    path = table(folder / "t.csv", f"path,label,{column}", *rows)
+    data = open_dataset(path, *CHOICE, given)
+    expected = {i: f"P{n // 2}" for n, i in enumerate(images_of(folder)) if n}
+    assert data.groups == expected
+    note = "12 groups (patients, lesions) of 23 images"
+    assert note in data.summary() and note in data.to_dict()["notes"]
+    if given:
+        assert open_dataset(path, *CHOICE).groups == {}
+        with pytest.raises(InputError, match="--group-column x: .*path,label,patient"):
+            open_dataset(path, *CHOICE, "x")
+
+
+def test_a_group_column_needs_a_csv_file(folder, data):
+    for root, choice in ((folder, CHOICE), (data, ())):
+        with pytest.raises(InputError, match="--group-column patient: .* not a CSV.*--groups"):
+            open_dataset(root, *choice, group_column="patient")
+
+
+def test_a_file_of_groups(folder, tmp_path):
+    data = open_dataset(folder, *CHOICE)
+    rows = [f"{i},{n // 3}" for n, i in enumerate(images_of(folder))]
+    path = table(tmp_path / "g.csv", "image,age,group", *[r.replace(",", ",40,") for r in rows])
+    found = with_groups(data, path)
+    assert found.groups == {i: str(n // 3) for n, i in enumerate(images_of(folder))}
+    assert found.notes == () and "8 groups (patients, lesions) of 24 images" in found.summary()
+    path = table(tmp_path / "p.csv", "image,patient", *rows[:3], "x.png,9", "y.png,9")
+    found = with_groups(data, path, "patient")
+    assert len(found.groups) == 5
+    assert found.notes == ("2 ids in p.csv are no images: x.png, y.png",)
+
+
+def test_ids_with_backslashes_or_in_another_unicode_form(folder, tmp_path):
+    (folder / "scar" / "0.png").rename(folder / "scar" / "n\u00e6vuse\u0301.png")
+    data = open_dataset(folder, *CHOICE)
+    rows = ["scar\\n\u00e6vus\u00e9.png,A", "scar\\1.png,A", "burn/0.png,B"]
+    found = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows))
+    assert set(found.groups) <= set(data.rare.ids) and len(found.groups) == 3 and not found.notes
+    path = table(tmp_path / "g.csv", "image,group", *rows, "scar/1.png,B")
+    with pytest.raises(InputError, match="duplicates: scar/1.png"):
+        with_groups(data, path)
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        (["image,patient", "scar/0.png,1"], "columns image,patient; expected image,group"),
+        (["image,group", "scar/0.png,1", "scar/0.png,2"], "duplicates: scar/0.png"),
+        (["image,group", "scar/0.png,"], "line 2: .*group not empty"),
+        (["image,group", "0.png,1"], "none of its 1 ids .* such as burn/0.png, |scar/0.png"),
+        (["image,group"], "none of its 0 ids"),
+    ],
+)
+def test_invalid_files_of_groups(folder, tmp_path, rows, message):
+    with pytest.raises(InputError, match=message):
+        with_groups(open_dataset(folder, *CHOICE), table(tmp_path / "g.csv", *rows))
+
+
+def test_lesions_of_isic_are_groups(tmp_path):
+    synthetic.make(tmp_path, base=34, rare=26, size=24, seed=0)
+    data = open_dataset(tmp_path)
+    assert data.groups == isic2018.lesions(tmp_path) and len(data.groups) == 60
+    groupings = tmp_path / isic2018.GROUPINGS
+    groupings.rename(tmp_path / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)  # as in the download
+    assert open_dataset(tmp_path).groups == data.groups
+    (tmp_path / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).unlink()
+    assert open_dataset(tmp_path).groups == {}
+    groupings.write_text("image,lesion\na,b\n")
+    with pytest.raises(InputError, match="has the columns image,lesion; expected image,lesion_id"):
+        open_dataset(tmp_path)
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
+    data = open_dataset(folder, *CHOICE)
+    assert draw(data, 2, 2, seed).shared(data.rare, data.groups) == {
+        "copies": 0, "groups": None, "without_group": 12
+    }  # fmt: skip
+    with pytest.raises(InputError, match="--group-disjoint: clinic has no groups .*--groups"):
+        draw(data, 2, 2, seed, group_disjoint=True)
+    rows = [f"{i},{n // 2}" for n, i in enumerate(data.rare.ids)]
+    data = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows))
+    task = draw(data, 2, 2, seed)
+    support = [i for ids in task.support_ids for i in ids]
+    expected = sum(
+        data.groups[i] in {data.groups[s] for s in support}
+        for i in data.rare.ids
+        if i not in support
+    )
+    shared = task.shared(data.rare, data.groups)
+    assert shared == {"copies": 0, "groups": expected, "without_group": 0}
+    note = f"{expected} of 8 query images share a group"
+    assert any(note in text for text in notes_of(shared, 8)) == (expected > 0)
+    disjoint = draw(data, 2, 2, seed, group_disjoint=True)
+    assert disjoint.support_ids == task.support_ids
+    assert disjoint.shared(data.rare, data.groups)["groups"] == 0
+    assert len(disjoint.query(data.rare)) == 8 - expected
+
+    lost = support[0]
+    groups = {i: group for i, group in data.groups.items() if i != lost}
+    shared = task.shared(data.rare, groups)
+    assert shared["without_group"] == 1 and "note: 1 images of the task have no group" in notes_of(
+        shared, 8
+    )
+    with pytest.raises(InputError, match=f"1 of 12 have none: {lost}"):
+        draw_task(data.rare, 2, 2, seed, groups)
+
+
+def test_notes_on_copies():
+    shared = {"copies": 3, "groups": None, "without_group": 9}
+    assert notes_of(shared, 7) == ["note: 3 of 7 query images are copies of support images"]

@@ -1,0 +1,85 @@
+"""test.py shows a student's scores beside its teacher's."""
+
+import json
+import shutil
+
+import pytest
+
+from conftest import TINY, call, load_script
+from moco.checkpoint import load_checkpoint
+from trainer.checkpoint import save
+
+script = load_script("test")
+
+
+@pytest.fixture
+def folder(chain, tmp_path):
+    """A copy of the chain's output whose student has its teacher there."""
+    shutil.copytree(chain.root, tmp_path / "chain")
+    student = load_checkpoint(tmp_path / "chain" / "d")
+    student["teacher"]["checkpoint"] = str(tmp_path / "chain" / "a")
+    save(tmp_path / "chain" / "d", student)
+    return tmp_path / "chain"
+
+
+def scores(folder, name="test_direct_3way_2shot_seed0"):
+    return json.loads((folder / f"{name}.json").read_text())
+
+
+def test_three_scores_side_by_side(chain, data, tmp_path, capsys):
+    """Each equals the score of its own command."""
+    call("test", data, "--resume", chain.student, "--load-cla", "-j", 0, "--output", tmp_path / "d")
+    printed = capsys.readouterr().out
+    beside = scores(tmp_path / "d")["beside"]
+    assert list(beside) == [script.TEACHER, script.STUDENT_DIRECT, script.STUDENT_LR]
+    for number, words in enumerate((
+        ["--resume", chain.pretrained, "--savedir", chain.labels],
+        ["--resume", chain.student, "--load-cla"],
+        ["--resume", chain.student],
+    )):  # fmt: skip
+        out = tmp_path / str(number)
+        call("test", data, *words, "-j", 0, "--output", out, "--no-teacher")
+        assert "teacher" not in capsys.readouterr().out
+        how = "direct" if "--load-cla" in words else "lr"
+        alone = scores(out, f"test_{how}_3way_2shot_seed0")
+        assert "beside" not in alone
+        for key in ("confusion", "accuracy", "macro_auc"):
+            assert list(beside.values())[number][key] == alone[key]
+        (line,) = [line for line in printed.splitlines() if line.startswith(list(beside)[number])]
+        assert f"{alone['accuracy']:.1%}" in line and f"{alone['macro_f1']:.1%}" in line
+    call("test", data, "--resume", chain.student, "--load-cla", "-j", 0, "--output", tmp_path / "d")
+    again = capsys.readouterr().out
+    assert "already done" in again and script.TEACHER in again
+
+
+@pytest.mark.parametrize("worse", [True, False])
+def test_a_worse_student_is_named(capsys, worse):
+    def of(accuracy):
+        return dict.fromkeys(("accuracy", "average", "macro_f1", "macro_auc"), accuracy)
+
+    direct = of(0.392 if worse else 0.7)
+    names = (script.TEACHER, script.STUDENT_DIRECT, script.STUDENT_LR)
+    script.print_beside(dict(zip(names, (of(0.651), direct, of(0.5)))))
+    note = "the student is worse than its teacher: 39.2% against 65.1%"
+    assert (note in capsys.readouterr().out) == worse
+
+
+def test_a_teacher_that_is_not_there(folder, data, tmp_path, capsys):
+    argv = ["test", data, "--resume", folder / "d", "--load-cla", "-j", 0, "--output"]
+    call(*argv, tmp_path / "0")
+    assert scores(tmp_path / "0")["beside"][script.TEACHER]
+    capsys.readouterr()
+    call("main_moco", data, "--model_path", folder / "a", *TINY, "--epochs", 3)  # trained on
+    call(*argv, tmp_path / "1")
+    assert "has been trained on or replaced" in capsys.readouterr().out
+    shutil.rmtree(folder / "a")
+    call(*argv, tmp_path / "2")
+    assert "not at hand: no checkpoint at" in capsys.readouterr().out
+    student = load_checkpoint(folder / "d")
+    del student["teacher"]  # of an earlier version
+    save(folder / "d", student)
+    call(*argv, tmp_path / "3")
+    assert "does not record its teacher" in capsys.readouterr().out
+    for n in "123":
+        beside = scores(tmp_path / n)["beside"]
+        assert beside[script.TEACHER] is None and beside[script.STUDENT_LR]
