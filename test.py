@@ -28,7 +28,7 @@ from datasets.open import choose, decoded, draw, notes_of, open_data, open_unlab
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import STAGES, TEACHERS, Testing, require_undrawn
-from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
+from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
 from moco.scores import (
     beside_table,
     paired,
@@ -55,6 +55,11 @@ def main(argv: list[str] | None = None) -> None:
     settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
     if settings.support:
         require_undrawn(given)
+    if settings.load_cla and adapts(checkpoint):
+        raise InputError(
+            f"--load-cla: {settings.resume} has no trained classifier; it adapts to the support "
+            "set by itself"
+        )
     if settings.load_cla and (reason := no_classifier(checkpoint)):
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
@@ -74,7 +79,7 @@ def main(argv: list[str] | None = None) -> None:
         images, found = open_unlabelled(settings.predict, settings)
     else:
         images = task.query(rare)
-    classifier = "direct" if settings.load_cla else "lr"
+    classifier = classifier_of(settings, checkpoint)
     files = result_files(settings, task, classifier, images)
     tracebacks_to(files[0].parent)
     sets = [images] if settings.load_cla else [images, task.support(rare)]
@@ -227,7 +232,9 @@ def score_tasks(
         for seed in range(settings.tasks)
     ]  # fmt: skip
     rare, shots = data.rare, tasks[0].k_shot
-    files = result_paths(settings, f"tasks_lr_{tasks[0].n_way}way_{shots}shot_{len(tasks)}tasks")
+    classifier = classifier_of(settings, checkpoint)
+    name = f"tasks_{classifier}_{tasks[0].n_way}way_{shots}shot_{len(tasks)}tasks"
+    files = result_paths(settings, name)
     scored = {**rare.fingerprint(), "content": content_key([rare], settings.cache_folder)}
     if files[0].exists() and not settings.overwrite:
         previous = read_scores(files[0])
@@ -251,7 +258,7 @@ def score_tasks(
     known = [one for one in shared if one["groups"] is not None]
     total = {name: sum(one[name] or 0 for one in shared) for name in shared[0]}
     scores = {
-        "scores": summary(rows), "classifier": "lr", "images": scored, "data": data.to_dict(),
+        "scores": summary(rows), "classifier": classifier, "images": scored, "data": data.to_dict(),
         "shared_with_support": total | ({} if known else {"groups": None}),
         **about_run(settings, checkpoint),
     }  # fmt: skip
@@ -263,7 +270,9 @@ def report_tasks(settings: Testing, scores: dict, rows: list[dict]) -> None:
     """Print the scores over all tasks, and the difference from those of --compare."""
     shared = scores["shared_with_support"]
     size = f"{shared['query']:,} query images, none from the support set{group_word(shared)}"
-    print(f"{len(rows)} {settings.k_shot or 5}-shot tasks; classifier: lr; {size}")
+    print(
+        f"{len(rows)} {settings.k_shot or 5}-shot tasks; classifier: {scores['classifier']}; {size}"
+    )
     for note in notes_of(shared, shared["query"]):
         print(note)
     print(summary_table(scores["scores"]))
@@ -306,24 +315,43 @@ def read_scores(file: Path) -> dict:
         return previous
 
 
-def frozen(settings: Testing, checkpoint: dict, device: torch.device) -> FrozenEncoder:
-    """Return the frozen encoder of a checkpoint."""
+def adapts(checkpoint: dict) -> bool:
+    """Return whether a checkpoint's model was meta-trained, and so adapts to a task by itself."""
+    return STAGES[checkpoint["stage"]].adapts is not None
+
+
+def classifier_of(settings: Testing, checkpoint: dict) -> str:
+    """Return what classifies the images, as files and messages name it."""
+    if adapts(checkpoint):
+        return "adapted"
+    return "direct" if settings.load_cla else "lr"
+
+
+def frozen(
+    settings: Testing, checkpoint: dict, device: torch.device
+) -> FrozenEncoder | MetaLearner:
+    """Return the frozen encoder of a checkpoint, or its meta-trained model."""
+    make = MetaLearner if adapts(checkpoint) else FrozenEncoder
     workers = readers(settings.workers)
-    return FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
+    return make(checkpoint, device, settings.amp, settings.batch_size, workers)
 
 
 def predictor_of(
     settings: Testing,
     checkpoint: dict,
-    encoder: FrozenEncoder,
+    encoder: FrozenEncoder | MetaLearner,
     support: ImageSet | None,
     query: ImageSet,
 ) -> Predictor:
     """Encode the images of one task or many; return what classifies a task's query set.
 
     By the student's classifier, or with `support`, the support images of all tasks, by a logistic
-    regression fitted on those of the task.
+    regression fitted on those of the task, or by the meta-trained model adapted to them.
     """
+    if isinstance(encoder, MetaLearner):
+        if settings.tasks:  # all of them are of the images `query`
+            return adaptations(encoder, query)
+        return lambda support, query: encoder.predict(query, support, progress="testing")
     if support is None:
         return direct(encoder, student_classifier(checkpoint), query)
     return regressions(encoder, support, query, settings.augnum, settings.normalize)

@@ -17,7 +17,7 @@ from moco.train import train
 from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
 from trainer.settings import setting
-from trainer.trainer import StepFn
+from trainer.trainer import Run, StepFn
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +42,32 @@ class Supervised(nn.Module):
         return self.classifier(self.query_encoder(images))
 
 
+def start_run(
+    stage: str,
+    settings: Baseline,
+    source: resume.Source | None,
+    data: Collection,
+    images: ImageSet,
+    task: Task | None = None,
+    **more: object,
+) -> tuple[Run, ImageSet]:
+    """Return the run and the decoded `images`, a part of `data`.
+
+    The checkpoint records `stage`, `task`, if the images are its support set, and `more`. Raises
+    InputError like `resume.check_run`.
+    """
+    about = resume.about_run(
+        stage, settings, data, images,
+        task=task and task.to_dict(), weights=weights_record(settings, source), **more,
+    )  # fmt: skip
+    about["args"] |= {"moco_dim": None, "mlp": False}
+    resume.check_run(settings, about, images, source)
+    images = decoded(
+        images, settings.image_size, settings.cache_folder, settings.views_by == "batch"
+    )
+    return resume.run_of(settings, about, source), images
+
+
 def train_baseline(
     stage: str,
     settings: Baseline,
@@ -57,19 +83,11 @@ def train_baseline(
     """Train `model` on `views` random views of each of `images`, a part of `data`, with `step`, in
     a single process.
 
-    The checkpoint records `stage` and, if `images` are the support set of a task, `task`. Raises
-    InputError if there are fewer images than a batch, or like `resume.check_run`.
+    See `start_run` for the rest. Raises InputError if there are fewer images than a batch, too.
     """
     if len(images) < settings.batch_size:
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(images)} images"
         )
-    about = resume.about_run(
-        stage, settings, data, images,
-        task=task and task.to_dict(), weights=weights_record(settings, source),
-    )  # fmt: skip
-    about["args"] |= {"moco_dim": None, "mlp": False}
-    resume.check_run(settings, about, images, source)
-    cache = settings.cache_folder
-    images = decoded(images, settings.image_size, cache, settings.views_by == "batch")
-    train(model, step, images, settings, resume.run_of(settings, about, source), device, views)
+    run, images = start_run(stage, settings, source, data, images, task)
+    train(model, step, images, settings, run, device, views)

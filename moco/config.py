@@ -6,9 +6,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from torch import nn
+
 from common.errors import InputError, listed, refusing
 from datasets.cache import default_folder
-from models import ARCHITECTURES, MIN_IMAGE_SIZE, build_encoder, embedding_width
+from models import (
+    ARCHITECTURES,
+    MIN_IMAGE_SIZE,
+    build_encoder,
+    default_embedding_dim,
+    embedding_width,
+)
 from trainer.config import Device, Distributed, TrainingSettings
 from trainer.settings import Settings, binding, recipe, setting
 
@@ -172,6 +180,11 @@ class Regression(Settings):
 class ImageTraining(Classes, TrainingSettings, Backbone, Views, Cache, Device):
     """Settings of `moco.train`: training on random views of images."""
 
+    @classmethod
+    def defaults_for(cls, arch: str) -> dict[str, Any]:
+        """Return the defaults that depend on the backbone."""
+        return {"moco_dim": default_embedding_dim(arch)}
+
 
 @dataclass(frozen=True, kw_only=True)
 class ContrastiveTraining(ImageTraining, Contrast, Cache, Distributed):
@@ -306,7 +319,9 @@ class Testing(Classes, Regression, Choosing, Encoding):
         None, "data folder; not needed for --predict with --load-cla", positional=True,
         metavar="DATA",
     )  # fmt: skip
-    resume: Path = setting(help="checkpoint of stage (a) or (d), or its folder", metavar="PATH")
+    resume: Path = setting(
+        help="checkpoint of stage (a) or (d) or a baseline, or its folder", metavar="PATH"
+    )
     arch: str | None = setting(
         None, "backbone; must match the checkpoint", flags=("-a",), choices=ARCHITECTURES,
         inherited="always",
@@ -423,7 +438,9 @@ class Stage:
     `name` identifies it in checkpoints, `title` in messages. `classifies`: it has a classifier of a
     task. `untrained(args)` describes a run whose settings left that classifier untrained; None if
     it was trained. `trained`: its encoder was trained on images here. `augnum`: the augmented
-    copies on which a regression on its embeddings is fitted by default.
+    copies on which a regression on its embeddings is fitted by default. `adapts(checkpoint)` builds
+    the model, with fresh weights, of a meta-learning method, which adapts to a task by itself: see
+    `evaluate.MetaLearner`.
     """
 
     name: str
@@ -433,6 +450,7 @@ class Stage:
     untrained: Callable[[dict], str | None] = lambda args: None
     trained: bool = True
     augnum: int = 5
+    adapts: Callable[[dict], nn.Module] | None = None
 
 
 STAGES: dict[str, Stage] = {}

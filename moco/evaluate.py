@@ -12,6 +12,7 @@ from sklearn.preprocessing import Normalizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from common.errors import refusing
 from datasets.cache import pixels
 from datasets.images import ImageSet, TransformedImages
 from trainer.performance import prepare
@@ -19,6 +20,7 @@ from trainer.performance import prepare
 from .augment import plain_view, random_view
 from .batch_augment import to_float
 from .checkpoint import query_encoder
+from .config import STAGES
 from .loader import ImageLoader, SupportCopies
 from .scores import score
 
@@ -177,6 +179,102 @@ def regressions(
         assert support is not None
         f_c = _fit_copies(np.stack([copies[i] for i in support.ids]), support.labels, normalize)
         return f_c.predict_proba(np.stack([embeddings[i] for i in query.ids]))
+
+    return predict
+
+
+class MetaLearner:
+    """The model of a meta-learning method's checkpoint, which adapts to a task from its support set
+    alone.
+
+    The model has two methods. `embed(images)` maps images, B×3×S×S, to what does not depend on the
+    task, B×…: embeddings, feature maps or the images themselves. `adapt(embeddings, labels)`
+    returns a function, or a module in evaluation mode, from embeddings to probabilities, B×N.
+    """
+
+    def __init__(
+        self,
+        checkpoint: dict,
+        device: torch.device | str = "cpu",
+        amp: bool = False,
+        batch_size: int = 32,
+        workers: int = 0,
+    ):
+        make_model = STAGES[checkpoint["stage"]].adapts
+        assert make_model, checkpoint["stage"]
+        self.model = make_model(checkpoint)
+        with refusing(f"the checkpoint of {STAGES[checkpoint['stage']].title} is invalid"):
+            self.model.load_state_dict(checkpoint["state_dict"])
+        self.model.eval().requires_grad_(False)
+        self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
+        self.image_size = checkpoint["args"]["image_size"]
+        prepare(self.model, self.device, amp)
+
+    def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
+        """Return `model.embed` of the evaluation views of M images, M×…."""
+        return self._encode(self.model.embed, images, progress)
+
+    def adapt(
+        self, embeddings: np.ndarray, labels: Sequence[int]
+    ) -> Callable[[np.ndarray], np.ndarray]:
+        """Adapt to a task with the embedded support set, N·K×…, labelled 0…N−1.
+
+        Returns a function from embeddings, M×…, to probabilities, M×N.
+        """
+        classify = self._adapted(embeddings, labels)
+
+        @torch.no_grad()
+        def predict_proba(embeddings: np.ndarray) -> np.ndarray:
+            rows = torch.from_numpy(embeddings).split(self.batch_size)
+            return torch.cat([classify(part.to(self.device)).cpu() for part in rows]).numpy()
+
+        return predict_proba
+
+    def predict(
+        self, images: ImageSet, support: ImageSet, progress: str | None = None
+    ) -> np.ndarray:
+        """Return class probabilities, M×N, of M images, adapted on `support`; as by `adapt` and
+        `embed`, but without holding all embeddings in memory."""
+        classify = self._adapted(self.embed(support), support.labels)
+        return self._encode(lambda image: classify(self.model.embed(image)), images, progress)
+
+    def _adapted(self, embeddings: np.ndarray, labels: Sequence[int]) -> Callable[[Tensor], Tensor]:
+        support = torch.from_numpy(embeddings).to(self.device)
+        return _each(self.model.adapt(support, torch.tensor(labels, device=self.device)))
+
+    def _encode(
+        self, function: Callable[[Tensor], Tensor], images: ImageSet, progress: str | None
+    ) -> np.ndarray:
+        one_by_one = _Function(_each(function))
+        return encode(
+            one_by_one, images, self.image_size, self.batch_size, self.workers, self.device,
+            progress,
+        )  # fmt: skip
+
+
+def _each(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Apply `function` to one row of a batch after the other. Its rounding would depend on the rest
+    of the batch; a prediction shall depend on its own image alone, bit for bit."""
+    return lambda batch: torch.cat([function(row.contiguous()) for row in batch.split(1)])
+
+
+class _Function(nn.Module):
+    """A function as a module without parameters."""
+
+    def __init__(self, function: Callable[[Tensor], Tensor]):
+        super().__init__()
+        self.forward = function
+
+
+def adaptations(learner: MetaLearner, images: ImageSet) -> Predictor:
+    """Embed `images`, the support and query images of any number of tasks, once; return the
+    predictor, which adapts to a task."""
+    embeddings = dict(zip(images.ids, learner.embed(images, progress="embedding")))
+
+    def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
+        assert support is not None
+        classify = learner.adapt(np.stack([embeddings[i] for i in support.ids]), support.labels)
+        return classify(np.stack([embeddings[i] for i in query.ids]))
 
     return predict
 

@@ -235,8 +235,16 @@ def training_loader(
     """
     if views_by == "batch":
         return BatchViews(pixels(images), batches, views, seed, aug_plus, device, compile)
+    data = RandomViews(images, random_view(image_size, aug_plus), views, seed)
+    return view_loader(data, batches, workers, device)
+
+
+def view_loader(
+    data: RandomViews, batches: Sampler, workers: int, device: torch.device
+) -> DataLoader:
+    """Return a loader of (views, rows) whose views are made in `workers` processes."""
     return ImageLoader(
-        RandomViews(images, random_view(image_size, aug_plus), views, seed),
+        data,
         workers,
         batch_sampler=batches,
         persistent_workers=workers > 0,

@@ -13,7 +13,7 @@ from common.files import require_writable
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet, require_same
-from models import default_embedding_dim, has_batchnorm
+from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
@@ -90,7 +90,7 @@ def resolve_training(
     auto: dict[str, Any] = {
         "amp": has_bfloat16(device),
         "views_by": "batch" if device.type == "cuda" and not given.get("no_cache") else "pil",
-        "moco_dim": default_embedding_dim(arch),
+        **cls.defaults_for(arch),
     }
     if source:
         recorded = source.checkpoint["args"]

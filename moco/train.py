@@ -35,19 +35,34 @@ def train(
     `model.query_encoder` on the classes of `images`. Raises InputError and Stopped as `Trainer.fit`
     does.
     """
-    tracebacks_to(run.folder)
-    if run.resumed is None and (initial := initial_weights(settings.weights, settings.arch)):
-        load_initial(model, initial)
+    begin(model, settings, run)
     batches = EpochBatches(len(images), settings.batch_size, settings.seed)
     if settings.compile is None:
         compile = compiling_pays(device, settings.epochs * len(batches))
         settings = dataclasses.replace(settings, compile=compile)
-    workers, interval = readers_of(settings), settings.knn_every
     make_loader = functools.partial(
         training_loader, images, batches, views, settings.seed, settings.image_size,
-        settings.aug_plus, settings.views_by, workers, device,
+        settings.aug_plus, settings.views_by, readers_of(settings), device,
         bool(settings.compile) and device.type == "cuda",
     )  # fmt: skip
+    loader = closing_loader(make_loader)
+    trainer = Trainer(model, step_fn, images, batches, loader, settings, run, device)
+    trainer.fit(after_epoch, knn_scorer(model, images, settings, device))
+
+
+def begin(model: nn.Module, settings: ImageTraining, run: Run) -> None:
+    """Load --weights into the model of a new run; have tracebacks written to the run's folder."""
+    tracebacks_to(run.folder)
+    if run.resumed is None and (initial := initial_weights(settings.weights, settings.arch)):
+        load_initial(model, initial)
+
+
+def knn_scorer(
+    model: nn.Module, images: ImageSet, settings: ImageTraining, device: torch.device
+) -> Callable[[int], Values]:
+    """Return a function that, every --knn-every epochs, returns a k-NN score of
+    `model.query_encoder` on the classes of `images`, else nothing."""
+    workers, interval = readers_of(settings), settings.knn_every
 
     def score(epoch: int) -> Values:
         if not interval or (epoch % interval and epoch != settings.epochs):
@@ -56,6 +71,4 @@ def train(
         embeddings = encode(encoder, images, settings.image_size, workers=workers, device=device)
         return knn_score(embeddings, images.labels)
 
-    loader = closing_loader(make_loader)
-    trainer = Trainer(model, step_fn, images, batches, loader, settings, run, device)
-    trainer.fit(after_epoch, score)
+    return score

@@ -61,7 +61,7 @@ class Encoder(nn.Module):
 
     amp = False
 
-    def __init__(self, backbone: nn.Module, head: nn.Module, out_features: int):
+    def __init__(self, backbone: Backbone, head: nn.Module, out_features: int):
         super().__init__()
         self.backbone = backbone
         self.head = head
@@ -71,6 +71,12 @@ class Encoder(nn.Module):
         with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
             embeddings = self.head(self.backbone(images))
         return embeddings.float()
+
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Map images to the backbone's last map before averaging, N×C×h×w."""
+        with torch.autocast(images.device.type, torch.bfloat16, enabled=self.amp):
+            maps = self.backbone.feature_map(images)
+        return maps.float()
 
 
 def build_encoder(

@@ -37,8 +37,8 @@ class Conv4(Backbone):
             conv_block(3), conv_block(WIDTH), conv_block(WIDTH), conv_block(WIDTH)
         )
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.blocks(images).mean(dim=(2, 3))
+    def feature_map(self, images: Tensor) -> Tensor:
+        return self.blocks(images)
 
 
 class Conv4Released(Backbone):
@@ -75,5 +75,5 @@ class Conv4Released(Backbone):
             if module.bias is not None:
                 nn.init.zeros_(module.bias)
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.blocks(images).mean(dim=(2, 3))
+    def feature_map(self, images: Tensor) -> Tensor:
+        return self.blocks(images)

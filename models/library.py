@@ -56,6 +56,22 @@ class LibraryBackbone(Backbone):
     def forward(self, images: Tensor) -> Tensor:
         return self.net(self.normalize(images))
 
+    def feature_map(self, images: Tensor) -> Tensor:
+        """Raises InputError for networks without one, such as transformers, and for those with
+        layers between averaging and the classifier."""
+        maps = self.normalize(images)
+        extract = getattr(self.net, "forward_features", None)  # timm's
+        if extract := extract or getattr(self.net, "features", None):
+            maps = extract(maps)
+        elif hasattr(self.net, "avgpool"):  # its layers follow each other, as in ResNet
+            for name, layer in self.net.named_children():
+                if name == "avgpool":
+                    break
+                maps = layer(maps)
+        if maps.ndim != 4 or maps.shape[1] != self.out_features:
+            raise InputError(f"--arch {self.arch} has no map of its features")
+        return maps
+
     def load_weights(self, weights: Mapping[str, Tensor], where: Path) -> None:
         """Load a state dict of the library's network, or of this backbone. A classifier in it is
         ignored, and position embeddings are interpolated to this image size."""

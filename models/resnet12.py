@@ -88,5 +88,5 @@ class ResNet12(Backbone):
             if isinstance(module, nn.Conv2d):
                 nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="leaky_relu")
 
-    def forward(self, images: Tensor) -> Tensor:
-        return self.blocks(images).mean(dim=(2, 3))
+    def feature_map(self, images: Tensor) -> Tensor:
+        return self.blocks(images)

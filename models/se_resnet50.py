@@ -32,5 +32,10 @@ class SEResNet50(Backbone):
         self.net = ResNet(SEBottleneck, [3, 4, 6, 3])
         self.net.fc = nn.Identity()
 
+    def feature_map(self, images: Tensor) -> Tensor:
+        for layer in list(self.net.children())[:-2]:  # without averaging and fc
+            images = layer(images)
+        return images
+
     def forward(self, images: Tensor) -> Tensor:
         return self.net(images)

@@ -30,7 +30,6 @@ from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.cost import encoder_epochs, images_per_second
 from reproduction.plan import (
     BASE_IMAGES,
-    METHODS,
     SEEDS,
     TASKS,
     Job,
@@ -66,7 +65,7 @@ def make_parser() -> cli.ArgumentParser:
     add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="seeds of the tasks and of the models trained on them")  # fmt: skip
     add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")
-    add("--methods", nargs="+", metavar="NAME", help="rows (default: all implemented methods)")
+    add("--methods", nargs="+", metavar="NAME", help="rows (default: all)")
     add("--group-disjoint", "--lesion-disjoint", action="store_true",
         help="exclude query images of the support set's groups (patients, lesions)")  # fmt: skip
     add("--groups", type=Path, metavar="FILE", help="CSV file with the columns image,group")
@@ -119,9 +118,8 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         if wrong := [shot for shot in args.shots or () if not shot.isdigit()]:
             raise InputError(f"--shots must be whole numbers, got {listed(wrong)}")
         table = own_table(table, name, args.rare_classes, args.shots or table.shots)
-    implemented = [method for method in table.methods if method in METHODS]
-    methods, shots = args.methods or implemented, args.shots or table.shots
-    for flag, values, known in (("methods", methods, implemented), ("shots", shots, table.shots)):
+    methods, shots = args.methods or table.methods, args.shots or table.shots
+    for flag, values, known in (("methods", methods, table.methods), ("shots", shots, table.shots)):
         if unknown := [value for value in values if value not in known]:
             raise InputError(
                 f"--{flag} {listed(unknown)}: table {table.number} has {', '.join(known)}"
@@ -141,7 +139,7 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         epochs=args.epochs,
         seeds=tuple(dict.fromkeys(args.seeds)),
         shots=tuple(shot for shot in table.shots if shot in shots),
-        methods=tuple(method for method in implemented if method in methods),
+        methods=tuple(method for method in table.methods if method in methods),
         group_disjoint=args.group_disjoint,
         groups=groups,
         allow_duplicates=args.allow_duplicates,
@@ -169,7 +167,7 @@ def show_tables(args: argparse.Namespace) -> None:
             hours = f"{epochs * BASE_IMAGES[table.dataset] / rate / 3600:>9,.1f}"
         print(
             f"{table.number:<6}{table.dataset:10}{study.arch:13}{epochs:>15,}{hours}  "
-            f"{', '.join(table.shots)}; {', '.join(m for m in table.methods if m in METHODS)}"
+            f"{', '.join(table.shots)}; {', '.join(table.methods)}"
         )
 
 

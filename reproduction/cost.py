@@ -20,7 +20,7 @@ IMAGES = 48  # three steps of the default batch
 
 def encoder_epochs(jobs: Iterable[Job]) -> int:
     """Return the epochs that `jobs` train on the base images; support sets cost next to nothing."""
-    trained = ("encoder", "student")
+    trained = ("encoder", "meta", "student")
     return sum(job.epochs for job in jobs if job.epochs and job.name.startswith(trained))
 
 

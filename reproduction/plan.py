@@ -26,6 +26,18 @@ ENCODERS = {
     "srl_simple": ("-m", "baselines.srl"),
     "srl_distill": ("-m", "baselines.srl"),  # with srl_simple as its teacher
 }
+# Meta-trained on the base images, with these flags, and adapted to each task by test.py; with
+# {shot} once for each number of shots, otherwise once. {NAME} is the checkpoint of an encoder.
+WAYS, SHOTS = ("--n-way", "{n_way}"), ("--k-shot", "{shot}")
+META = {
+    "maml": (*WAYS, *SHOTS),
+    "daml": (*WAYS, *SHOTS),
+    "relationnet": SHOTS,
+    "protonet": SHOTS,
+    "umtra": WAYS,
+    "cactus_maml": (*WAYS, "--encoder", "{moco_v1}"),
+    "cactus_protonet": ("--encoder", "{moco_v1}"),
+}
 # Distilled for each task from moco_v1's pseudo labels; Table 9 compares the labels of DIC.
 STUDENTS = {
     "hybrid": (),
@@ -46,6 +58,7 @@ ON_SUPPORT = {
 METHODS = {
     **{name: (name, "direct") for name in ON_SUPPORT},
     **{name: (name, "lr") for name in ENCODERS},
+    **{name: (name, "adapted") for name in META},
     **{name: (name, "direct") for name in ("hybrid", "hybrid_ddl", "hybrid_dic", "cls_only")},
     "no_distillation": ("moco_v1", "lr"),
     "con_reg": ("con_reg", "lr"),
@@ -146,7 +159,8 @@ class Study:
         """Yield each (method, shot) to score over many tasks: those without training by task."""
         cells = dict.fromkeys((method, shot) for method, shot, _ in self.cells())
         if self.tasks:
-            yield from ((m, shot) for m, shot in cells if model_of(self, m)[0] in ENCODERS)
+            of_all_tasks = ENCODERS.keys() | META.keys()
+            yield from ((m, shot) for m, shot in cells if model_of(self, m)[0] in of_all_tasks)
 
     def schedule(self) -> list[str]:
         """Return the flags that drop the learning rate at 60 and 80 % of the epochs."""
@@ -267,6 +281,20 @@ def _encoder(jobs: dict[str, Job], study: Study, name: str) -> str:
     return _add(jobs, study, f"encoder {name}", command, **fields)
 
 
+def _meta(jobs: dict[str, Job], study: Study, name: str, shot: str) -> str:
+    label = f"{name} {shot}shot" if "{shot}" in META[name] else name
+    folder = study.root / "meta" / label.replace(" ", "_")
+    needs = [encoder for encoder in ENCODERS if f"{{{encoder}}}" in META[name]]
+    values = {encoder: study.root / "encoders" / encoder for encoder in needs}
+    values |= {"shot": shot, "n_way": study.table.n_way}
+    command = ["-m", f"baselines.{name}", study.data, "--model-path", folder]
+    command += [word.format(**values) for word in META[name]]
+    command += [*_training_flags(study, META[name]), "--seed", "0", *study.classes]
+    needs = tuple(_encoder(jobs, study, encoder) for encoder in needs)
+    fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
+    return _add(jobs, study, f"meta {label}", command, **fields)
+
+
 def _script(script: tuple[str, ...], *rest: object) -> list[object]:
     """Insert `rest` between the script and its flags."""
     first = 2 if script[0] == "-m" else 1
@@ -309,7 +337,8 @@ def _student(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int
 
 def _many(jobs: dict[str, Job], study: Study, method: str, shot: str) -> str:
     model, classifier = model_of(study, method)
-    training, file = _encoder(jobs, study, model), many_file(study, method, shot)
+    training = _meta(jobs, study, model, shot) if model in META else _encoder(jobs, study, model)
+    file = many_file(study, method, shot)
     flags = [*_task_flags(study, shot, None), "--tasks", study.tasks]
     command = ["test.py", study.data, "--resume", jobs[training].folder, *flags]
     command += ["--output", file.parent, "--overwrite", "--no-amp"]
@@ -322,6 +351,8 @@ def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int
     model, classifier = model_of(study, method)
     if model in ENCODERS:
         training, task_flags = _encoder(jobs, study, model), _task_flags(study, shot, seed)
+    elif model in META:
+        training, task_flags = _meta(jobs, study, model, shot), _task_flags(study, shot, seed)
     elif model in STUDENTS:
         training, task_flags = _student(jobs, study, model, shot, seed), _groups(study)
     else:

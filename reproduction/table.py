@@ -77,7 +77,6 @@ RELEASED_BACKBONES = {"conv4": "conv4_released"}
 def heading(study: Study) -> str:
     """Return the heading: the table, and how ours is narrowed compared with the papers'."""
     table = study.table
-    runnable = [method for method in table.methods if method in METHODS]
     narrower = []
     if study.images not in (None, IMAGES.get(table.dataset)) and not study.own:
         narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
@@ -93,7 +92,7 @@ def heading(study: Study) -> str:
         narrower.append(f"seeds {', '.join(map(str, study.seeds))}")
     if list(study.shots) != table.shots:
         narrower.append(f"shots {', '.join(study.shots)} of {', '.join(table.shots)}")
-    if list(study.methods) != runnable:
+    if list(study.methods) != table.methods:
         narrower.append("methods " + ", ".join(study.methods))
     if study.group_disjoint:
         narrower.append("group-disjoint tasks")
@@ -133,7 +132,7 @@ def _compared(study: Study, scores: dict, method: str, shot: str, metric: str) -
     paper = cell(paper_mean, paper_std)
     runs = scores.get((method, shot))
     if not runs:
-        return ["not run" if method in METHODS else "not implemented", paper, ""]
+        return ["not run", paper, ""]
     mean, std = mean_std(run[metric] for run in runs.values())
     difference = f"{(mean - paper_mean) / paper_std:+.1f}" if paper_std else ""
     return [cell(mean, std, len(runs), len(study.seeds)), paper, difference]

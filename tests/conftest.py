@@ -15,12 +15,9 @@ import numpy as np
 import pytest
 import torch
 
-from baselines.pretrained import Pretrained
-from baselines.scratch import Scratch
-from baselines.simclr import SimCLRSettings
-from baselines.srl import SRL
+import baselines
 from datasets import papsmear, synthetic
-from moco.config import Distillation, Labelling, Pretraining, Testing
+from moco.config import STAGES, Distillation, Labelling, Pretraining, Testing
 from trainer import cli
 
 REPOSITORY = Path(__file__).resolve().parent.parent
@@ -80,15 +77,17 @@ def smears(tmp_path_factory) -> Path:
     return root
 
 
+baselines.register_all()
 SETTINGS = {
     "main_moco": Pretraining,
     "generate_pseudo": Labelling,
     "main_distill": Distillation,
     "test": Testing,
-    "baselines.pretrained": Pretrained,
-    "baselines.scratch": Scratch,
-    "baselines.simclr": SimCLRSettings,
-    "baselines.srl": SRL,
+    **{
+        stage.settings.__module__: stage.settings
+        for stage in STAGES.values()
+        if stage.settings.__module__.startswith("baselines.")
+    },
 }
 
 

@@ -32,9 +32,13 @@ class NanGuard:
         self.images, self.checkpoint, self.interval = images, checkpoint, interval
         self.recent: list[tuple[int, Tensor, Tensor]] = []  # step, rows, loss
 
-    def note(self, step: int, rows: Tensor, loss: Tensor) -> None:
-        """Record a step, before its backward pass."""
-        self.recent.append((step, rows, loss.detach()))
+    def begin(self, step: int, rows: Tensor) -> None:
+        """Record which step is being taken."""
+        self.current = step, rows
+
+    def note(self, loss: Tensor) -> None:
+        """Record the loss of the current step."""
+        self.recent.append((*self.current, loss.detach()))
 
     @property
     def due(self) -> bool:
@@ -47,7 +51,8 @@ class NanGuard:
         problem = ""
         losses = torch.stack([loss for _, _, loss in self.recent])
         if bad := (~losses.isfinite()).nonzero().flatten().tolist():
-            problem = self._describe(bad[0])
+            step, rows, loss = self.recent[bad[0]]
+            problem = f"step {step + 1}: loss is {loss.item()} for images {self._ids(rows)}"
         elif names := not_finite(weights):
             last = self.recent[-1][0] + 1
             problem = f"step {last}: non-finite weights: {listed(names, 3)}"
@@ -69,12 +74,11 @@ class NanGuard:
         except RuntimeError as error:
             if not (on and "nan values" in str(error)):
                 raise
+            step, rows = self.current
             raise InputError(
-                f"epoch {epoch + 1}, {self._describe(-1)}: {error}; the last good checkpoint is "
-                f"{self.checkpoint}"
+                f"epoch {epoch + 1}, step {step + 1}: NaN for images {self._ids(rows)}: {error}; "
+                f"the last good checkpoint is {self.checkpoint}"
             ) from error
 
-    def _describe(self, index: int) -> str:
-        step, rows, loss = self.recent[index]
-        ids = listed((self.images.ids[row] for row in rows.tolist()), limit=100)
-        return f"step {step + 1}: loss is {loss.item()} for images {ids}"
+    def _ids(self, rows: Tensor) -> str:
+        return listed((self.images.ids[row] for row in rows.tolist()), limit=100)

@@ -38,6 +38,7 @@ from .signals import CONTINUE, SAVE, Stopped, watching
 StepFn = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
 Loader = Iterable[tuple[list[Tensor], Tensor]]  # of (views, rows)
 Values = dict[str, float]
+MakeOptimizer = Callable[[nn.Module, float, float, float], torch.optim.Optimizer]
 
 
 class Batches(Protocol):
@@ -81,12 +82,15 @@ def nothing(epoch: int) -> Values:
 
 
 class Trainer:
-    """Trains a model with SGD on the batches of a loader, writing checkpoints and a log.
+    """Trains a model on the batches of a loader, writing checkpoints and a log.
 
     `step_fn(model, views, rows, epoch)` returns the statistics of a batch, of which "loss" is
-    minimised. `loader` is entered once and yields (views, rows) in the order of the sampler
-    `batches`; rows index `images`. The state is `epoch`, the number of epochs done, `step`, the
-    number of steps done in the current epoch, and `totals`, the sums of their statistics.
+    minimised; a loss without gradient means that the step has called backward itself.
+    `optimizer(model, lr, momentum, weight_decay)` makes the optimizer; gradients with a norm above
+    `clip` are scaled down to it. `loader` is entered once and yields (views, rows) in the order of
+    the sampler `batches`; rows index `images`. The state is `epoch`, the number of epochs done,
+    `step`, the number of steps done in the current epoch, and `totals`, the sums of their
+    statistics.
 
     Raises InputError if `run.resumed` does not fit, or the ranks' starting points differ.
     """
@@ -101,12 +105,15 @@ class Trainer:
         config: TrainingSettings,
         run: Run,
         device: torch.device,
+        optimizer: MakeOptimizer = sgd,
+        clip: float | None = None,
     ):
         prepare(model, device, config.amp, bool(config.compile))
         self.model, self.step_fn, self.images = model, step_fn, images
         self.batches, self.loader, self.config, self.run = batches, loader, config, run
         self.device = device
-        self.optimizer = sgd(model, config.lr, config.momentum, config.wd)
+        self.optimizer = optimizer(model, config.lr, config.momentum, config.wd)
+        self.clip = clip
         self.guard = NanGuard(
             images, run.folder / CHECKPOINT, 1 if config.detect_anomaly else config.print_freq
         )
@@ -145,7 +152,7 @@ class Trainer:
         """Restore `state_dict`. Raises ValueError or torch's error if it does not fit the model,
         InputError if it was saved within an epoch by another number of ranks."""
         self.model.load_state_dict(state["state_dict"])
-        load_momentum(self.optimizer, state["optimizer"])
+        load_moments(self.optimizer, state["optimizer"])
         self.epoch, self.part = state["epoch"], state.get("part")
         if self.part and len(self.part["processes"]) != world_size():
             raise InputError(
@@ -244,10 +251,11 @@ class Trainer:
         self.start_time, self.start_step = time.perf_counter(), self.step
 
     def train_step(self, views: list[Tensor], rows: Tensor) -> None:
-        """Take one SGD step on a batch."""
+        """Take one optimizer step on a batch."""
+        self.guard.begin(self.step, rows)
         statistics = take_step(
             self.parallel, self.step_fn, self.optimizer, views, rows, self.epoch, self.device,
-            lambda loss: self.guard.note(self.step, rows, loss),
+            self.guard.note, self.clip,
         )  # fmt: skip
         for name, value in statistics.items():
             self.totals[name] = self.totals.get(name, 0) + value.detach()
@@ -336,14 +344,18 @@ def take_step(
     epoch: int,
     device: torch.device,
     note: Callable[[Tensor], None] = lambda loss: None,
+    clip: float | None = None,
 ) -> dict[str, Tensor]:
     """Take one optimizer step on a batch and return its statistics; `note(loss)` is called before
-    the backward pass."""
+    the backward pass, unless `step_fn` did it. See `Trainer` for `clip`."""
     views = [view.to(device, non_blocking=True) for view in views]
     optimizer.zero_grad(set_to_none=True)
     statistics = step_fn(model, views, rows.to(device, non_blocking=True), epoch)
     note(statistics["loss"])
-    statistics["loss"].backward()
+    if statistics["loss"].requires_grad:
+        statistics["loss"].backward()
+    if clip is not None:
+        nn.utils.clip_grad_norm_(model.parameters(), clip)
     optimizer.step()
     return statistics
 
@@ -371,11 +383,13 @@ def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
     return wrapped
 
 
-def load_momentum(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Restore SGD's momentum, not its settings. Raises ValueError if shapes differ from the
-    weights' or values are non-finite."""
+def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:
+    """Restore SGD's momentum or Adam's moments, not the settings. Raises ValueError if shapes
+    differ from the weights' or values are non-finite."""
     optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
+    is_adam = isinstance(optimizer, torch.optim.Adam)
+    names = ("exp_avg", "exp_avg_sq") if is_adam else ("momentum_buffer",)
     for theta, state in optimizer.state.items():
-        momentum = state["momentum_buffer"]
-        if momentum.shape != theta.shape or not momentum.isfinite().all():
+        moments = [state[name] for name in names]
+        if any(x.shape != theta.shape or not x.isfinite().all() for x in moments):
             raise ValueError("momentum with wrong shapes or non-finite values")

@@ -15,7 +15,11 @@ MINIMAL = {
     "generate_pseudo": ["--datadir", "DATA", "--resume", "A", "--savedir", "OUT"],
     "main_distill": ["DATA", "--model_path", "OUT", "--savedir", "LABELS"],
     "test": ["DATA", "--resume", "A"],
-    **{name: ["DATA", "--model_path", "OUT"] for name in SETTINGS if "." in name},
+    **{
+        name: ["DATA", "--model_path", "OUT", *(["--encoder", "A"] if "cactus" in name else [])]
+        for name in SETTINGS
+        if "." in name
+    },
 }
 EVERY_SCRIPT = pytest.mark.parametrize("script", SETTINGS)
 COMMANDS = {
@@ -65,7 +69,7 @@ def test_hyphen_and_underscore(script):
             continue
         value = [] if field.kind is bool else [field.choices[0]] if field.choices else ["0.5"]
         if field.kind is int:
-            value = ["64"]
+            value = [str(field.about.high or 64)]
         if field.about.low and field.kind is float and field.about.low > 0.5:
             value = ["64"]
         for flag in (field.flag, *(f for f in field.about.flags if f.startswith("--"))):
@@ -135,6 +139,10 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
         call(script, data, "--model_path", tmp_path / "teacher", *baseline)
         baseline += ["--teacher", tmp_path / "teacher"]
         read.clear()
+    if "k_shot" in SETTINGS[script].fields() and "." in script:
+        baseline += ["--k-shot", 2]
+    if "cactus" in script:
+        baseline += ["--encoder", chain.pretrained]
     small = ["--epochs", 2, "-j", 0, "--correction", "dic", "--dic-interval", 1]
     argv = {
         "main_moco": [data, "--model_path", tmp_path, *TINY, "--epochs", 1],

@@ -20,7 +20,16 @@ from conftest import REPOSITORY, SETTINGS, call, load_script, refused
 from datasets import isic2018
 from moco.config import Pretraining
 from reproduction import cost, run, table
-from reproduction.plan import ENCODERS, METHODS, STUDENTS, Job, jobs_of, read_tables, score_folder
+from reproduction.plan import (
+    ENCODERS,
+    META,
+    METHODS,
+    STUDENTS,
+    Job,
+    jobs_of,
+    read_tables,
+    score_folder,
+)
 from trainer import cli
 from trainer.settings import parse, resolve
 
@@ -48,7 +57,7 @@ def test_commands_of_every_table_parse(number, capsys):
     written: set[str] = set()
     for script, *words in commands(capsys, "--table", number):
         given = parse(BY_WORD[script], words)
-        for flag in ("resume", "teacher", "savedir"):
+        for flag in ("resume", "teacher", "encoder", "savedir"):
             read = given.get(flag)
             if read and not (script == "generate_pseudo.py" and flag == "savedir"):
                 assert str(read) in written, (script, flag, read)
@@ -66,9 +75,16 @@ def test_table_5_runs_what_the_paper_did(capsys):
     assert len(of["main_distill.py"]) == 27  # Hbr.Dst., -DDL and -DIC on each of these tasks
     assert len(of["baselines.srl"]) == 2 and len(of["baselines.scratch"]) == 9
     many = [c for c in of["test.py"] if "--tasks" in c]
-    assert len(of["test.py"]) - len(many) == 9 * 7
-    # moco_v1, srl_simple and srl_distill need no training by task; three shots.
-    assert len(many) == 9 and all(c[c.index("--tasks") + 1] == "600" for c in many)
+    methods = read_tables()[5].methods
+    assert len(of["test.py"]) - len(many) == 9 * len(methods) == 9 * 14
+    # The supervised meta-learning methods once for each number of shots, the others once.
+    times = {name: len(of[f"baselines.{name}"]) for name in META}
+    assert times == {
+        "maml": 3, "daml": 3, "relationnet": 3, "protonet": 3, "umtra": 1, "cactus_maml": 1,
+        "cactus_protonet": 1,
+    }  # fmt: skip
+    # moco_v1, srl_simple, srl_distill and these seven need no training by task; three shots.
+    assert len(many) == 30 and all(c[c.index("--tasks") + 1] == "600" for c in many)
     args = resolve(Pretraining, parse(Pretraining, of["main_moco.py"][0][1:]))
     assert (args.arch, args.image_size, args.epochs, args.schedule) == (
         "conv4",
@@ -96,7 +112,7 @@ def test_table_11_scores_all_rows_on_the_split_and_has_the_oracle(capsys):
     found = commands(capsys, "--table", 11)
     oracles = [c for c in found if "--oracle" in c]
     assert len(oracles) == 3
-    drawn = [c for c in found if "--k-shot" in c]
+    drawn = [c for c in found if "--k-shot" in c and c[0].partition(".")[2] not in META]
     assert drawn and all("--rare-split" in c for c in drawn)
 
 
@@ -250,7 +266,7 @@ def test_hours_of_this_machine(smears, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(reproduce, "images_per_second", lambda *_: 10.0)
     reproduce.main(["--list", "--hours"])
     lines = capsys.readouterr().out.splitlines()
-    assert lines[1].split()[4] == f"{6400 * 9431 / 10 / 3600:,.1f}"
+    assert lines[1].split()[4] == f"{9400 * 9431 / 10 / 3600:,.1f}"
     argv = ["--table", 5, "--methods", "moco_v1", "--epochs", 90, "--dry-run", "--hours"]
     reproduce.main([*map(str, argv), "--data", str(smears), "--out", str(tmp_path)])
     expected = f"90 epochs of 32 base images at 10.0 images/s: about {90 * 32 / 36000:.1f} hours"
@@ -283,7 +299,7 @@ def test_mixed_precision_has_its_own_folder_and_heading(capsys):
 @pytest.mark.parametrize(
     ("argv", "expected"),
     [
-        (["--table", 5, "--dry-run", "--methods", "maml"], "--methods maml"),
+        (["--table", 5, "--dry-run", "--methods", "simclr"], "--methods simclr"),
         (["--table", 5, "--dry-run", "--shots", "2"], "1, 3, 5"),
         (["--table", 12, "--dry-run"], "invalid choice"),
         (["--table", 5], "--data DATA"),
@@ -306,7 +322,7 @@ def test_list(capsys):
     reproduce.main(["--list"])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 1 + 11
-    assert lines[1].split()[:4] == ["1", "isic2018", "resnet12", "6,400"]  # (5 + 27) · 200
+    assert lines[1].split()[:4] == ["1", "isic2018", "resnet12", "9,400"]  # (5 + 15 + 27) · 200
 
 
 NARROW_METHODS = ["moco_v1", "hybrid", "hybrid_ddl", "hybrid_dic"]
@@ -324,7 +340,7 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     text = (root / "table5.md").read_text()
     assert text in printed
     assert "narrowed: 50 images instead of 917; 32 pixels instead of 224; 1 epochs" in text
-    assert "not run" in text and "not implemented" in text
+    assert "not run" in text
     assert "| 55.2 (6.4) |" in text  # the paper's
     assert "--data DATA --out OUT" in text and str(tmp_path) not in text
     with open(root / "table5.csv") as file:
@@ -355,6 +371,20 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     # Fewer rows of the same study: another heading, nothing to run.
     reproduce.main([*argv, "--methods", "moco_v1"])
     assert "methods moco_v1" in (root / "table5.md").read_text()
+
+
+@pytest.mark.slow
+def test_every_row_of_a_narrowed_table_5(smears, tmp_path, monkeypatch):
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    narrow = "--table 5 --epochs 2 --image-size 32 --shots 1 --seeds 0 --tasks 3 -j 0 --jobs 2"
+    reproduce.main([*narrow.split(), "--data", str(smears), "--out", str(tmp_path)])
+    root = tmp_path / "papsmear-conv4-32px-2epochs"
+    with open(root / "table5.csv") as file:
+        rows = [row for row in csv.DictReader(file) if row["k_shot"] == "1"]
+    assert {row["method"] for row in rows} == set(read_tables()[5].methods)
+    assert all(row["runs"] == "1" and row["ours_mean"] for row in rows)
+    many = list(root.rglob("tasks_adapted_3way_1shot_3tasks.json"))
+    assert len(many) == len(META)
 
 
 def job(name: str, folder: Path, code: str, *needs: str) -> Job:
@@ -562,4 +592,8 @@ def test_wilcoxon_on_the_same_tasks(tmp_path):
 
 def test_every_method_has_a_model():
     runs = {run_name for run_name, _ in METHODS.values()}
-    assert ENCODERS.keys() | STUDENTS.keys() | {"scratch", "oracle"} == runs
+    assert ENCODERS.keys() | META.keys() | STUDENTS.keys() | {"scratch", "oracle"} == runs
+
+
+def test_every_row_of_every_table_is_built():
+    assert {method for t in read_tables().values() for method in t.methods} == METHODS.keys()

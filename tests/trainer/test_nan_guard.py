@@ -60,7 +60,7 @@ def test_all_processes_stop_with_one_line(data, tmp_path):
 
 def test_operation_is_named(data, tmp_path):
     flags = [*TINY, *TOO_HIGH, "--detect-anomaly"]
-    with pytest.raises(InputError, match="step 2: loss is nan .*: Function '.*Backward"):
+    with pytest.raises(InputError, match="step 2: NaN for images .*: Function '.*Backward"):
         call("main_moco", data, "--model_path", tmp_path, *flags)
     assert not torch.is_anomaly_enabled()
     with pytest.raises(InputError, match=f"checkpoint is {tmp_path}"):

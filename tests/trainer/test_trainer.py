@@ -19,8 +19,9 @@ from moco.checkpoint import load_checkpoint
 from models import build_encoder
 from trainer import trainer as trainer_module
 from trainer.checkpoint import CHECKPOINT
+from trainer.performance import adam, sgd
 from trainer.signals import CONTINUE, SAVE, Watch
-from trainer.trainer import Trainer, learning_rate
+from trainer.trainer import Trainer, learning_rate, load_moments, take_step
 
 
 def test_learning_rate():
@@ -30,6 +31,67 @@ def test_learning_rate():
     assert rates[160] == rates[199] == pytest.approx(0.0003)
     cosine = [learning_rate(0.03, epoch, 200, [120, 160], cos=True) for epoch in range(200)]
     assert cosine[0] == 0.03 and cosine[100] == pytest.approx(0.015) and cosine[199] < 1e-5
+
+
+@pytest.mark.parametrize("clip, scale", [(None, 1), (10, 1), (0.5, 0.1)])
+def test_large_gradients_are_scaled_down(clip, scale):
+    """The gradient (3, 4) has the norm 5."""
+    model = torch.nn.Linear(2, 1, bias=False)
+    before = model.weight.detach().clone()
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    images = torch.tensor([[3.0, 4.0]])
+    step = lambda model, views, rows, epoch: {"loss": model(views[0]).sum()}  # noqa: E731
+    take_step(model, step, optimizer, [images], torch.zeros(1), 0, torch.device("cpu"), clip=clip)
+    assert torch.allclose(before - model.weight, scale * images, atol=1e-5)
+
+
+def test_a_step_may_call_backward_itself():
+    model, noted = torch.nn.Linear(2, 1, bias=False), []
+    before = model.weight.detach().clone()
+
+    def step(model, views, rows, epoch):
+        for view in views[0].split(1):
+            (model(view).sum() / 2).backward()
+        return {"loss": torch.tensor(7.0)}
+
+    optimizer = torch.optim.SGD(model.parameters(), lr=1)
+    images, device = torch.tensor([[1.0, 0.0], [0.0, 2.0]]), torch.device("cpu")
+    take_step(model, step, optimizer, [images], torch.zeros(2), 0, device, noted.append)
+    assert torch.allclose(before - model.weight, torch.tensor([[0.5, 1.0]]))
+    assert noted == [7]
+
+
+def test_adam():
+    """The first step of each weight has the length of the learning rate."""
+    model = torch.nn.Linear(3, 2)
+    model.bias.requires_grad_(False)
+    before = model.weight.detach().clone()
+    optimizer = adam(model, lr=0.01, momentum=0.9, wd=0)
+    assert len(optimizer.param_groups[0]["params"]) == 1
+    assert optimizer.defaults["betas"] == (0.9, 0.999)
+    model(torch.ones(1, 3)).sum().backward()
+    optimizer.step()
+    assert torch.allclose(before - model.weight, torch.full((2, 3), 0.01), rtol=1e-4)
+
+
+@pytest.mark.parametrize("make", [adam, sgd])
+@pytest.mark.parametrize("defect", ["shape", "nan", "other optimizer"])
+def test_invalid_moments_are_refused(make, defect):
+    optimizers = [m(torch.nn.Linear(3, 2), 0.1, 0.9, 0) for m in (make, make)]
+    if defect == "other optimizer":
+        optimizers[1] = {adam: sgd, sgd: adam}[make](torch.nn.Linear(3, 2), 0.1, 0.9, 0)
+    for optimizer in optimizers:
+        for theta in optimizer.param_groups[0]["params"]:
+            theta.grad = torch.ones_like(theta)
+        optimizer.step()
+    saved = optimizers[1].state_dict()
+    moments = [name for name in saved["state"][0] if name != "step"]
+    if defect != "other optimizer":
+        load_moments(optimizers[0], saved)
+        bad = torch.zeros(5) if defect == "shape" else torch.full((2, 3), torch.nan)
+        saved["state"][0][moments[-1]] = bad
+    with pytest.raises((ValueError, KeyError)):
+        load_moments(optimizers[0], saved)
 
 
 def pretrain(data, folder, epochs, *more):

@@ -1,0 +1,54 @@
+"""CACTUs-ProtoNets (Hsu et al. 2019, arXiv 1810.02334): Prototypical Networks on clusters of the
+base images, without labels.
+
+python -m baselines.cactus_protonet DATA --encoder STAGE_A --model-path OUT
+python test.py DATA --resume OUT --k-shot 5 --seed 0
+
+Training is 1-shot, as in the authors' code; it serves tasks of any number of shots.
+"""
+
+from dataclasses import dataclass
+
+import torch
+
+from common.seeding import stream_seed
+from datasets.open import open_data
+from moco import resume
+from moco.config import Stage, register
+from trainer import cli
+from trainer.settings import parse
+
+from .clusters import Clustering, cluster_base
+from .metric import Metric, train_metric
+from .protonet import ProtoNet, from_checkpoint
+
+
+@dataclass(frozen=True, kw_only=True)
+class CactusProtoNetSettings(Clustering, Metric):
+    """baselines/cactus_protonet.py"""
+
+    description = "CACTUs-ProtoNets: Prototypical Networks on clusters of the base images."
+
+
+register(
+    Stage(
+        "cactus_protonet", "CACTUs-ProtoNets, baselines/cactus_protonet.py",
+        CactusProtoNetSettings, adapts=from_checkpoint,
+    )
+)  # fmt: skip
+
+
+def main(argv: list[str] | None = None) -> None:
+    settings, source = resume.resolve_training(
+        CactusProtoNetSettings, parse(CactusProtoNetSettings, argv)
+    )
+    data = open_data(settings.data, settings, use=["base"])
+    n_way = settings.episode_way or 2
+    groups, query, about = cluster_base(settings, source, data.base, n_way)
+    torch.manual_seed(stream_seed("cactus_protonet weights", settings.seed))
+    model = ProtoNet(settings.arch, settings.image_size)
+    train_metric("cactus_protonet", settings, source, data, model, groups, query, **about)
+
+
+if __name__ == "__main__":
+    cli.run(main)

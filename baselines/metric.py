@@ -1,0 +1,98 @@
+"""What the metric methods share: they compare embeddings, and so train with any number of classes,
+whatever the tasks have."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from common.errors import InputError
+from datasets import Collection
+from moco import resume
+from trainer.distributed import pick_device
+from trainer.settings import setting, with_default
+
+from .episodes import (
+    EpisodeBatches,
+    Episodic,
+    EpisodicModel,
+    Groups,
+    class_groups,
+    query_size,
+    split_episodes,
+    train_episodes,
+)
+
+MOST_WAYS = 20
+
+
+@dataclass(frozen=True, kw_only=True)
+class Metric(Episodic):
+    """Settings of the metric methods."""
+
+    batch_size: int = with_default(Episodic, "batch_size", 1)
+    episode_way: int | None = setting(
+        None, f"classes of an episode (default: all, at most {MOST_WAYS})", low=2, metavar="N",
+        fixed=True,
+    )  # fmt: skip
+    k_shot: int = setting(
+        5, "support images per class of an episode, best the number that tasks have", low=1,
+        metavar="K", fixed=True,
+    )  # fmt: skip
+
+
+class MetricModel(EpisodicModel):
+    """A model with a loss of an episode."""
+
+    def episode_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return loss and accuracy of an episode, from the images of its support set, N·K×3×S×S,
+        and query set, N·Q×3×S×S, both class after class."""
+        raise NotImplementedError
+
+
+def train_metric(
+    stage: str,
+    settings: Metric,
+    source: resume.Source | None,
+    data: Collection,
+    model: MetricModel,
+    partitions: Sequence[Groups] | None = None,
+    query: int | None = None,
+    **more: object,
+) -> None:
+    """Meta-train `model` on episodes of `query` query images per class from `partitions`, by
+    default the base classes of `data`.
+
+    Raises InputError if there are too few classes or images, and like `train_episodes`.
+    """
+    if partitions is None:
+        partitions = [class_groups(data.base)]
+        query = query_size(min(map(len, partitions[0])), settings.k_shot, settings.query)
+    most = min(map(len, partitions))
+    n_way = settings.episode_way or min(most, MOST_WAYS)
+    if not 2 <= n_way <= most:
+        raise InputError(
+            f"--episode-way must be in [2, {most}], the number of classes, got {n_way}"
+        )
+    batches = EpisodeBatches(
+        partitions,
+        len(data.base),
+        settings.batch_size,
+        n_way,
+        settings.k_shot + query,
+        settings.seed,
+    )
+
+    def step(model, views, rows, epoch):
+        found = [
+            model.episode_loss(support, query, n_way)
+            for support, query in split_episodes(
+                views[0], settings.batch_size, n_way, settings.k_shot
+            )
+        ]
+        loss, accuracy = (torch.stack(values).mean() for values in zip(*found))
+        return {"loss": loss, "accuracy": accuracy}
+
+    device = pick_device(settings.device, settings.gpu)
+    train_episodes(stage, settings, source, data, batches, model, step, device, **more)

@@ -1,0 +1,54 @@
+"""Unsupervised meta-learning with tasks of random images and augmentation, UMTRA (Khodadadeh et al.
+2019, arXiv 1811.11819), on the base images without labels.
+
+python -m baselines.umtra DATA --model-path OUT
+python test.py DATA --resume OUT --k-shot 5 --seed 0
+
+MAML on episodes of N different images: an image is the one support image of its class, random views
+of it are its query images. One training serves tasks of any number of shots.
+
+The views are those of MoCo v2 (--no-aug-plus turns it off). Meta-batch, inner learning rate and 50
+steps on a task are those of the authors' miniImageNet code.
+"""
+
+from dataclasses import dataclass
+
+import numpy as np
+
+from datasets.open import open_data
+from moco import resume
+from moco.config import Stage, register
+from trainer import cli
+from trainer.settings import parse, with_default
+
+from .maml import Adaptation, from_checkpoint, resolve_ways, train_maml
+
+
+@dataclass(frozen=True, kw_only=True)
+class UMTRASettings(Adaptation):
+    """baselines/umtra.py"""
+
+    description = "UMTRA: MAML on random base images and their augmentations, without labels."
+
+    batch_size: int = with_default(Adaptation, "batch_size", 8)
+    aug_plus: bool = with_default(Adaptation, "aug_plus", True)
+    query: int = with_default(Adaptation, "query", 5)
+    test_steps: int = with_default(Adaptation, "test_steps", 50)
+
+
+register(Stage("umtra", "UMTRA, baselines/umtra.py", UMTRASettings, adapts=from_checkpoint))
+
+
+def main(argv: list[str] | None = None) -> None:
+    settings, source = resume.resolve_training(UMTRASettings, parse(UMTRASettings, argv))
+    data = open_data(settings.data, settings, use=["base"])
+    settings = resolve_ways(settings, data)
+    each_image = np.arange(len(data.base))[:, None]  # a class of its own
+    train_maml(
+        "umtra", settings, source, data, [each_image], k_shot=1, per_class=1,
+        views=settings.query, plain=True,
+    )  # fmt: skip
+
+
+if __name__ == "__main__":
+    cli.run(main)
