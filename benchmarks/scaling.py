@@ -134,7 +134,7 @@ def measure(args: argparse.Namespace, data: Path, processes: int, folder: Path) 
         "--model-path", str(run), "--overwrite", "--cache", str(folder / "cache"),
         "--epochs", "100000", "--arch", args.arch, "--image-size", str(args.image_size),
         "-b", str(args.batch_size), "-j", str(args.workers), "--print-freq", "1000000",
-        "--device", args.device, "--no-compile",
+        "--device", args.device, "--no-compile", "--allow-duplicates",  # links to few images
     ]  # fmt: skip
     if processes > 1:
         flags += ["--multiprocessing-distributed", "--nproc", str(processes)]

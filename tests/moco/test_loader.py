@@ -160,7 +160,7 @@ def test_a_killed_reader_of_a_frozen_encoder(chain, data, tmp_path, capsys, monk
 LIMITS = {  # of a machine: the shell command that sets them, and what the run says
     "files": ("ulimit -n 64", "ulimit -n"),
     "a few files": ("ulimit -n 32", "ulimit -n"),
-    "no /dev/shm": ("mount -t tmpfs -o size=4k tmpfs /dev/shm", "loading in the main process"),
+    "no /dev/shm": ("mount -t tmpfs -o size=4k tmpfs /dev/shm", "using the main process"),
     "Docker's /dev/shm": ("mount -t tmpfs -o size=256k tmpfs /dev/shm", "--shm-size"),
 }
 
