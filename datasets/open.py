@@ -188,7 +188,7 @@ def require_contents(
         return
     names = f"{len(changed)} support images have changed since the task was made: "
     names += listed(map(printable, changed), NAMED)
-    known = set(task.contents)
+    known = {*task.contents} - {""}
     found = zip(query.ids, digests(query.paths, cache)) if query else ()
     if same := [i for i, digest in found if digest in known]:
         raise InputError(
