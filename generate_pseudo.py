@@ -16,9 +16,10 @@ import baselines
 from common.errors import InputError
 from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
+from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
 from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
-from datasets.open import choose, decoded, draw, notes_of, open_data
+from datasets.open import choose, decoded, draw, notes_of, open_data, with_contents
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
@@ -48,10 +49,15 @@ def main(argv: list[str] | None = None) -> None:
             settings.rare_split,
         )  # fmt: skip
         keep_chosen(files[0])
+    task = with_contents(task, data.rare, settings.cache_folder)
+    contents = content_key([data.base], settings.cache_folder)
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
         others = ["other base images"] * (not same_images(previous["base"], base))
-        others += ["another task"] * (Task.from_dict(previous["task"]) != task)
+        recorded = Task.from_dict(previous["task"])
+        others += ["another task"] * (recorded != task)
+        before = recorded.contents or task.contents, previous.get("contents", contents)
+        others += ["images of other content"] * (before != (task.contents, contents))
         if resume.already_done(files, previous, settings, given, checkpoint, others):
             print(f"already done: {files[0]}, {files[1]}")
             return
@@ -85,6 +91,7 @@ def main(argv: list[str] | None = None) -> None:
             "task": task.to_dict(),
             "data": data.to_dict(),
             "base": base,
+            "contents": contents,
             "teacher": inherited_from(checkpoint, settings),
             "checkpoint": str(settings.resume.resolve()),
             "weights": checkpoint["weights"],

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 import baselines
 from common.errors import InputError, require_match
 from common.seeding import stream_seed
+from datasets.content import content_key
 from datasets.images import ImageSet
 from datasets.open import decoded, open_data
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
@@ -46,6 +47,12 @@ def main(argv: list[str] | None = None) -> None:
     base = data.base
     task.require_classes(data.rare)
     labels = labels.for_images(base)
+    contents = labels.about.get("contents")
+    if plan.first_rank == 0 and contents not in (None, content_key([base], settings.cache_folder)):
+        print(
+            f"note: base images have changed since {savedir} was made: their pseudo labels are of "
+            "the images before; rerun generate_pseudo.py with --overwrite to label them again"
+        )
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
     about = resume.about_run(
         "distill", settings, data, base,

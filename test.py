@@ -24,7 +24,15 @@ from datasets.cache import files_key
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, check_readable, describe, same_images
-from datasets.open import choose, decoded, draw, notes_of, open_data, open_unlabelled
+from datasets.open import (
+    choose,
+    decoded,
+    draw,
+    notes_of,
+    open_data,
+    open_unlabelled,
+    require_contents,
+)
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import STAGES, TEACHERS, Testing, require_undrawn
@@ -84,6 +92,9 @@ def main(argv: list[str] | None = None) -> None:
     tracebacks_to(files[0].parent)
     sets = [images] if settings.load_cla else [images, task.support(rare)]
     scored = {**images.fingerprint(), "content": content_key(sets, settings.cache_folder)}
+    if rare and not (settings.predict and settings.load_cla):
+        query = None if settings.predict else images
+        require_contents(task, rare, query, settings.cache_folder)
     shared = None if settings.predict else task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
         older = {**images.fingerprint(), "files": files_key(images, change_time=False)}

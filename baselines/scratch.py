@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 
 from common.seeding import stream_seed
-from datasets.open import draw, notes_of, open_data
+from datasets.open import draw, notes_of, open_data, with_contents
 from moco import resume
 from moco.config import Drawing, Stage, register
 from trainer import cli
@@ -47,6 +47,7 @@ def main(argv: list[str] | None = None) -> None:
         data, settings.n_way, None if settings.oracle else settings.k_shot, settings.seed,
         settings.group_disjoint, settings.rare_split or settings.oracle,
     )  # fmt: skip
+    task = with_contents(task, rare, settings.cache_folder)
     support, query = task.support(rare), task.query(rare)
     for note in notes_of(task.shared(rare, data.groups), len(query)):
         print(note)

@@ -11,7 +11,7 @@ from common.names import clean, folded, nearest, printable
 
 from . import isic2018, medmnist, oct, own, papsmear
 from .images import ImageSet, image_set
-from .listing import OUTSIDE, Listing, found, summary
+from .listing import NAMED, OUTSIDE, Listing, found, summary
 
 DATASETS = (isic2018, papsmear, oct, medmnist, own)  # the first match wins
 
@@ -60,7 +60,12 @@ class Collection:
         if not (known := [self.groups[i] for i in ids if i in self.groups]):
             return list(self.notes)
         groups = f"{len(set(known))} groups (patients, lesions) of {len(known)} images"
-        return [groups, *self.notes]
+        forms: dict[str, list[str]] = {}
+        for group in dict.fromkeys(known):
+            forms.setdefault(folded(group), []).append(group)
+        near = [" = ".join(map(printable, same)) + "?" for same in forms.values() if len(same) > 1]
+        misses = f"groups that differ in capitals or spaces alone: {listed(near, NAMED)}"
+        return [groups, *([misses] if near else ()), *self.notes]
 
     def to_dict(self) -> dict:
         """Return what was found as JSON types, for a run's files."""
@@ -105,7 +110,8 @@ def open_dataset(
         tuple(map(clean, names or ())) for names in (base_classes, rare_classes)
     )
     _check_classes(root, listing, available, base_classes, rare_classes)
-    name = dataset.NAME or root.resolve().stem
+    name = dataset.NAME or printable(root.resolve().stem)
+    listing.note_folders_of_others(available)
     return Collection(
         name=name,
         base=image_set(name, base_classes, listing.rows),

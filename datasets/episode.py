@@ -33,12 +33,13 @@ class Task:
     support_ids: tuple[tuple[str, ...], ...]
     rare: dict  # fingerprint of the rare set
     excluded_ids: tuple[str, ...] = ()  # in neither support nor query set
+    contents: tuple[str, ...] = ()  # digests of the support images, in order; none if not recorded
 
     def __eq__(self, other: object) -> bool:
-        """Compare tasks; the name of the folder that the images came from does not matter."""
+        """Compare tasks; the folder's name and the support images' contents do not matter."""
         if not isinstance(other, Task):
             return NotImplemented
-        own, others = ({**vars(task), "rare": None} for task in (self, other))
+        own, others = ({**vars(task), "rare": None, "contents": None} for task in (self, other))
         return own == others and same_images(self.rare, other.rare)
 
     @property
@@ -158,6 +159,7 @@ class Task:
             support_ids=tuple(_names(ids) for ids in values["support_ids"]),
             rare=values["rare"],
             excluded_ids=_names(values.get("excluded_ids", ())),
+            contents=_names(values.get("contents", ())),
         )
         shots = {task.k_shot} if task.k_shot is not None else set(map(len, task.support_ids))
         all_ids = [*(i for ids in task.support_ids for i in ids), *task.excluded_ids]
@@ -167,6 +169,7 @@ class Task:
             or not task.n_way == len(task.support_ids) == len(set(task.classes)) >= 2
             or not all(0 < len(ids) and len(ids) in shots for ids in task.support_ids)
             or len(all_ids) != len(set(all_ids))
+            or len(task.contents) not in (0, sum(map(len, task.support_ids)))
         ):
             raise ValueError(
                 f"expected {task.k_shot} distinct support images for each of {task.n_way} classes"

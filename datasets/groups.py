@@ -1,5 +1,6 @@
 """Groups of images: those of one patient or one lesion."""
 
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,10 +26,9 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
     rows = [row for _, row in table_rows(table, (IMAGE, column))]
     ids = {*data.base.ids, *data.rare.ids}
     known = ids | {*data.others.ids}
-    id_of = {_form(i): i for i in known} | {i: i for i in known}
-    names = [id_of.get(row[IMAGE]) or id_of.get(_form(row[IMAGE]), row[IMAGE]) for row in rows]
+    names = list(map(finder(known), (row[IMAGE] for row in rows)))
     require_unique(table, names)
-    groups = {name: row[column] for name, row in zip(names, rows)}
+    groups = {name: clean(row[column]) for name, row in zip(names, rows)}
     if not ids & groups.keys():
         raise InputError(
             f"--groups {table}: none of its {len(groups)} ids is an image of {data.name}, whose "
@@ -39,6 +39,14 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
         names = listed(map(printable, unknown), NAMED)
         notes += (f"{len(unknown)} ids in {table.name} are no images: {names}",)
     return replace(data, groups=groups, notes=notes)
+
+
+def finder(ids: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that gives, for an id as typed, the one of `ids` that it is but for its
+    slashes and Unicode form; the name itself if there is none."""
+    id_of = {i: i for i in ids}
+    by_form = {_form(i): i for i in id_of}
+    return lambda name: id_of.get(name) or by_form.get(_form(name), name)
 
 
 def _form(name: str) -> str:

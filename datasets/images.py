@@ -201,6 +201,7 @@ def _opened(path: Path | ArrayImage) -> Iterator[Image.Image]:
             yield image
 
 
+NEW_SUBFILE_TYPE = 254  # TIFF tag; bit 0: a page of reduced resolution
 ORIENTATION = 0x0112  # EXIF tag; UPRIGHT maps its values to the correction
 UPRIGHT = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -216,12 +217,12 @@ UPRIGHT = {
 def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
     """Return the image as RGB in its EXIF orientation; `draft`: JPEGs at about 1/8 resolution.
 
-    Raises InputError, naming the file, if it cannot be decoded or has more than 8 bits per
-    channel, since the intensity window is unknown.
+    Raises InputError, naming the file, if it cannot be decoded, has more than 8 bits per channel,
+    since the intensity window is unknown, or several pages or frames.
     """
     try:
         with _opened(path) as image:
-            _check(image)
+            _check(image, path)
             if draft:  # still reads every byte of a JPEG, but is much faster
                 image.draft("RGB", (image.width // 8 or 1, image.height // 8 or 1))
             image.load()  # applies the orientation of TIFF files only
@@ -238,12 +239,46 @@ def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
         raise InputError(f"{path}: {why}") from error
 
 
-def _check(image: Image.Image) -> None:
+def _check(image: Image.Image, path: Path | ArrayImage) -> None:
     if 0 in image.size:
         raise ValueError("no pixels")
     # Pillow silently reduces 16-bit multi-channel images to their upper 8 bits.
-    if image.mode[0] in "IF" or re.search(r";16[BLN]", str(getattr(image, "tile", ""))):
+    if (
+        image.mode[0] in "IF"
+        or re.search(r";16[BLN]", str(getattr(image, "tile", "")))
+        or _depth(image, path) > 8
+    ):
         raise ValueError("more than 8 bits per channel; convert to 8 bits")
+    if (frames := _frames(image)) > 1:
+        raise ValueError(f"{image.format} with {frames} pages or frames; export the one to be used")
+
+
+def _depth(image: Image.Image, path: Path | ArrayImage) -> int:
+    """Return the bits per channel of formats of which Pillow does not tell them, else 8."""
+    if image.format == "PPM":  # the decoder's argument is the largest value
+        args = image.tile[0][3]
+        largest = args[-1] if isinstance(args, tuple) else args
+        return largest.bit_length() if isinstance(largest, int) else 8
+    if image.format == "JPEG2000" and isinstance(path, Path):
+        with open(path, "rb") as file:
+            size = re.search(rb"\xff\x4f\xff\x51.{38}(.)", file.read(2**16), re.DOTALL)
+        return (size[1][0] & 0x7F) + 1 if size else 8  # Ssiz of the first component
+    return 8
+
+
+def _frames(image: Image.Image) -> int:
+    """Return the number of frames, or of a TIFF file's pages that are not previews."""
+    frames = 1
+    if image.format in ("GIF", "PNG", "TIFF", "WEBP"):
+        with contextlib.suppress(Exception):  # a damaged page after the first
+            frames = image.n_frames
+            if image.format == "TIFF" and frames > 1:
+                for frame in range(1, image.n_frames):
+                    image.seek(frame)
+                    frames -= image.tag_v2.get(NEW_SUBFILE_TYPE, 0) & 1
+        if image.tell():
+            image.seek(0)
+    return frames
 
 
 def unreadable(*sets: ImageSet) -> dict[Path | ArrayImage, str]:

@@ -5,8 +5,9 @@ import os
 from pathlib import Path
 
 from common.errors import InputError, listed
+from common.names import clean
 
-from .listing import Listing, Row, reason_to_pass_over
+from .listing import NAMED, Listing, Row, reason_to_pass_over
 from .tables import require_unique, table_rows
 
 NAME = "isic2018"
@@ -16,6 +17,7 @@ COLUMNS = ("image", "MEL", "NV", "BCC", "AKIEC", "BKL", "DF", "VASC")
 IMAGES = "ISIC2018_Task3_Training_Input"
 GROUND_TRUTH = "ISIC2018_Task3_Training_GroundTruth"
 GROUPINGS = "ISIC2018_Task3_Training_LesionGroupings.csv"
+OUTSIDE = "outside the layout of ISIC 2018"
 LAYOUT = f"{IMAGES}/ISIC_*.jpg and {GROUND_TRUTH}/{GROUND_TRUTH}.csv"
 
 
@@ -39,6 +41,10 @@ def find(root: Path) -> Listing:
     rows = table_rows(table, COLUMNS, listing.notes)
     require_unique(table, (row["image"] for _, row in rows))
     lesion_of = lesions(root)
+    if unknown := lesion_of.keys() - {row["image"] for _, row in rows}:
+        listing.notes.append(
+            f"{len(unknown)} ids in {GROUPINGS} are no images: {listed(sorted(unknown), NAMED)}"
+        )
     files: dict[str, str] = {}  # by id, .jpg first; compared as names: ids are not paths
     for name in sorted(os.listdir(folder), key=lambda name: (not name.endswith(".jpg"), name)):
         if not reason_to_pass_over(str(folder), name):
@@ -54,8 +60,11 @@ def find(root: Path) -> Listing:
         )
     used = {row.path.name for row in listing.rows}
     listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}", f"{IMAGES}/")
-    parts = {IMAGES, GROUND_TRUTH, GROUPINGS}
-    listing.pass_over_rest(root, parts.__contains__, "outside the layout of ISIC 2018")
+    groupings = _groupings(root)
+    for place, prefix in ((root, ""), (root / GROUND_TRUTH, f"{GROUND_TRUTH}/")):
+        parts = {IMAGES, GROUND_TRUTH} if place == root else {table.name}
+        parts |= {groupings.name} if groupings and groupings.parent == place else set()
+        listing.pass_over_rest(place, parts.__contains__, OUTSIDE, prefix)
     return listing
 
 
@@ -73,10 +82,14 @@ def lesions(root: Path) -> dict[str, str]:
 
     Raises InputError if the file has unexpected columns or duplicate images.
     """
-    candidates = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
-    table = next((path for path in candidates if path.is_file()), None)
+    table = _groupings(root)
     if table is None:
         return {}
     rows = [row for _, row in table_rows(table, ("image", "lesion_id"))]
     require_unique(table, (row["image"] for row in rows))
-    return {row["image"]: row["lesion_id"] for row in rows}
+    return {row["image"]: clean(row["lesion_id"]) for row in rows}
+
+
+def _groupings(root: Path) -> Path | None:
+    candidates = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
+    return next((path for path in candidates if path.is_file()), None)

@@ -6,16 +6,18 @@ is named in `Listing.passed_over`, so that nothing is left out silently.
 
 import os
 import re
-from collections.abc import Callable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple, NoReturn
 
 from common.errors import InputError, is_text, listed
-from common.names import clean, printable
+from common.names import clean, folded, printable
 
 UNKNOWN = "?"  # class of images without a label
+UNLABELLED = "images"  # their part in the block
 NAMED = 3  # files passed over that are named
 
 # Read by Pillow, whatever the extension. Excludes PostScript, which Pillow runs in Ghostscript.
@@ -148,6 +150,21 @@ class Listing:
             images += [(os.path.join(relative, name), os.path.join(parent, name)) for name in names]
         return sorted(images)
 
+    def note_folders_of_others(self, classes: Iterable[str]) -> None:
+        """Note the folders that bear the name of one of `classes` and hold images of another."""
+        named = {folded(name): name for name in classes}
+        inside = Counter((os.path.dirname(row.id), row.label) for row in self.rows)
+        others: Counter[str] = Counter()
+        for (folder, label), number in inside.items():
+            names = {named.get(folded(part)) for part in folder.split("/")} - {None}
+            if names and names != {named[folded(label)]}:
+                others[printable(f"{folder}/ (as {label})")] += number
+        if others:
+            self.notes.append(
+                f"{others.total()} images in folders with the name of another class: "
+                + listed(others, NAMED)
+            )
+
     def without_system(self, folders: list[str], parent: str = "") -> list[str]:
         """Return `folders` in `parent`, sorted, without hidden and system ones, which are passed
         over."""
@@ -233,7 +250,7 @@ def summary(
         return f"{name}: " + ", ".join(f"{number} {part}" for part, number in numbers.items())
     lines = [f"{name}:"]
     for part, number in numbers.items():
-        counts = {label: n for label, n in parts.get(part, {}).items() if label != UNKNOWN}
+        counts = {label: n for label, n in parts.get(part, {}).items() if part != UNLABELLED}
         classes = listed((f"{printable(label)} {n}" for label, n in counts.items()), 20)
         lines.append(f"  {part:11} {number:>7}  {classes}".rstrip())
     for reason, names in passed_over.items():

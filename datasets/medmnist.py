@@ -34,17 +34,23 @@ def find(root: Path) -> Listing:
         if missing := [name for name in ARRAYS if name not in available]:
             raise InputError(f"{root} is not a MedMNIST file: missing {listed(missing)}")
         labels = {part: read_array(file, f"{part}_labels") for part in PARTS}
-        images = {part: array_shape(file, f"{part}_images")[:1] for part in PARTS}
+        shapes = {part: array_shape(file, f"{part}_images") for part in PARTS}
     names = DERMA if root.name.startswith("dermamnist") else None
     listing = Listing()
     listing.pass_over("other arrays", *sorted(available - set(ARRAYS)))
     for part, numbers in labels.items():
         if numbers.ndim != 2 or numbers.shape[1] != 1 or numbers.dtype.kind not in "iu":
             raise InputError(f"{root}: {part}_labels must be integers of shape M×1")
-        if images[part] != numbers.shape[:1]:
+        shape = shapes[part]
+        if shape[:1] != numbers.shape[:1]:
             raise InputError(
-                f"{root}: {part}_images has {listed(images[part]) or 0} images, but {part}_labels "
+                f"{root}: {part}_images has {listed(shape[:1]) or 0} images, but {part}_labels "
                 f"has {len(numbers)} labels"
+            )
+        if len(shape) not in (3, 4) or (len(shape) == 4 and shape[3] not in (3, 4)):
+            raise InputError(
+                f"{root}: {part}_images must be of shape M×H×W or M×H×W×3, "
+                f"got {'×'.join(map(str, shape))}"
             )
         for row, number in enumerate(numbers[:, 0].tolist()):
             if names and not 0 <= number < len(names):

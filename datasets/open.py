@@ -2,21 +2,26 @@
 
 import os
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Protocol
 
-from common.errors import InputError, listed
+from common.errors import InputError, is_text, listed
+from common.names import clean, printable
 
 from . import Collection, isic2018, open_dataset, own
 from .cache import cached, default_folder
+from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
-from .groups import with_groups
+from .groups import finder, with_groups
 from .images import ImageSet, check_readable, image_set, without_unreadable
-from .listing import NAMED, UNKNOWN, Listing, Row, found, summary
+from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
 from .tables import require_unique, table_paths, table_rows
 
 UNREADABLE = "unreadable"
+MARKED = ("1", "yes", "y", "true", "t", "x", "support")  # in the column support
+UNMARKED = ("", "0", "no", "n", "false", "f", "query")
 
 
 class DataSettings(Protocol):
@@ -93,16 +98,18 @@ def open_unlabelled(paths: Sequence[Path], settings: DataSettings) -> tuple[Imag
             raise InputError(f"neither a folder, an image nor a CSV file: {path}")
     if len(paths) > 1:  # ids must differ
         listing.rows = [row._replace(id=str(row.path)) for row in listing.rows]
+    if invalid := [ascii(row.id) for row in listing.rows if not is_text(row.id)]:
+        raise InputError(f"--predict: paths that are not UTF-8; rename: {listed(invalid)}")
     require_unique("--predict", (os.path.abspath(row.path) for row in listing.rows))
     first = paths[0].resolve()
-    name = first.name if first.is_dir() else first.stem
+    name = printable(first.name if first.is_dir() else first.stem)
     name += f"_and_{len(paths) - 1}_more" if len(paths) > 1 else ""
     images = image_set(name, (UNKNOWN,), listing.rows)
     if settings.skip_unreadable:
         kept = without_unreadable(images)
         listing.pass_over(UNREADABLE, *sorted({*images.ids} - {*kept.ids}))
         images = kept
-    about = name, {"images": images.counts()}, listing.passed_over, listing.notes
+    about = name, {UNLABELLED: images.counts()}, listing.passed_over, listing.notes
     print(summary(*about, settings.quiet))
     return images, found(*about)
 
@@ -164,33 +171,75 @@ def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
     return choose_task(data.rare, read_support(data.rare, table), groups)
 
 
+def with_contents(task: Task, rare: ImageSet, cache: Path | None) -> Task:
+    """Return `task` with the digests of its support images, for `require_contents`."""
+    return replace(task, contents=tuple(digests(task.support(rare).paths, cache)))
+
+
+def require_contents(
+    task: Task, rare: ImageSet, query: ImageSet | None, cache: Path | None
+) -> None:
+    """Print a note if support images of `task` were edited since it was made; raise InputError if
+    images of `query` now have the content of one."""
+    support = task.support(rare)
+    now = digests(support.paths, cache) if task.contents else ()
+    changed = [i for i, old, new in zip(support.ids, task.contents, now) if old != new]
+    if not changed:
+        return
+    names = f"{len(changed)} support images have changed since the task was made: "
+    names += listed(map(printable, changed), NAMED)
+    known = {*task.contents} - {""}
+    found = zip(query.ids, digests(query.paths, cache)) if query else ()
+    if same := [i for i, digest in found if digest in known]:
+        raise InputError(
+            f"{names}; their contents are now in the query set: "
+            f"{listed(map(printable, same), NAMED)}; restore the files, or make the task anew"
+        )
+    print(f"note: {names}")
+
+
 def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
     """Return the ids of the support images by class that a CSV file names.
 
     Its columns are `label` and `image` or `path`: an image id, or a path, relative to the file's
-    folder or to the current one. If it has a column `support`, only the rows count that are marked
-    there, by anything but 0, no or false, so that the CSV file of all images can be used. Raises
-    InputError as `table_rows` does, and for an image that is listed twice, is not among `rare` or
-    has another class there.
+    folder or to the current one. If it has a column `support`, only the rows marked there count (1,
+    yes or x; not 0, no or an empty one), so that the CSV file of all images can be used. Raises
+    InputError as `table_rows` does, for any other mark, and for an image that is listed twice, is
+    not among `rare` or has another class there.
     """
     found: dict[str, list[str]] = {}
     class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
     id_of: dict[str, str] = {}
     wrong = []
-    for line, row in table_rows(table, ("label",)):
-        if row.get("support", "x").lower() in ("", "0", "no", "false"):
+    find = finder(class_of)
+    for line, row in table_rows(table, ("label",), optional=("support", "image", "path")):
+        mark = clean(row.get("support", "x")).casefold().removesuffix(".0")
+        if mark in UNMARKED:
             continue
+        if mark not in MARKED:
+            raise InputError(
+                f"{table}, line {line}: the column support must be one of {listed(MARKED)} or of "
+                f"{listed(UNMARKED[1:])}, got {row['support']!r}"
+            )
+        label = clean(row["label"])
         name = row.get("image") or row.get("path")
         if not name:
             raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
+        name = find(name)
         if name not in class_of:
             id_of = id_of or {os.path.realpath(str(p)): i for p, i in zip(rare.paths, rare.ids)}
-            paths = (os.path.realpath(folder / name) for folder in (table.parent, Path()))
+            paths = (
+                os.path.realpath(folder / form)
+                for folder in (table.parent, Path())
+                for form in (name, name.replace("\\", "/"))
+            )
             name = next((id_of[path] for path in paths if path in id_of), name)
-        if class_of.get(name) != row["label"]:
+        if class_of.get(name) != label:
             actual = f"of class {class_of[name]!r}" if name in class_of else "not a rare image"
-            wrong.append(f"line {line}: {name} is {actual}, not {row['label']!r}")
-        found.setdefault(row["label"], []).append(name)
+            if name in rare.copies and name not in class_of:
+                actual = f"a copy of {rare.copies[name]}"
+            wrong.append(f"line {line}: {name} is {actual}, not {label!r}")
+        found.setdefault(label, []).append(name)
     if wrong:
         raise InputError(f"{table}: the support set must be rare images of {rare.name}: "
                          + listed(wrong, 3))  # fmt: skip

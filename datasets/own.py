@@ -65,11 +65,10 @@ def _from_folders(root: Path) -> Listing:
 
 def _from_csv(table: Path, group_column: str | None) -> Listing:
     listing = Listing()
-    rows = table_rows(table, COLUMNS, listing.notes)
+    column = group_column or GROUP
+    rows = table_rows(table, COLUMNS, listing.notes, optional=(column,))
     header = rows[0][1] if rows else {}
-    wanted = clean(group_column or GROUP).casefold()
-    column = next((name for name in header if name.casefold() == wanted), "")
-    if group_column and header and not column:
+    if group_column and header and column not in header:
         raise InputError(
             f"--group-column {group_column}: {table} has the columns {','.join(header)}"
         )

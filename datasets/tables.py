@@ -23,20 +23,24 @@ DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
 
 
 def table_rows(
-    table: Path, columns: Sequence[str], notes: list[str] | None = None
+    table: Path,
+    columns: Sequence[str],
+    notes: list[str] | None = None,
+    optional: Sequence[str] = (),
 ) -> list[tuple[int, dict[str, str]]]:
-    """Read a CSV file with at least `columns`, in any order and capitals.
+    """Read a CSV file with at least `columns`, in any order and capitals, and perhaps `optional`.
 
     It may be separated by commas, semicolons or tabs, and be in UTF-8, in UTF-16 or -32 with a
     byte-order mark, or else in Windows-1252, which is added to `notes`. Returns (line number,
     values by column) per row, with surrounding spaces stripped; other columns keep their names.
-    Raises InputError if the file or its columns are invalid, and, with the line number, for an
-    empty value in `columns` or a row whose length differs from the header's.
+    Raises InputError if the file or its columns are invalid or one of them is there twice, and,
+    with the line number, for an empty value in `columns` or a row whose length differs from the
+    header's.
     """
     found = []
     with refusing(f"{table} is not a CSV file"):
         text = _text(table, notes)
-        delimiter, header = _header(table, text, columns)
+        delimiter, header = _header(table, text, columns, optional)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
         next(reader)
         for values in filter(None, reader):  # skip empty lines
@@ -73,14 +77,17 @@ def _is_written(character: str) -> bool:
     return character.isalnum() or character in "°µ±–—‘’“”„…€§ºª"
 
 
-def _header(table: Path, text: str, columns: Sequence[str]) -> tuple[str, list[str]]:
+def _header(
+    table: Path, text: str, columns: Sequence[str], optional: Sequence[str]
+) -> tuple[str, list[str]]:
     """Return the delimiter with which the first line has all `columns`, and its columns."""
     headers = {}
     for delimiter in DELIMITERS:
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        names = [_column(name, columns) for name in next(reader, [])]
+        names = [_column(name, (*columns, *optional)) for name in next(reader, [])]
         headers[delimiter] = names
         if sorted(name for name in names if name in columns) == sorted(columns):
+            require_unique(f"the header of {table}", (n for n in names if n in optional))
             return delimiter, names
     hint = "; save it as UTF-8" if "\0" in text[:200] else ""  # UTF-16 without its mark
     raise InputError(

@@ -209,3 +209,47 @@ def test_scores_without_groups_say_so(smears, chain, tmp_path, capsys):
     assert "none from the support set; groups unknown" in capsys.readouterr().out
     scores = json.loads((tmp_path / "test_lr_3way_1shot_seed0.json").read_text())
     assert scores["shared_with_support"]["groups"] is None
+
+
+def swap(one, other):
+    content = one.read_bytes(), other.read_bytes()
+    other.write_bytes(content[0])
+    one.write_bytes(content[1])
+
+
+def test_images_edited_between_stages(data, chain, tmp_path, capsys, monkeypatch):
+    root = tmp_path / "data"
+    shutil.copytree(data, root)
+    found = open_dataset(root)
+    labels = ["generate_pseudo", "--datadir", root, "--resume", chain.pretrained, *CHOSEN]
+    labels += ["--savedir", tmp_path / "l"]
+    call(*labels)
+    capsys.readouterr()
+    call(*labels)
+    assert "already done" in capsys.readouterr().out
+    student = ["main_distill", root, "--savedir", tmp_path / "l", "-b", 8, "-j", 0]
+    student += ["--bn-groups", 2, "--epochs", 0, "--model-path", tmp_path / "d"]
+    score = ["test", root, "--resume", tmp_path / "d", "--load-cla", "-j", 0]
+    call(*student)
+    call(*score, "--output", tmp_path / "s1")
+    printed = capsys.readouterr().out
+    assert "have changed" not in printed
+    # Two base images change places: pseudo labels are of the images before.
+    swap(*found.base.paths[:2])
+    call(*student, "--overwrite")
+    assert "note: base images have changed" in capsys.readouterr().out
+    assert "images of other content" in refused(capsys, monkeypatch, *labels)
+    swap(*found.base.paths[:2])
+    # A support image changes places with a query image, or is edited.
+    task = load_task(tmp_path / "l")
+    path_of = dict(zip(found.rare.ids, found.rare.paths))
+    support, query = (path_of[i] for i in (task.support_ids[0][0], task.query(found.rare).ids[0]))
+    swap(support, query)
+    score += ["--output", tmp_path / "s2"]
+    error = refused(capsys, monkeypatch, *score)
+    assert "1 support images have changed" in error and "now in the query set" in error
+    assert "images of other content" in refused(capsys, monkeypatch, *labels)
+    swap(support, query)
+    support.write_bytes(support.read_bytes() + b"\0")
+    call(*score)
+    assert "note: 1 support images have changed" in capsys.readouterr().out

@@ -162,3 +162,28 @@ def test_a_broken_task_file_may_be_replaced(chain, data, rare, support, tmp_path
     call("generate_pseudo", "--datadir", data, "--resume", chain.pretrained, "--savedir", tmp_path,
          "--k-shot", 2, "-j", 0, "--overwrite")  # fmt: skip
     assert not load_task(tmp_path).chosen
+
+
+@pytest.mark.parametrize("marks", ["x ", "1.0 0.0", "TRUE False", "support query", "yes n"])
+def test_marks_in_the_column_support(rare, support, tmp_path, marks):
+    yes, no = marks.split(" ")
+    taken = {i for ids in support.values() for i in ids}
+    rows = [(i, rare.classes[n], yes if i in taken else no) for i, n in zip(rare.ids, rare.labels)]
+    with open(tmp_path / "s.csv", "w", newline="") as file:
+        csv.writer(file).writerows([("Image", "label", "Support"), *rows])
+    assert read_support(rare, tmp_path / "s.csv") == support
+
+
+def test_a_mark_that_is_neither(rare, support, tmp_path):
+    name = support["DF"][0]
+    (tmp_path / "s.csv").write_text(f"image,label,support\n{name},DF,maybe\n")
+    with pytest.raises(InputError, match="line 2: the column support must be one of .*'maybe'"):
+        read_support(rare, tmp_path / "s.csv")
+
+
+def test_a_support_image_as_typed(smears, tmp_path):
+    rare = open_dataset(smears).rare
+    name, label = rare.ids[0], rare.classes[0]
+    typed = name.replace("/", "\\")
+    (tmp_path / "s.csv").write_text(f"image;label\n{typed};{label}\u200b\n", encoding="utf-8")
+    assert read_support(rare, tmp_path / "s.csv") == {label: [name]}

@@ -145,3 +145,12 @@ def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
 def test_notes_on_copies():
     shared = {"copies": 3, "groups": None, "without_group": 9}
     assert notes_of(shared, 7) == ["note: 3 of 7 query images are copies of support images"]
+
+
+def test_names_of_groups_are_compared_as_people_read_them(folder, tmp_path):
+    images = images_of(folder)
+    groups = ["P1", "P1\u200b", "p1", "P2"] * 6
+    path = table(tmp_path / "g.csv", "image,group", *map(",".join, zip(images, groups)))
+    data = with_groups(open_dataset(folder, *CHOICE), path)
+    assert set(data.groups.values()) == {"P1", "p1", "P2"}
+    assert "groups that differ in capitals or spaces alone: p1 = P1?" in data.summary()

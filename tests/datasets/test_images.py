@@ -281,3 +281,58 @@ def test_too_many_open_files_are_not_the_images_fault(tmp_path, monkeypatch):
         read_image(tmp_path / "x.png")
     with pytest.raises(OSError, match="Too many"), refusing("x.png is broken"):
         fail()
+
+
+FRAMES = {"gif": "GIF", "webp": "WEBP", "png": "PNG", "tif": "TIFF"}
+
+
+@pytest.mark.parametrize("extension", FRAMES)
+def test_several_frames_are_refused(tmp_path, extension):
+    first, *others = (Image.new("RGB", (8, 8), colour) for colour in ("red", "blue", "lime"))
+    path = tmp_path / f"x.{extension}"
+    first.save(path, save_all=True, append_images=others)
+    with pytest.raises(InputError, match=f"{FRAMES[extension]} with 3 pages or frames; export"):
+        read_image(path)
+    first.save(path, save_all=True)
+    assert read_image(path).size == (8, 8)
+
+
+def test_previews_in_a_tiff_file_are_no_pages(tmp_path):
+    image = Image.new("RGB", (8, 8), "red")
+    preview = image.resize((2, 2))
+    preview.encoderinfo = {"tiffinfo": {254: 1}}
+    image.save(tmp_path / "x.tif", save_all=True, append_images=[preview])
+    with Image.open(tmp_path / "x.tif") as stored:
+        assert stored.n_frames == 2
+    assert read_image(tmp_path / "x.tif").size == (8, 8)
+
+
+@pytest.mark.parametrize(("largest", "width"), [(65535, 2), (1023, 2), (255, 1), (15, 1)])
+def test_deep_ppm_files_are_refused(tmp_path, largest, width):
+    path = tmp_path / "x.ppm"
+    path.write_bytes(b"P6\n2 2\n%d\n" % largest + bytes([0, 1] * 6 * width)[: 12 * width])
+    if largest <= 255:
+        assert read_image(path).size == (2, 2)
+    else:
+        with pytest.raises(InputError, match="more than 8 bits"):
+            read_image(path)
+
+
+def test_deep_jpeg_2000_files_are_refused(tmp_path):
+    path = tmp_path / "x.jp2"
+    Image.new("RGB", (8, 8), "red").save(path)
+    assert read_image(path).size == (8, 8)
+    content = bytearray(path.read_bytes())
+    size = content.index(b"\xff\x4f\xff\x51") + 42
+    content[size : size + 9 : 3] = bytes([15] * 3)  # 16 bits of each component
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="more than 8 bits"):
+        read_image(path)
+
+
+def test_paths_that_are_not_utf8_are_named(tmp_path):
+    path = tmp_path / os.fsdecode(b"\xff.png")
+    Image.new("RGB", (4, 4)).save(path)
+    settings = SimpleNamespace(skip_unreadable=False, quiet=False)
+    with pytest.raises(InputError, match=r"not UTF-8; rename: .*\\udcff\.png"):
+        open_unlabelled([path], settings)

@@ -171,3 +171,17 @@ def test_not_a_csv(folder):
     table.write_bytes(b"")
     with pytest.raises(InputError, match="has the columns ; expected"):
         open_dataset(root)
+
+
+def test_the_folder_of_the_ground_truth_and_unknown_lesions(folder):
+    root, _, rows = folder
+    truth = root / isic2018.GROUND_TRUTH
+    Image.new("RGB", (6, 4)).save(truth / "lost.jpg")
+    for place in (root, truth):
+        text = f"image,lesion_id\n{rows[0][0]},A\n{rows[1][0]},A\u200b\nother,B\n"
+        (place / isic2018.GROUPINGS).write_text(text, encoding="utf-8")
+    data = open_dataset(root)
+    assert [data.groups[row[0]] for row in rows[:2]] == ["A", "A"]
+    assert f"1 ids in {isic2018.GROUPINGS} are no images: other" in data.notes
+    names = [f"{isic2018.GROUND_TRUTH}/{name}" for name in (isic2018.GROUPINGS, "lost.jpg")]
+    assert list(data.passed_over[isic2018.OUTSIDE]) == names

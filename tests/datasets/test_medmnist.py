@@ -109,3 +109,11 @@ def test_not_an_npz(tmp_path):
     for name in ("y.npz", "z.npz"):
         with pytest.raises(InputError, match="no dataset recognised"):
             open_dataset(tmp_path / name)
+
+
+@pytest.mark.parametrize("shape", [(), (28,), (28, 28, 1), (28, 28, 28), (3, 28, 28)])
+def test_arrays_that_are_not_images(tmp_path, shape):
+    images = np.zeros((21, *shape), np.uint8)
+    path = make(tmp_path / "dermamnist.npz", train_images=images)
+    with pytest.raises(InputError, match="train_images must be of shape"):
+        open_dataset(path)

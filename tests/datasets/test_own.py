@@ -1,5 +1,7 @@
 """User-provided images: class folders, CSV files and the choice of classes."""
 
+import json
+import os
 import unicodedata
 
 import pytest
@@ -214,3 +216,34 @@ def test_a_folder_without_class_folders(tmp_path):
     Image.new("RGB", (8, 8)).save(tmp_path / "0.png")
     with pytest.raises(InputError, match="no dataset recognised"):
         open_dataset(tmp_path)
+
+
+def test_a_folder_with_the_name_of_another_class(folder):
+    inside = folder / "common" / "Rare One"
+    inside.mkdir()
+    Image.new("RGB", (8, 8)).save(inside / "x.png")
+    data = open_dataset(folder, *CHOICE)
+    assert data.base.counts()["common"] == 6
+    assert data.notes == (
+        "1 images in folders with the name of another class: common/Rare One/ (as common)",
+    )
+
+
+@pytest.mark.parametrize("columns", ["group,Group", "group,group"])
+def test_two_columns_of_groups(folder, columns):
+    table = folder / "t.csv"
+    table.write_text(f"path,label,{columns}\ncommon/0.png,common,a,b\n")
+    with pytest.raises(InputError, match="header of .* has duplicates: group"):
+        open_dataset(table, *CHOICE)
+
+
+def test_a_class_called_as_images_without_label(folder):
+    (folder / "rare one").rename(folder / "?")
+    assert "? 3" in open_dataset(folder, CHOICE[0], ["rare two", "?"]).summary()
+
+
+def test_a_data_folder_that_is_not_utf8(folder, tmp_path):
+    other = folder.rename(tmp_path / os.fsdecode(b"clinic\xff"))
+    data = open_dataset(other, *CHOICE)
+    json.dumps(data.rare.fingerprint(), ensure_ascii=False).encode()
+    assert data.name == r"clinic\udcff"
