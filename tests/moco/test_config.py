@@ -2,6 +2,7 @@
 
 import dataclasses
 import re
+import shutil
 
 import pytest
 
@@ -146,6 +147,10 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
     }[script]
     monkeypatch.setattr(Settings, "__getattribute__", recording)
     call(script, *argv)
+    if script == "test":  # its other half
+        encoder = shutil.copytree(chain.pretrained, tmp_path / "a")
+        image = next(path for path in data.rglob("*.jpg"))
+        call(script, data, "--resume", encoder, "--predict", image)
     compared = set(SETTINGS[script].names(inherited="always"))  # by `resolve`, with the file
     assert set(SETTINGS[script].fields()) <= read | compared
 
