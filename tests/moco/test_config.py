@@ -1,6 +1,7 @@
 """Flags: both spellings, defaults in the help, no unused flags, ranges."""
 
 import dataclasses
+import json
 import re
 import shutil
 
@@ -125,7 +126,7 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
 
     def record(self):  # the original reads all settings
         values = object.__getattribute__(self, "__dict__")
-        return {k: str(v) if hasattr(v, "parts") else v for k, v in values.items()}
+        return json.loads(json.dumps(values, default=str))
 
     monkeypatch.setattr(settings, "parse", lambda *args: Given(parse(*args)))
     monkeypatch.setattr(load_script(script), "parse", settings.parse, raising=False)
