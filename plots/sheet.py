@@ -43,14 +43,14 @@ def sheet(
         found.sort(key=confidence, reverse=True)
         if found or name != NONE_OF_THESE:
             figures = "\n".join(_figure(row, paths.get(row["image"]), name) for row in found)
-            head = f"{escape(name)}: {len(found)} images"
+            head = f"{escape(name)}: {len(found)}"
             parts.append(f'<h2>{head}</h2>\n<div class="row">\n{figures}\n</div>')
     if unread := [row for row in rows if "prediction" not in row]:
         cells = "\n".join(
             f"<tr><td>{escape(row['image'])}</td><td>{escape(row.get(ERROR, ''))}</td></tr>"
             for row in unread
         )
-        parts.append(f"<h2>unreadable: {len(unread)} images</h2>\n<table>\n{cells}\n</table>")
+        parts.append(f"<h2>unreadable: {len(unread)}</h2>\n<table>\n{cells}\n</table>")
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
