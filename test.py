@@ -8,6 +8,7 @@ python test.py --resume STUDENT --load_cla --predict FOLDER_OR_IMAGES_OR_CSV
 
 import json
 from pathlib import Path
+from typing import Any
 
 import common.startup  # noqa: F401
 
@@ -21,7 +22,7 @@ from common.failures import tracebacks_to
 from common.files import atomic_write, parse_json, refuse_to_overwrite
 from datasets import Collection
 from datasets.cache import files_key
-from datasets.content import content_key
+from datasets.content import content_key, digests
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, check_readable, describe, same_images
 from datasets.open import (
@@ -37,6 +38,16 @@ from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import STAGES, TEACHERS, Testing, require_undrawn
 from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
+from moco.outliers import Reference, fit_reference, load_reference
+from moco.predictions import (
+    Row,
+    error_rows,
+    merged,
+    predicted_rows,
+    prediction_summary,
+    predictions_text,
+    read_predictions,
+)
 from moco.scores import (
     beside_table,
     paired,
@@ -50,6 +61,7 @@ from moco.scores import (
     task_row,
     tasks_csv,
 )
+from plots.sheet import sheet
 from trainer import cli
 from trainer.distributed import readers
 from trainer.provenance import provenance
@@ -72,11 +84,11 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
-    data = rare = found = None
+    data = None
     if settings.data:
-        data = open_data(settings.data, settings, use=["rare"])
-        rare, found = data.rare, data.to_dict()
-        resume.note_on_seen_classes(checkpoint, settings.resume, rare)
+        use = ["rare", "base"] if settings.predict and settings.none_of_these else ["rare"]
+        data = open_data(settings.data, settings, use=use)
+        resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
     if settings.tasks:
         assert data is not None
         return score_tasks(settings, given, checkpoint, device, data)
@@ -84,64 +96,220 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--compare requires --tasks")
     task = find_task(settings, checkpoint, data)
     if settings.predict:
-        images, found = open_unlabelled(settings.predict, settings)
-    else:
-        images = task.query(rare)
+        return predict_images(settings, given, checkpoint, device, data, task)
+    if settings.sheet:
+        raise InputError("--sheet requires --predict")
+    assert data is not None
+    return score_task(settings, given, checkpoint, device, data, task)
+
+
+def score_task(
+    settings: Testing,
+    given: dict,
+    checkpoint: dict,
+    device: torch.device,
+    data: Collection,
+    task: Task,
+) -> None:
+    """Score an encoder or a student on the query set of a task."""
+    rare, images = data.rare, task.query(data.rare)
     classifier = classifier_of(settings, checkpoint)
-    files = result_files(settings, task, classifier, images)
+    files = result_paths(settings, f"test_{classifier}_{task.name}")
     tracebacks_to(files[0].parent)
     sets = [images] if settings.load_cla else [images, task.support(rare)]
     scored = {**images.fingerprint(), "content": content_key(sets, settings.cache_folder)}
-    if rare and not (settings.predict and settings.load_cla):
-        query = None if settings.predict else images
-        require_contents(task, rare, query, settings.cache_folder)
-    shared = None if settings.predict else task.shared(rare, data.groups)
+    require_contents(task, rare, images, settings.cache_folder)
+    shared = task.shared(rare, data.groups)
     if files[0].exists() and not settings.overwrite:
         older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
         previous = read_scores(files[0])
         others = ["other images"] * (previous.get("images") not in (scored, older))
-        recorded = previous.get("task")
-        others += ["another task"] * (not recorded or Task.from_dict(recorded) != task)
+        others += another_task(previous, task)
         if resume.already_done(files, previous, settings, given, checkpoint, others):
-            if not settings.predict:
-                print(score_table(previous))
+            print(score_table(previous))
             if settings.teacher and previous.get("beside"):
                 print_beside(previous["beside"])
             print(f"already done: {files[0]}, {files[1]}")
-            return None
+            return
     else:  # a CSV file alone: unfinished run
         refuse_to_overwrite(files[:1], settings.overwrite)
-    if rare and not same_images(fingerprint := rare.fingerprint(), task.rare):
-        drawn_from, hint = describe(task.rare), advice(task.rare, rare)
-        print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
-    if not settings.predict:
-        rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
-        images = task.query(rare)
+    note_on_source(task, rare)
+    rare = decoded(rare, checkpoint["args"]["image_size"], settings.cache_folder)
+    images = task.query(rare)
     support = None if settings.load_cla else task.support(rare)
-    if settings.predict:
-        check_readable(*([images, support] if support else [images]))
     encoder = frozen(settings, checkpoint, device)
     predict = predictor_of(settings, checkpoint, encoder, support, images)
     probabilities = predict(support, images)
-    about = {"task": task.to_dict(), "classifier": classifier, "images": scored,
-             "shared_with_support": shared, "data": found,
-             **about_run(settings, checkpoint)}  # fmt: skip
-    if settings.predict:
-        scores = {}
-        print(f"{task}; classifier: {classifier}; {len(images)} images of {images.name}")
+    scores = {
+        **score_of(images, probabilities), "task": task.to_dict(), "classifier": classifier,
+        "images": scored, "shared_with_support": shared, "data": data.to_dict(),
+        **about_run(settings, checkpoint),
+    }  # fmt: skip
+    size = f"{len(images)} query images, none from the support set"
+    print(f"{task}; classifier: {classifier}; {size}{group_word(shared)}")
+    for note in notes_of(shared, len(images)):
+        print(note)
+    print(score_table(scores))
+    if settings.teacher and checkpoint["stage"] == "distill":
+        scores["beside"] = beside(settings, checkpoint, encoder, task.support(rare), images)
+        print_beside(scores["beside"])
+    write_results(files, scores, predictions_csv(images, probabilities, task.classes))
+
+
+def predict_images(
+    settings: Testing,
+    given: dict,
+    checkpoint: dict,
+    device: torch.device,
+    data: Collection | None,
+    task: Task,
+) -> None:
+    """Classify images without labels; add new and changed ones to an earlier result."""
+    assert settings.predict
+    images, found, errors = open_unlabelled(settings.predict, settings)
+    classifier = classifier_of(settings, checkpoint)
+    files = result_paths(settings, f"predict_{images.name}_{classifier}_{task.name}")
+    tracebacks_to(files[0].parent)
+    support = None
+    if not settings.load_cla:
+        assert data is not None
+        support = task.support(data.rare)
+        require_contents(task, data.rare, None, settings.cache_folder)
+    if data:
+        note_on_source(task, data.rare)
+    encoder = frozen(settings, checkpoint, device)
+    reference = reference_of(settings, checkpoint, encoder, data, task)
+    cache = settings.cache_folder
+    contents = dict(zip(images.ids, digests(images.paths, cache)))
+    about = {
+        "task": task.to_dict(), "classifier": classifier,
+        "images": {**images.fingerprint(), "content": content_key([images], cache)},
+        "support": content_key([support], cache) if support else None, "data": found,
+        "none_of_these": reference and reference.about, **about_run(settings, checkpoint),
+    }  # fmt: skip
+    rows: list[Row] = []
+    known: dict[str, str] = {}  # contents of the images of `rows`
+    if files[0].exists() and not settings.overwrite:
+        previous = read_scores(files[0])
+        recorded = same_data(previous, settings)
+        others = another_task(previous, task)
+        others += ["other support images"] * (recorded.get("support") != about["support"])
+        if resume.already_done(files, recorded, settings, given, checkpoint, others):
+            earlier = read_predictions(files[1], task.classes)
+            if previous.get("none_of_these") == about["none_of_these"]:
+                rows, known = earlier, previous["contents"]
+            else:
+                print("note: with other scores for none of these than before: made again")
+    else:  # a CSV file alone: unfinished run
+        refuse_to_overwrite(files[:1], settings.overwrite)
+    read = {row["image"] for row in rows if "prediction" in row}
+    new = images.take(i for i in images.ids if i not in read or known.get(i) != contents[i])
+    failed = {i: why for i, why in errors.items() if known.get(i) != ""}
+    if new or failed or not rows:
+        check_readable(*([new, support] if support else [new]))
+        added = error_rows(errors)
+        if new:
+            predict = predictor_of(settings, checkpoint, encoder, support, new)
+            probabilities = predict(support, new)
+            none = reference.none_of_these(encoder.embed(new)) if reference else None
+            added += predicted_rows(new, probabilities, task.classes, none)
+        if rows:
+            print(f"{len(new)} new or changed images; {len(images) - len(new)} as before")
+        rows = merged(rows, added)
+        about["contents"] = known | contents | dict.fromkeys(errors, "")
+        write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
     else:
-        scores = score_of(images, probabilities)
-        size = f"{len(images)} query images, none from the support set"
-        print(f"{task}; classifier: {classifier}; {size}{group_word(shared)}")
-        for note in notes_of(shared, len(images)):
-            print(note)
-        print(score_table(scores))
-        if settings.teacher and checkpoint["stage"] == "distill":
-            about["beside"] = beside(settings, checkpoint, encoder, task.support(rare), images)
-            print_beside(about["beside"])
-    table = predictions_csv(images, probabilities, task.classes, truth=not settings.predict)
-    write_results(files, {**scores, **about}, table)
-    return None
+        print(f"already done: {files[0]}, {files[1]}")
+    there = dict(zip(images.ids, images.paths))
+    if gone := [row["image"] for row in rows if row["image"] not in {*there, *errors}]:
+        print(f"note: {len(gone)} images are no longer there; their rows are kept: {listed(gone)}")
+    print(f"{task}; classifier: {classifier}; {len(rows)} images of {images.name}")
+    print(prediction_summary(rows, task.classes, settings.none_level))
+    if settings.sheet:
+        page = sheet(rows, there, task.classes, settings.none_level, files[1].stem)
+        with atomic_write(settings.sheet) as out:
+            out.write(page.encode())
+        print(f"written: {settings.sheet}")
+
+
+def same_data(previous: dict, settings: Testing) -> dict:
+    """Return an earlier result of --predict, with the data folder of `settings`.
+
+    What is compared of that folder are the support images and the base images. Raises InputError
+    for a result of an earlier version, which does not record each image.
+    """
+    if "contents" not in previous:
+        raise InputError(
+            "the earlier predictions do not record which images they are of; replace them with "
+            "--overwrite, or choose another folder with --output"
+        )
+    return {**previous, "args": {**previous["args"], "data": settings.record()["data"]}}
+
+
+def reference_of(
+    settings: Testing,
+    checkpoint: dict,
+    encoder: FrozenEncoder | MetaLearner,
+    data: Collection | None,
+    task: Task,
+) -> Reference | None:
+    """Return what tells none of these: kept beside the checkpoint, or made from the data folder.
+
+    None, with a note, if there is neither.
+    """
+    if not settings.none_of_these or isinstance(encoder, MetaLearner):
+        return None  # a meta-trained model has no embeddings of its own
+    folder = settings.resume if settings.resume.is_dir() else settings.resume.parent
+    file = folder / f"none_of_these_{task.name}.npz"
+    about = {
+        "epoch": checkpoint["epoch"], "checkpoint_made_by": checkpoint["made_by"],
+        "task": task.to_dict(), "augnum": settings.augnum,
+    }  # fmt: skip
+    kept = load_reference(file) if file.exists() else None
+    if kept and any(kept.about.get(name) != json_types(value) for name, value in about.items()):
+        kept = None
+    missing = "no scores for none of these"
+    if data is None:
+        if kept is None:
+            print(f"note: {missing}: they need the base images; pass the data folder once")
+        return kept
+    about["base"] = data.base.fingerprint()
+    if kept and kept.about["base"] == json_types(about["base"]):
+        return kept
+    size = checkpoint["args"]["image_size"]
+    try:
+        rare, base = (decoded(part, size, settings.cache_folder) for part in (data.rare, data.base))
+        support = task.support(rare)
+    except InputError as error:
+        print(f"note: {missing}: {error}")
+        return None
+    copies = encoder.copies(support, settings.augnum)
+    reference = fit_reference(
+        copies, np.array(support.labels), encoder.embed(base, "base images"), json_types(about)
+    )
+    try:
+        reference.save(file)
+    except OSError as error:
+        print(f"note: {file} cannot be written ({error.strerror}): the data folder is needed again")
+    return reference
+
+
+def json_types(value: Any) -> Any:
+    """Return a value as it is read back from a JSON file."""
+    return json.loads(json.dumps(value))
+
+
+def note_on_source(task: Task, rare: ImageSet) -> None:
+    """Print a note if the task was drawn from other rare images."""
+    if not same_images(fingerprint := rare.fingerprint(), task.rare):
+        drawn_from, hint = describe(task.rare), advice(task.rare, rare)
+        print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
+
+
+def another_task(previous: dict, task: Task) -> list[str]:
+    """Return what differs, for a message, if an earlier result is of another task."""
+    recorded = previous.get("task")
+    return ["another task"] * (not recorded or Task.from_dict(recorded) != task)
 
 
 def score_of(images: ImageSet, probabilities: np.ndarray) -> dict:
@@ -299,15 +467,6 @@ def report_tasks(settings: Testing, scores: dict, rows: list[dict]) -> None:
 def group_word(shared: dict) -> str:
     """Return what the scores say about the groups of `Task.shared`."""
     return {None: "; groups unknown", 0: " or its groups"}.get(shared["groups"], "")
-
-
-def result_files(
-    settings: Testing, task: Task, classifier: str, images: ImageSet
-) -> tuple[Path, Path]:
-    """Return the JSON file of the scores and the CSV file of the predictions."""
-    name = f"{classifier}_{task.name}"
-    name = f"predict_{images.name}_{name}" if settings.predict else f"test_{name}"
-    return result_paths(settings, name)
 
 
 def result_paths(settings: Testing, name: str) -> tuple[Path, Path]:

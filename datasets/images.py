@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -307,12 +307,14 @@ def check_readable(*sets: ImageSet) -> None:
         raise unreadable_error(errors.values(), sum(map(len, sets)))
 
 
-def without_unreadable(images: ImageSet, show: bool = True) -> ImageSet:
+def without_unreadable(
+    images: ImageSet, show: bool = True, errors: Mapping[Path | ArrayImage, str] | None = None
+) -> ImageSet:
     """Return `images` without those that cannot be decoded, which are printed if `show`.
 
-    Raises InputError if none is left.
+    `errors`: of `unreadable`, if known. Raises InputError if none is left.
     """
-    errors = unreadable(images)
+    errors = unreadable(images) if errors is None else errors
     if errors and len(errors) == len(images):
         raise unreadable_error(errors.values(), len(images))
     if errors and show:

@@ -15,7 +15,7 @@ from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
 from .groups import finder, with_groups
-from .images import ImageSet, check_readable, image_set, without_unreadable
+from .images import ImageSet, check_readable, image_set, unreadable, without_unreadable
 from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
 from .tables import require_unique, table_paths, table_rows
 
@@ -72,10 +72,12 @@ def open_data(
     return data
 
 
-def open_unlabelled(paths: Sequence[Path], settings: DataSettings) -> tuple[ImageSet, dict]:
+def open_unlabelled(
+    paths: Sequence[Path], settings: DataSettings
+) -> tuple[ImageSet, dict, dict[str, str]]:
     """Open images without labels, and print what was found: those in folders and subfolders, image
     files, and the column `path` of CSV files. Their class is the placeholder "?". Also returns what
-    was found as JSON types.
+    was found as JSON types, and with --skip-unreadable, by id, why an image cannot be decoded.
 
     The id is the path relative to the folder, or as written. Raises InputError if there are none,
     or as `find` of own images does.
@@ -105,13 +107,19 @@ def open_unlabelled(paths: Sequence[Path], settings: DataSettings) -> tuple[Imag
     name = printable(first.name if first.is_dir() else first.stem)
     name += f"_and_{len(paths) - 1}_more" if len(paths) > 1 else ""
     images = image_set(name, (UNKNOWN,), listing.rows)
+    errors: dict[str, str] = {}
     if settings.skip_unreadable:
-        kept = without_unreadable(images)
-        listing.pass_over(UNREADABLE, *sorted({*images.ids} - {*kept.ids}))
-        images = kept
+        why = unreadable(images)
+        errors = {
+            i: why[path].removeprefix(f"{path}: ")
+            for i, path in zip(images.ids, images.paths)
+            if path in why
+        }
+        listing.pass_over(UNREADABLE, *errors)
+        images = without_unreadable(images, errors=why)
     about = name, {UNLABELLED: images.counts()}, listing.passed_over, listing.notes
     print(summary(*about, settings.quiet))
-    return images, found(*about)
+    return images, found(*about), errors
 
 
 def decoded(

@@ -334,6 +334,18 @@ class Testing(Classes, Regression, Choosing, Encoding):
         None, "classify unlabelled images instead of scoring: a folder, image files, or a CSV file "
         "with the column path", metavar="PATH",
     )  # fmt: skip
+    none_of_these: bool = setting(
+        True, "with --predict: say how much an image looks like no rare class, compared with the "
+        "base images of the data folder, once; later without it", negatable=True, runtime=True,
+    )  # fmt: skip
+    none_level: float = setting(
+        0.05, "share of the base images that may pass for rare; above it an image is none of these",
+        low=0, high=1, metavar="P", runtime=True,
+    )  # fmt: skip
+    sheet: Path | None = setting(
+        None, "with --predict: also write a page of thumbnails by predicted class", metavar="HTML",
+        runtime=True,
+    )  # fmt: skip
     teacher: bool = setting(
         True, "beside a student's scores, show its teacher's, those of its own classifier, and of a "
         "logistic regression on its features", negatable=True, runtime=True,

@@ -8,6 +8,7 @@ The suffix of the output selects the format: .pt or .safetensors for the weights
 for a TorchScript program, .onnx for an ONNX graph. Prints the lines that load the file.
 """
 
+import json
 import warnings
 from collections import OrderedDict
 from pathlib import Path
@@ -59,7 +60,10 @@ def main(argv: list[str] | None = None) -> None:
         )
     model, built_by = network(checkpoint, args.classifier)
     size = checkpoint["args"]["image_size"]
-    print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out)))
+    about = {"image_size": str(size), "resize": "bilinear, to a square, of RGB in [0, 1]"}
+    if args.classifier and checkpoint["task"]:
+        about["classes"] = json.dumps(checkpoint["task"]["classes"], ensure_ascii=False)
+    print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out.resolve(), about)))
     outputs = "embeddings"
     if args.classifier and checkpoint["task"]:
         outputs = "logits of " + ", ".join(checkpoint["task"]["classes"])
@@ -83,7 +87,9 @@ def network(checkpoint: dict, classifier: bool) -> tuple[nn.Module, str]:
     return nn.Sequential(both).eval(), built_by
 
 
-def write_weights(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
+def write_weights(
+    model: nn.Module, built_by: str, size: int, out: Path, about: dict[str, str]
+) -> list[str]:
     if out.suffix == ".safetensors":
         save = required("safetensors.torch", "safetensors", ".safetensors needs").save
         with atomic_write(out) as file:
@@ -102,7 +108,9 @@ def write_weights(model: nn.Module, built_by: str, size: int, out: Path) -> list
     ]
 
 
-def write_program(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
+def write_program(
+    model: nn.Module, built_by: str, size: int, out: Path, about: dict[str, str]
+) -> list[str]:
     with torch.no_grad(), warnings.catch_warnings(), atomic_write(out) as file:
         warnings.simplefilter("ignore", FutureWarning)  # torch recommends torch.export
         warnings.simplefilter("ignore", torch.jit.TracerWarning)  # sizes are fixed
@@ -111,20 +119,27 @@ def write_program(model: nn.Module, built_by: str, size: int, out: Path) -> list
     return ["import torch", f"model = torch.jit.load({str(out)!r})"]
 
 
-def write_graph(model: nn.Module, built_by: str, size: int, out: Path) -> list[str]:
+def write_graph(
+    model: nn.Module, built_by: str, size: int, out: Path, about: dict[str, str]
+) -> list[str]:
     example, names = (torch.rand(BATCH, 3, size, size),), {"input_names": ["images"]}
     for package in ("onnx", "onnxscript"):
         required(package, package, ".onnx needs")
+    output = "logits" if isinstance(model, nn.Sequential) else "embeddings"
     program = torch.onnx.export(
         model,
         example,
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("images")},),
         verbose=False,
+        output_names=[output],
         **names,
     )
+    graph = program.model_proto
+    for key, value in about.items():
+        graph.metadata_props.add(key=key, value=value)
     with atomic_write(out) as file:
-        file.write(program.model_proto.SerializeToString())
+        file.write(graph.SerializeToString())
     return [
         "import onnxruntime",
         f"model = onnxruntime.InferenceSession({str(out)!r})",

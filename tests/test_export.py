@@ -33,6 +33,12 @@ def test_the_same_outputs(chain, tmp_path, capsys, end, classifier):
     outputs = (
         namespace["outputs"] if end == ".onnx" else namespace["model"](IMAGES).detach().numpy()
     )
+    if end == ".onnx":
+        session = namespace["model"]
+        assert session.get_outputs()[0].name == ("logits" if classifier else "embeddings")
+        about = session.get_modelmeta().custom_metadata_map
+        assert about["image_size"] == "32" and "bilinear" in about["resize"]
+        assert about.get("classes") == ('["DF", "AKIEC", "VASC"]' if classifier else None)
     want = expected(load_checkpoint(chain.student), classifier).numpy()
     assert outputs.shape == want.shape == (3, 3 if classifier else 128)
     np.testing.assert_allclose(outputs, want, rtol=1e-3, atol=1e-5)

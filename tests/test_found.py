@@ -95,7 +95,7 @@ def test_tasks_are_equal_whatever_the_folder_was_called(clinic, tmp_path):
 
 def predictions(out):
     (file,) = out.glob("predict_*.csv")
-    with open(file) as rows:
+    with open(file, encoding="utf-8-sig") as rows:
         return file.name, list(csv.DictReader(rows))
 
 

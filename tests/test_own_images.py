@@ -54,7 +54,7 @@ def test_from_own_images_to_predictions(kind, folder, tmp_path):
     call(
         "test", "--resume", d, "--load_cla", "--predict", folder / "scar", "--output", out, "-j", 0
     )
-    with open(out / "predict_scar_direct_2way_2shot_seed0.csv") as file:
+    with open(out / "predict_scar_direct_2way_2shot_seed0.csv", encoding="utf-8-sig") as file:
         rows = list(csv.DictReader(file))
     assert len(rows) == len(list((folder / "scar").iterdir()))
     assert set(rows[0]) == {"image", "prediction", *(f"p_{name}" for name in RARE)}

@@ -7,7 +7,6 @@ import shutil
 
 import pytest
 import torch
-from PIL import Image
 
 from conftest import TINY, Chain, call, chain_of, refused, shell, states_equal
 from datasets import isic2018, open_dataset
@@ -243,7 +242,8 @@ def test_predicting_images_without_labels(no, chain, data, tmp_path):
     out = ["--output", tmp_path / "out", "-j", 0]
     student = ["--resume", chain.student, "--load_cla", "--predict", new]
     call("test", *student, *out)
-    with open(tmp_path / "out" / "predict_new patients_direct_3way_2shot_seed0.csv") as file:
+    table = tmp_path / "out" / "predict_new patients_direct_3way_2shot_seed0.csv"
+    with open(table, encoding="utf-8-sig") as file:
         found = {row["image"]: row for row in csv.DictReader(file)}
     assert found.keys() == {"0.JPG", *(f"ward/{n}.JPG" for n in range(1, 5))}
     for number, row in enumerate(scored):
@@ -259,12 +259,6 @@ def test_predicting_images_without_labels(no, chain, data, tmp_path):
     (tmp_path / "empty").mkdir()
     assert "no images in" in no("test", *student[:-1], tmp_path / "empty")
     call("test", *student, *out)  # the same again: already done
-    other = Image.new("RGB", (40, 40))
-    other.save(new / "0.JPG")  # another image of the same name
-    assert "would be overwritten" in no("test", *student, *out)
-    call("test", *student, *out, "--overwrite")
-    other.save(new / "new.png")
-    assert "would be overwritten" in no("test", *student, *out)
 
 
 def test_labelling_is_reproducible(chain, data, tmp_path):

@@ -1,7 +1,9 @@
 """Flags: both spellings, defaults in the help, no unused flags, ranges."""
 
 import dataclasses
+import json
 import re
+import shutil
 
 import pytest
 
@@ -128,7 +130,7 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
 
     def record(self):  # the original reads all settings
         values = object.__getattribute__(self, "__dict__")
-        return {k: str(v) if hasattr(v, "parts") else v for k, v in values.items()}
+        return json.loads(json.dumps(values, default=str))
 
     monkeypatch.setattr(settings, "parse", lambda *args: Given(parse(*args)))
     monkeypatch.setattr(load_script(script), "parse", settings.parse, raising=False)
@@ -154,6 +156,10 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
     }[script]
     monkeypatch.setattr(Settings, "__getattribute__", recording)
     call(script, *argv)
+    if script == "test":  # its other half
+        encoder = shutil.copytree(chain.pretrained, tmp_path / "a")
+        image = next(path for path in data.rglob("*.jpg"))
+        call(script, data, "--resume", encoder, "--predict", image)
     compared = set(SETTINGS[script].names(inherited="always"))  # by `resolve`, with the file
     assert set(SETTINGS[script].fields()) <= read | compared
 

@@ -1,0 +1,100 @@
+"""Predictions of images without labels: rows of the CSV file, added to later, and their summary."""
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from common.errors import refusing
+from datasets.images import ImageSet
+
+Row = dict[str, str]
+NONE, VERDICT, ERROR = "none_of_these", "verdict", "error"
+NONE_OF_THESE = "none of these"
+
+
+def predicted_rows(
+    images: ImageSet, probabilities: np.ndarray, classes: Sequence[str], none: np.ndarray | None
+) -> list[Row]:
+    """Return a row per image: id, predicted class, N class probabilities, M×N, and, if known, how
+    much it looks like none of the classes, M."""
+    rows = []
+    for i, (name, p) in enumerate(zip(images.ids, probabilities)):
+        row = {"image": name, "prediction": classes[p.argmax()]}
+        row |= {f"p_{c}": f"{value:.6f}" for c, value in zip(classes, p)}
+        rows.append(row if none is None else row | {NONE: f"{none[i]:.6f}"})
+    return rows
+
+
+def error_rows(errors: Mapping[str, str]) -> list[Row]:
+    """Return a row per image that cannot be read: id and reason."""
+    return [{"image": name, ERROR: reason} for name, reason in errors.items()]
+
+
+def merged(rows: Sequence[Row], new: Sequence[Row]) -> list[Row]:
+    """Return earlier `rows`, those of the same images replaced by the `new` ones, others added."""
+    return list({row["image"]: row for row in (*rows, *new)}.values())
+
+
+def confidence(row: Row) -> float:
+    """Return the probability of the predicted class."""
+    return float(row[f"p_{row['prediction']}"])
+
+
+def verdict(row: Row, level: float) -> str:
+    """Return the predicted class, or NONE_OF_THESE if more than a share `level` of the base images
+    look at least as rare; empty for an image that was not read."""
+    if row.get(NONE) and float(row[NONE]) > level:
+        return NONE_OF_THESE
+    return row.get("prediction", "")
+
+
+def predictions_text(rows: Sequence[Row], classes: Sequence[str], level: float) -> str:
+    """Return CSV text with the mark (BOM) by which Excel knows UTF-8.
+
+    The columns NONE and VERDICT are there if it is known of any image, ERROR if one was not read.
+    """
+    columns = ["image", "prediction", *(f"p_{name}" for name in classes)]
+    columns += [NONE, VERDICT] * any(row.get(NONE) for row in rows)
+    columns += [ERROR] * any(row.get(ERROR) for row in rows)
+    text = io.StringIO("\ufeff")
+    text.seek(0, io.SEEK_END)
+    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
+    writer.writeheader()
+    writer.writerows({**row, VERDICT: verdict(row, level)} for row in rows)
+    return text.getvalue()
+
+
+def read_predictions(path: Path, classes: Sequence[str]) -> list[Row]:
+    """Return the rows of an earlier CSV file. Raises InputError if it is not one of `classes`."""
+    with (
+        refusing(f"{path} is not a CSV file of test.py --predict; replace it with --overwrite"),
+        open(path, newline="", encoding="utf-8-sig") as file,
+    ):
+        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+        for row in rows:
+            if not row["image"] or row.get("prediction", classes[0]) not in classes:
+                raise ValueError("other columns than expected")
+            if "prediction" in row:
+                float(row.get(NONE, 0)), [float(row[f"p_{name}"]) for name in classes]
+        return rows
+
+
+def prediction_summary(rows: Sequence[Row], classes: Sequence[str], level: float) -> str:
+    """Format for the screen how many images were predicted as each class, and how confidently."""
+    read = [row for row in rows if "prediction" in row]
+    known = any(NONE in row for row in read)
+    width = max(map(len, (*classes, "unreadable", "total")))
+    lines = [f"{'':{width}}{'images':>9}{'mean confidence':>17}"]
+    lines[0] += f"{NONE_OF_THESE:>15}" * known
+    for name, group in [(c, [r for r in read if r["prediction"] == c]) for c in classes] + [
+        ("total", read)
+    ]:
+        mean = f"{np.mean([confidence(row) for row in group]):.1%}" if group else "–"
+        none = sum(verdict(row, level) == NONE_OF_THESE for row in group)
+        lines.append(f"{name:{width}}{len(group):>9}{mean:>17}" + f"{none:>15}" * known)
+    if unread := len(rows) - len(read):
+        lines.append(f"{'unreadable':{width}}{unread:>9}")
+    return "\n".join(lines)

@@ -1,0 +1,138 @@
+"""test.py --predict: none of these, added images, unreadable ones, the page of thumbnails."""
+
+import csv
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from conftest import call, refused
+from datasets import open_dataset
+from moco.checkpoint import load_checkpoint
+from moco.evaluate import FrozenEncoder
+from moco.outliers import load_reference
+
+NONE = "none_of_these_3way_2shot_seed0.npz"
+
+
+@pytest.fixture
+def student(chain, tmp_path):
+    return shutil.copytree(chain.student, tmp_path / "student")
+
+
+@pytest.fixture
+def new(data, tmp_path):
+    """Two rare images and two base images."""
+    found = open_dataset(data)
+    (tmp_path / "new").mkdir()
+    for part in (found.rare, found.base):
+        for path in part.paths[:2]:
+            shutil.copy(path, tmp_path / "new" / path.name)
+    return tmp_path / "new"
+
+
+def rows_of(folder):
+    (file,) = folder.glob("predict_*.csv")
+    with open(file, encoding="utf-8-sig") as rows:
+        return {row["image"]: row for row in csv.DictReader(rows)}
+
+
+def test_none_of_these_is_kept_for_later(data, student, new, chain, tmp_path, capsys):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", *argv, "--output", tmp_path / "without")
+    printed = capsys.readouterr().out
+    assert "no scores for none of these" in printed and "pass the data folder once" in printed
+    assert "verdict" not in next(iter(rows_of(tmp_path / "without").values()))
+    call("test", data, *argv, "--output", tmp_path / "with")
+    first = rows_of(tmp_path / "with")
+    capsys.readouterr()
+    call("test", *argv, "--output", tmp_path / "later")
+    assert rows_of(tmp_path / "later") == first
+    assert "no scores" not in capsys.readouterr().out
+    # The scores are those of the student's own features.
+    encoder, reference = FrozenEncoder(load_checkpoint(student)), load_reference(student / NONE)
+    found = open_dataset(data)
+    none = reference.none_of_these(encoder.embed(found.rare))
+    for path, value in zip(found.rare.paths[:2], none):
+        assert float(first[path.name]["none_of_these"]) == pytest.approx(value, abs=1e-5)
+    assert sum(map(len, reference.base_scores)) == len(found.base)
+    for row in first.values():
+        none = float(row["none_of_these"]) > 0.05
+        assert row["verdict"] == ("none of these" if none else row["prediction"])
+    # Passing the data folder again, or for an earlier result, changes nothing but what is missing.
+    call("test", data, *argv, "--output", tmp_path / "later")
+    assert "already done" in capsys.readouterr().out
+    call("test", *argv, "--output", tmp_path / "without")
+    assert "made again" in capsys.readouterr().out and rows_of(tmp_path / "without") == first
+    # Of another checkpoint it is not used.
+    other = shutil.copytree(chain.pretrained, tmp_path / "other")
+    labels = ["--savedir", chain.labels]
+    shutil.copy(student / NONE, other / NONE)
+    call("test", data, "--resume", other, *labels, "--predict", new, "-j", 0)
+    assert load_reference(other / NONE).about["epoch"] == 2
+    again = load_reference(other / NONE)
+    assert not np.array_equal(again.weights, reference.weights)
+    off = ["--no-none-of-these", "--output", tmp_path / "off"]
+    call("test", *argv, *off)
+    assert "verdict" not in next(iter(rows_of(tmp_path / "off").values()))
+
+
+def test_new_and_changed_images_are_added(data, student, new, tmp_path, capsys, monkeypatch):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", *argv)
+    before = rows_of(student)
+    found = open_dataset(data).rare
+    shutil.copy(found.paths[5], new / "0.jpg")
+    changed, removed, *kept = before
+    shutil.copy(found.paths[9], new / changed)
+    (new / removed).unlink()
+    embedded = []
+    embed = FrozenEncoder.embed
+    monkeypatch.setattr(
+        FrozenEncoder, "embed", lambda self, images, *a, **k:
+        (embedded.extend(images.ids), embed(self, images, *a, **k))[1],
+    )  # fmt: skip
+    capsys.readouterr()
+    call("test", *argv)
+    assert embedded == ["0.jpg", changed]
+    printed = capsys.readouterr().out
+    assert "2 new or changed images; 2 as before" in printed
+    assert f"1 images are no longer there; their rows are kept: {removed}" in printed
+    after = rows_of(student)
+    assert list(after) == [*before, "0.jpg"]
+    assert [after[i] for i in (removed, *kept)] == [before[i] for i in (removed, *kept)]
+    assert after[changed] != before[changed]
+    call("test", *argv)
+    assert "already done" in capsys.readouterr().out and len(embedded) == 2
+    # The same scores as made at once, and only the same images of one folder.
+    call("test", *argv, "--output", tmp_path / "at once")
+    assert all(after[i] == row for i, row in rows_of(tmp_path / "at once").items())
+    other = shutil.copytree(new, tmp_path / "ward" / "new")
+    error = refused(capsys, monkeypatch, "test", *argv[:4], other, "-j", 0)
+    assert "would be overwritten" in error
+
+
+def test_unreadable_images_are_listed_and_read_once_repaired(student, new, tmp_path, capsys):
+    (new / "z.png").write_bytes(b"GIF89a nothing")
+    argv = ["--resume", student, "--load-cla", "--predict", new, "--skip-unreadable", "-j", 0]
+    call("test", *argv)
+    row = rows_of(student)["z.png"]
+    assert row["error"] and str(new) not in row["error"] and row["prediction"] == ""
+    call("test", *argv)
+    assert "already done" in capsys.readouterr().out
+    Image.new("RGB", (40, 40)).save(new / "z.png")
+    call("test", *argv)
+    assert "1 new or changed" in capsys.readouterr().out
+    assert rows_of(student)["z.png"]["prediction"]
+
+
+def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
+    page = tmp_path / "page.html"
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", *argv)
+    call("test", *argv, "--sheet", page)  # of an earlier result
+    text = page.read_text(encoding="utf-8")
+    assert text.count("data:image/jpeg") == 4 and all(path.name in text for path in new.iterdir())
+    error = refused(capsys, monkeypatch, "test", data, "--resume", student, "--sheet", page)
+    assert "--sheet requires --predict" in error
