@@ -87,6 +87,17 @@ class ArrayImage(NamedTuple):
         return f"{self.array}[{self.row}] of {self.file}"
 
 
+class Folder(str):
+    """The name of a folder passed over, and how many files it and its subfolders hold."""
+
+    files: int
+
+    def __new__(cls, name: str, files: int) -> "Folder":
+        folder = super().__new__(cls, printable(name) + "/")
+        folder.files = files
+        return folder
+
+
 class Row(NamedTuple):
     """An image of a dataset; images of one `group` show one patient or lesion."""
 
@@ -109,7 +120,8 @@ class Listing:
     def pass_over(self, reason: str, *names: str) -> None:
         """Record that `names` are no images of the dataset, because of `reason`."""
         if names:
-            self.passed_over.setdefault(reason, []).extend(map(printable, names))
+            shown = [n if isinstance(n, Folder) else printable(n) for n in names]
+            self.passed_over.setdefault(reason, []).extend(shown)
 
     def add_folder(self, root: Path, folder: Path, label: str | None = None) -> int:
         """Add the images in `folder`, inside `root`, and in its subfolders; return their number.
@@ -138,7 +150,7 @@ class Listing:
             if (first := self.visited.setdefault(os.path.realpath(parent), parent)) != parent:
                 raise InputError(f"{parent} and {first} are the same folder; remove the link")
             relative = os.path.join(inside, parent[length:])
-            folders[:] = self.without_system(folders, relative)
+            folders[:] = self.without_system(parent, folders, relative)
             names = []
             for name in sorted(files):
                 if reason := reason_to_pass_over(parent, name):
@@ -165,13 +177,20 @@ class Listing:
                 + listed(others, NAMED)
             )
 
-    def without_system(self, folders: list[str], parent: str = "") -> list[str]:
-        """Return `folders` in `parent`, sorted, without hidden and system ones, which are passed
-        over."""
-        system = {f for f in folders if f[0] == "." or f.casefold() in SYSTEM_FOLDERS}
-        names = (os.path.join(parent, name) + "/" for name in sorted(system))
-        self.pass_over(SYSTEM, *names)
-        return sorted(name for name in folders if name not in system)
+    def without_system(self, parent: str | Path, folders: list[str], name: str = "") -> list[str]:
+        """Return those of the `folders` in `parent`, called `name`, that are not hidden or a
+        system's, sorted; pass over the others."""
+        system = set(filter(is_system_folder, folders))
+        self.pass_over_folders(SYSTEM, parent, system, name)
+        return sorted(folder for folder in folders if folder not in system)
+
+    def pass_over_folders(
+        self, reason: str, parent: str | Path, folders: Iterable[str], name: str = ""
+    ) -> None:
+        """Pass over `folders` in `parent`, called `name`, with all that they hold."""
+        for folder in sorted(folders):
+            files = sum(len(files) for _, _, files in os.walk(os.path.join(parent, folder)))
+            self.pass_over(reason, Folder(os.path.join(name, folder), files))
 
     def pass_over_rest(
         self, root: Path, used: Callable[[str], bool], reason: str, prefix: str = ""
@@ -180,10 +199,15 @@ class Listing:
         such, the others for `reason`."""
         with os.scandir(root) as entries:
             rest = sorted((e.name, e.is_dir()) for e in entries if not used(e.name))
-        others = self.without_system([name for name, is_dir in rest if is_dir], prefix)
-        self.pass_over(reason, *(f"{prefix}{name}/" for name in others))
+        others = self.without_system(root, [name for name, is_dir in rest if is_dir], prefix)
+        self.pass_over_folders(reason, root, others, prefix)
         for name in (name for name, is_dir in rest if not is_dir):
             self.pass_over(SYSTEM if is_system(name) else reason, prefix + name)
+
+
+def is_system_folder(name: str) -> bool:
+    """Return whether a folder is hidden or made by a system."""
+    return name[0] == "." or name.casefold() in SYSTEM_FOLDERS
 
 
 def is_system(name: str) -> bool:
@@ -226,13 +250,18 @@ Counts = dict[str, dict[str, int]]  # images per class, by part: base, rare, not
 Names = Mapping[str, Sequence[str]]  # of files passed over, by reason
 
 
+def number_of(names: Iterable[str]) -> int:
+    """Return the number of files passed over under `names`, of which a folder holds any number."""
+    return sum(n.files if isinstance(n, Folder) else 1 for n in names)
+
+
 def found(name: str, parts: Counts, passed_over: Names, notes: Sequence[str] = ()) -> dict:
     """Return what was found in a data folder as JSON types, with up to NAMED names a reason."""
     return {
         "dataset": name,
         **{part.replace(" ", "_"): counts for part, counts in parts.items()},
         "passed_over": {
-            reason: {"number": len(names), "first": list(names[:NAMED])}
+            reason: {"number": number_of(names), "first": list(names[:NAMED])}
             for reason, names in passed_over.items()
         },
         "notes": list(notes),
@@ -244,8 +273,8 @@ def summary(
 ) -> str:
     """Return what was found in a data folder as a block of lines, or if `quiet` as a line."""
     numbers = {part: sum(counts.values()) for part, counts in parts.items()}
-    numbers["passed over"] = sum(map(len, passed_over.values()))
-    numbers = {part: number for part, number in numbers.items() if number}
+    numbers["passed over"] = sum(map(number_of, passed_over.values()))
+    numbers = {part: n for part, n in numbers.items() if n or part == "passed over" and passed_over}
     if quiet:
         return f"{name}: " + ", ".join(f"{number} {part}" for part, number in numbers.items())
     lines = [f"{name}:"]
@@ -254,5 +283,5 @@ def summary(
         classes = listed((f"{printable(label)} {n}" for label, n in counts.items()), 20)
         lines.append(f"  {part:11} {number:>7}  {classes}".rstrip())
     for reason, names in passed_over.items():
-        lines.append(f"  {'':11} {len(names):>7}  {reason}: {listed(names, NAMED)}")
+        lines.append(f"  {'':11} {number_of(names):>7}  {reason}: {listed(names, NAMED)}")
     return "\n".join(lines + [f"  note: {note}" for note in notes])

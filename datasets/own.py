@@ -5,7 +5,7 @@ from pathlib import Path
 from common.errors import InputError, listed
 from common.names import clean
 
-from .listing import OUTSIDE, Listing, Row
+from .listing import OUTSIDE, Folder, Listing, Row, is_system_folder
 from .tables import table_paths, table_rows
 
 NAME = None  # taken from the folder or file name
@@ -41,7 +41,7 @@ def find(root: Path, group_column: str | None = None) -> Listing:
 def _folders(root: Path) -> list[Path]:
     entries = root.iterdir() if root.is_dir() else ()
     folders = [path.name for path in entries if path.is_dir()]
-    return [root / name for name in Listing().without_system(folders)]
+    return [root / name for name in sorted(folders) if not is_system_folder(name)]
 
 
 def _from_folders(root: Path) -> Listing:
@@ -51,7 +51,7 @@ def _from_folders(root: Path) -> Listing:
             raise InputError(f"a folder in {root} has a blank name: {ascii(folder.name)}")
         names.setdefault(label, []).append(folder.name)
         if not listing.add_folder(root, folder, label):
-            listing.pass_over(EMPTY, folder.name + "/")
+            listing.pass_over(EMPTY, Folder(folder.name, 0))
     if not listing.rows:
         raise InputError(f"no images in the subfolders of {root}; expected {LAYOUT}")
     for label, spellings in names.items():

@@ -175,7 +175,7 @@ def test_non_files_are_reported(tmp_path):
     (folder / "text.png").symlink_to(__file__)
     (folder / "dangling.png").symlink_to(tmp_path / "nowhere")
     (folder / "loop.png").symlink_to(folder / "loop.png")
-    images, _ = open_unlabelled([folder], SETTINGS)
+    images, _, _ = open_unlabelled([folder], SETTINGS)
     errors = unreadable(images)
     assert [path.name for path in images.paths if path not in errors] == ["image.png"]
     for name, why in {

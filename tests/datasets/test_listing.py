@@ -140,18 +140,21 @@ def test_the_block_of_what_was_found(root):
         (root / "b" / f"{number}.txt").touch()
     save(root / "loose.jpg")
     (root / "empty").mkdir()
+    for number in range(3):  # a folder passed over counts as the files that it holds
+        save(root / "b" / "@eaDir" / "thumbs" / f"{number}.jpg")
     data = open_dataset(root, *CLASSES)
     assert data.summary().splitlines() == [
         f"{root.name}:",
         "  base              2  a 2",
         "  rare              4  b 2, c 2",
         "  not used          2  d1 1, d2 1",
-        "  passed over       7",
+        "  passed over       9",
+        "                    3  system, hidden and thumbnail files: b/@eaDir/",
         "                    5  not images: b/0.txt, b/1.txt, b/2.txt and 2 more",
-        "                    1  class folders without images: empty/",
+        "                    0  class folders without images: empty/",
         "                    1  outside the class folders: loose.jpg",
     ]
-    assert data.summary(quiet=True) == f"{root.name}: 2 base, 4 rare, 2 not used, 7 passed over"
+    assert data.summary(quiet=True) == f"{root.name}: 2 base, 4 rare, 2 not used, 9 passed over"
     record = data.to_dict()
     assert record["base"] == {"a": 2} and record["not_used"] == {"d1": 1, "d2": 1}
     assert record["passed_over"]["not images"] == {
