@@ -40,8 +40,22 @@ def copies(paths: Sequence[Location], cache: Path | None) -> list[list[int]]:
             same[digest].append(row)
     found = [rows for rows in same.values() if len(rows) > 1]
     with ThreadPoolExecutor() as pool:
-        decoded = pool.map(lambda rows: _is_image(paths[rows[0]]), found)
-        return [rows for rows, is_image in zip(found, decoded) if is_image]
+        readable = pool.map(lambda rows: _images_among(rows, paths), found)
+        return [rows for rows in readable if len(rows) > 1]
+
+
+def _images_among(rows: list[int], paths: Sequence[Location]) -> list[int]:
+    """Return the rows, of equal content, that can be decoded: their extension decides."""
+    is_image: dict[str, bool] = {}
+    for row in rows:
+        extension = _extension(paths[row])
+        if extension not in is_image:
+            is_image[extension] = _is_image(paths[row])
+    return [row for row in rows if is_image[_extension(paths[row])]]
+
+
+def _extension(path: Location) -> str:
+    return "" if isinstance(path, ArrayImage) else os.path.splitext(path)[1].lower()
 
 
 def content_key(sets: Sequence[ImageSet], cache: Path | None) -> str:

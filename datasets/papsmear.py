@@ -4,8 +4,9 @@ import os
 from pathlib import Path
 
 from common.errors import InputError, listed
+from common.names import printable
 
-from .listing import OUTSIDE, Listing
+from .listing import NAMED, OUTSIDE, Listing
 
 NAME = "papsmear"
 BASE_CLASSES = (
@@ -51,3 +52,8 @@ def pass_over_segmentations(listing: Listing) -> None:
     masks = {i for i, stem in stem_of.items() if stem.endswith("-d") and stem[:-2] in stems}
     listing.rows = [row for row in listing.rows if row.id not in masks]
     listing.pass_over("segmentations", *sorted(masks))
+    if orphans := sorted(i for i, s in stem_of.items() if s.endswith("-d") and i not in masks):
+        listing.notes.append(
+            f"{len(orphans)} images are named like segmentations, without their cell: "
+            + listed(map(printable, orphans), NAMED)
+        )

@@ -11,6 +11,7 @@ import torch
 from common.errors import InputError, listed
 from common.files import require_writable
 from datasets import Collection
+from datasets.content import content_key
 from datasets.episode import Task
 from datasets.images import ImageSet, require_same
 from models import has_batchnorm
@@ -205,6 +206,8 @@ def check_run(
         print(f"note: {path} does not record which images it was trained on")
     else:
         require_same(checkpoint["base"], images, f"{path} was trained on")
+        if checkpoint.get("contents") not in (None, about["contents"]):
+            print(f"note: files have changed since {path} was trained on these images")
     affected = ["the cosine schedule"] if settings.cos else []
     if isinstance(settings, Distillation):
         if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
@@ -255,6 +258,7 @@ def about_run(
         "args": settings.record(),
         "data": data.to_dict(),
         "base": images.fingerprint(),
+        "contents": content_key([images], settings.cache_folder),
         "task": None,
         "made_by": provenance(),
         **others,

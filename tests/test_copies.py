@@ -236,6 +236,8 @@ def test_images_edited_between_stages(data, chain, tmp_path, capsys, monkeypatch
     assert "have changed" not in printed
     # Two base images change places: pseudo labels are of the images before.
     swap(*found.base.paths[:2])
+    call(*student, "--resume", tmp_path / "d")
+    assert "note: files have changed since" in capsys.readouterr().out
     call(*student, "--overwrite")
     assert "note: base images have changed" in capsys.readouterr().out
     assert "images of other content" in refused(capsys, monkeypatch, *labels)

@@ -223,3 +223,12 @@ def test_no_query_image_has_the_content_of_a_support_image(contents, relabelled,
     both = {content_of[i] for i in query} & {content_of[i] for i in support}
     assert allow or not both
     assert task.shared(rare, {})["copies"] == sum(content_of[i] in both for i in query)
+
+
+def test_a_copy_that_cannot_be_read_hides_no_others(folder):
+    """The extension of a scanner's file is not read, whatever the bytes."""
+    for name in ("0.svs", "9.bmp"):
+        write(folder / "scar" / name, 21)
+    data = opened(folder)
+    assert data.passed_over[REASON] == ("scar/9.bmp (as scar/1.bmp)",)
+    assert "scar/0.svs" in data.rare.ids  # and is told to be unreadable

@@ -42,7 +42,9 @@ def test_segmentations_in_whatever_capitals(folder, image, mask):
 
 def test_a_name_ending_in_d_without_its_image_is_an_image(folder):
     (folder / "normal_columnar" / "0.BMP").unlink()
-    assert open_dataset(folder).rare.counts()["normal_columnar"] == 3
+    data = open_dataset(folder)
+    assert data.rare.counts()["normal_columnar"] == 3
+    assert [n for n in data.notes if "without their cell: normal_columnar/0-d.bmp" in n]
 
 
 def test_missing_and_empty_folders(folder):
