@@ -103,6 +103,8 @@ def test_rare_classes_cost_the_later_stages_only(folder, tmp_path, capsys, monke
 
 
 def test_classes_of_own_images_have_to_be_named(folder, tmp_path, capsys, monkeypatch):
+    dashed = ["--rare-classes", "-scar", "--model_path", tmp_path / "b"]
+    assert "must be renamed" in refused(capsys, monkeypatch, "main_moco", folder, *dashed)
     error = refused(capsys, monkeypatch, "main_moco", folder, "--model_path", tmp_path / "b", *TINY)
     assert all(name in error for name in [*BASE, *RARE, "--base-classes"])
 

@@ -48,6 +48,8 @@ class ArgumentParser(argparse.ArgumentParser):
         return super().parse_known_args(normalised, namespace)
 
     def error(self, message: str) -> NoReturn:
+        if message.endswith("expected at least one argument"):
+            message += "; a value that starts with a dash must be renamed"
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 
