@@ -145,7 +145,17 @@ def _encoder(checkpoint: dict) -> Encoder:
 
 
 def query_encoder(checkpoint: dict) -> Encoder:
-    """Return f_q or f_q′ of a checkpoint, frozen, in evaluation mode."""
+    """Return f_q or f_q′ of a checkpoint, frozen, in evaluation mode.
+
+    Raises InputError for a network that is meaningful only once adapted to a task, as MAML's.
+    """
+    stage, weights = STAGES[checkpoint["stage"]], checkpoint["state_dict"]
+    counters = [weights[name] for name in weights if name.endswith("num_batches_tracked")]
+    if stage.adapts and counters and not any(counters):
+        raise InputError(
+            f"the encoder of {stage.title} adapts to each task, and has no BatchNorm statistics of "
+            "its own"
+        )
     return _load(_encoder(checkpoint), checkpoint["state_dict"], "query_encoder.")
 
 

@@ -13,7 +13,7 @@ from common.errors import InputError
 from conftest import call, refused, states_equal
 from datasets import open_dataset
 from datasets.episode import draw_task
-from moco.checkpoint import load_checkpoint
+from moco.checkpoint import load_checkpoint, query_encoder
 from moco.config import STAGES
 from moco.evaluate import MetaLearner
 from trainer.signals import Stopped, Watch
@@ -165,6 +165,12 @@ def test_many_tasks(method, hues, trained, tmp_path, capsys):
     call("test", *command, "--seed", 1)
     one = json.loads((tmp_path / "test_adapted_3way_2shot_seed1.json").read_text())
     assert float(many[1]["accuracy"]) == pytest.approx(one["accuracy"], abs=1e-4)
+
+
+def test_only_an_encoder_that_is_not_adapted_can_be_used_alone(hues, trained):
+    assert query_encoder(load_checkpoint(trained("protonet")))(torch.rand(2, 3, 32, 32)).shape[1]
+    with pytest.raises(InputError, match="MAML.* adapts to each task"):
+        query_encoder(load_checkpoint(trained("maml")))
 
 
 def test_unlabelled_images_are_predicted(hues, trained, tmp_path):
