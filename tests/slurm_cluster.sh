@@ -65,8 +65,15 @@ down() {
         while [ -n "$(squeue -h)" ]; do sleep 0.2; done
         scontrol shutdown
     fi
+    # munged last: slurmd obeys only what it can authenticate. On a busy machine it may miss that.
+    for _ in {1..300}; do
+        [ -e "$DIR/slurmctld.pid" ] || [ -e "$DIR/slurmd.pid" ] || break
+        sleep 0.1
+    done
+    for file in "$DIR"/slurm*.pid; do
+        [ ! -e "$file" ] || kill -9 "$(cat "$file")" || true
+    done
     munged --stop --socket="$DIR/munge.socket"
-    while [ -e "$DIR/slurmctld.pid" ] || [ -e "$DIR/slurmd.pid" ]; do sleep 0.1; done
 }
 
 "$1"
