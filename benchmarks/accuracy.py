@@ -76,7 +76,8 @@ def train_plain(args: argparse.Namespace, data: Collection, seed: int) -> tuple[
         losses.append((sum(steps) / len(steps)).item())
     settings = {"arch": args.arch, "moco_dim": 128, "mlp": False, "aug_plus": False}
     settings["image_size"] = args.image_size
-    return {"args": settings, "state_dict": model.state_dict()}, losses
+    checkpoint = {"stage": "moco", "args": settings, "state_dict": model.state_dict()}
+    return checkpoint, losses
 
 
 def train_fast(args: argparse.Namespace, mode: str, seed: int) -> tuple[dict, list]:
