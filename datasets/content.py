@@ -5,7 +5,7 @@ import hashlib
 import json
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -61,7 +61,12 @@ def _extension(path: Location) -> str:
 def content_key(sets: Sequence[ImageSet], cache: Path | None) -> str:
     """Return a hash of the ids and contents of the images in `sets`, in order."""
     ids, paths = ([x for s in sets for x in getattr(s, name)] for name in ("ids", "paths"))
-    rows = "\n".join(f"{i}\t{digest}" for i, digest in zip(ids, digests(paths, cache)))
+    return key_of(ids, digests(paths, cache))
+
+
+def key_of(ids: Iterable[str], digests: Iterable[str]) -> str:
+    """Return a hash of images' ids and the digests of their contents, in order."""
+    rows = "\n".join(f"{i}\t{digest}" for i, digest in zip(ids, digests))
     return hashlib.sha256(rows.encode()).hexdigest()
 
 

@@ -5,11 +5,10 @@ import shutil
 
 import pytest
 
-from conftest import TINY, call, load_script
+from conftest import TINY, call
+from moco.beside import STUDENT_DIRECT, STUDENT_LR, TEACHER, print_beside
 from moco.checkpoint import load_checkpoint
 from trainer.checkpoint import save
-
-script = load_script("test")
 
 
 @pytest.fixture
@@ -31,7 +30,7 @@ def test_three_scores_side_by_side(chain, data, tmp_path, capsys):
     call("test", data, "--resume", chain.student, "--load-cla", "-j", 0, "--output", tmp_path / "d")
     printed = capsys.readouterr().out
     beside = scores(tmp_path / "d")["beside"]
-    assert list(beside) == [script.TEACHER, script.STUDENT_DIRECT, script.STUDENT_LR]
+    assert list(beside) == [TEACHER, STUDENT_DIRECT, STUDENT_LR]
     for number, words in enumerate((
         ["--resume", chain.pretrained, "--savedir", chain.labels],
         ["--resume", chain.student, "--load-cla"],
@@ -49,7 +48,7 @@ def test_three_scores_side_by_side(chain, data, tmp_path, capsys):
         assert f"{alone['accuracy']:.1%}" in line and f"{alone['macro_f1']:.1%}" in line
     call("test", data, "--resume", chain.student, "--load-cla", "-j", 0, "--output", tmp_path / "d")
     again = capsys.readouterr().out
-    assert "already done" in again and script.TEACHER in again
+    assert "already done" in again and TEACHER in again
 
 
 @pytest.mark.parametrize("worse", [True, False])
@@ -58,8 +57,8 @@ def test_a_worse_student_is_named(capsys, worse):
         return dict.fromkeys(("accuracy", "average", "macro_f1", "macro_auc"), accuracy)
 
     direct = of(0.392 if worse else 0.7)
-    names = (script.TEACHER, script.STUDENT_DIRECT, script.STUDENT_LR)
-    script.print_beside(dict(zip(names, (of(0.651), direct, of(0.5)))))
+    names = (TEACHER, STUDENT_DIRECT, STUDENT_LR)
+    print_beside(dict(zip(names, (of(0.651), direct, of(0.5)))))
     note = "the student is worse than its teacher: 39.2% against 65.1%"
     assert (note in capsys.readouterr().out) == worse
 
@@ -67,7 +66,7 @@ def test_a_worse_student_is_named(capsys, worse):
 def test_a_teacher_that_is_not_there(folder, data, tmp_path, capsys):
     argv = ["test", data, "--resume", folder / "d", "--load-cla", "-j", 0, "--output"]
     call(*argv, tmp_path / "0")
-    assert scores(tmp_path / "0")["beside"][script.TEACHER]
+    assert scores(tmp_path / "0")["beside"][TEACHER]
     capsys.readouterr()
     call("main_moco", data, "--model_path", folder / "a", *TINY, "--epochs", 3)  # trained on
     call(*argv, tmp_path / "1")
@@ -82,4 +81,4 @@ def test_a_teacher_that_is_not_there(folder, data, tmp_path, capsys):
     assert "does not record its teacher" in capsys.readouterr().out
     for n in "123":
         beside = scores(tmp_path / n)["beside"]
-        assert beside[script.TEACHER] is None and beside[script.STUDENT_LR]
+        assert beside[TEACHER] is None and beside[STUDENT_LR]

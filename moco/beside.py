@@ -1,0 +1,60 @@
+"""A student's scores beside its teacher's, on the same query set."""
+
+from common.errors import InputError
+from datasets.images import ImageSet
+
+from .checkpoint import load_checkpoint, no_classifier, student_classifier
+from .config import TEACHERS
+from .evaluate import FrozenEncoder, direct, regressions
+from .scores import beside_table
+from .testing import Evaluation, score_of
+
+TEACHER = "teacher, logistic regression"
+STUDENT_DIRECT, STUDENT_LR = "student, its own classifier", "student, logistic regression"
+
+
+def beside(
+    run: Evaluation, encoder: FrozenEncoder, support: ImageSet, query: ImageSet
+) -> dict[str, dict | None]:
+    """Return the scores of a student and its teacher on the same query set.
+
+    None for the teacher, with a note, if its checkpoint is not there or has been trained on.
+    """
+    settings, student = run.settings, run.checkpoint
+    found: dict[str, dict | None] = {TEACHER: None}
+    try:
+        teacher = _teacher(student)
+    except InputError as error:
+        print(f"note: the teacher's score is not at hand: {error}")
+    else:
+        f_q, fitted = FrozenEncoder(teacher, *run.options), student["teacher"]
+        predict = regressions(f_q, support, query, fitted["augnum"], fitted["normalize"])
+        found[TEACHER] = score_of(query, predict(support, query))
+    if no_classifier(student) is None:
+        predict = direct(encoder, student_classifier(student), query)
+        found[STUDENT_DIRECT] = score_of(query, predict(None, query))
+    predict = regressions(encoder, support, query, settings.augnum, settings.normalize)
+    found[STUDENT_LR] = score_of(query, predict(support, query))
+    return found
+
+
+def _teacher(student: dict) -> dict:
+    """Return the checkpoint of a student's teacher. Raises InputError if it is not there any more,
+    or not as it was."""
+    if (recorded := student.get("teacher")) is None:
+        raise InputError("the student does not record its teacher")
+    teacher = load_checkpoint(recorded["checkpoint"], TEACHERS)
+    then = recorded["epoch"], recorded["checkpoint_made_by"]
+    if then != (teacher["epoch"], teacher["made_by"]):
+        raise InputError(f"{recorded['checkpoint']} has been trained on or replaced")
+    return teacher
+
+
+def print_beside(found: dict[str, dict | None]) -> None:
+    """Print the scores of `beside`, and a note if the student is worse than its teacher."""
+    print()
+    print(beside_table(found))
+    teacher, student = found[TEACHER], found.get(STUDENT_DIRECT) or found[STUDENT_LR]
+    if teacher and student and student["accuracy"] < teacher["accuracy"]:
+        both = f"{student['accuracy']:.1%} against {teacher['accuracy']:.1%}"
+        print(f"note: the student is worse than its teacher: {both}")

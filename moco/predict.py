@@ -1,0 +1,161 @@
+"""Classify images without labels: test.py --predict."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from common.errors import InputError, listed
+from common.failures import tracebacks_to
+from datasets import Collection
+from datasets.content import content_key, digests, key_of
+from datasets.episode import Task
+from datasets.images import ImageSet, check_readable
+from datasets.open import decoded, open_unlabelled, require_contents
+
+from .evaluate import FrozenEncoder, MetaLearner
+from .outliers import Reference, fit_reference, load_reference
+from .predictions import (
+    Row,
+    error_rows,
+    merged,
+    predicted_rows,
+    prediction_summary,
+    predictions_text,
+    read_predictions,
+)
+from .testing import Evaluation, another_task, note_on_source, write_results
+
+
+def predict_images(
+    run: Evaluation, data: Collection | None, task: Task
+) -> tuple[str, list[Row], dict[str, Any]]:
+    """Classify images without labels; add new and changed ones to an earlier result.
+
+    Returns the name of the result, its rows, and the paths of the images that are there, by id.
+    """
+    settings, cache = run.settings, run.settings.cache_folder
+    images, found, errors = open_unlabelled(settings.predict, settings)
+    files = run.paths(f"predict_{images.name}_{run.classifier}_{task.name}")
+    tracebacks_to(files[0].parent)
+    support = None
+    if not settings.load_cla:
+        assert data is not None
+        support = task.support(data.rare)
+        require_contents(task, data.rare, None, cache)
+    if data:
+        note_on_source(task, data.rare)
+    encoder = run.encoder()
+    reference = reference_of(run, encoder, data, task)
+    contents = dict(zip(images.ids, digests(images.paths, cache)))
+    about = {
+        "task": task.to_dict(), "classifier": run.classifier,
+        "images": {**images.fingerprint(), "content": key_of(images.ids, contents.values())},
+        "support": content_key([support], cache) if support else None, "data": found,
+        "none_of_these": reference and reference.about, **run.about(),
+    }  # fmt: skip
+    rows, known = earlier_rows(run, files, about, task)
+    read = {row["image"] for row in rows if "prediction" in row}
+    new = images.take(i for i in images.ids if i not in read or known.get(i) != contents[i])
+    if new or not rows or any(known.get(i) != "" for i in errors):
+        check_readable(*([new, support] if support else [new]))
+        added = error_rows(errors)
+        if new:
+            probabilities = run.predictor(encoder, support, new)(support, new)
+            none = reference.none_of_these(encoder.embed(new)) if reference else None
+            added += predicted_rows(new, probabilities, task.classes, none)
+        if rows:
+            print(f"{len(new)} new or changed images; {len(images) - len(new)} as before")
+        rows = merged(rows, added)
+        about["contents"] = known | contents | dict.fromkeys(errors, "")
+        write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
+    else:
+        print(f"already done: {files[0]}, {files[1]}")
+    if gone := [row["image"] for row in rows if row["image"] not in {*images.ids, *errors}]:
+        print(f"note: {len(gone)} images are no longer there; their rows are kept: {listed(gone)}")
+    print(f"{task}; classifier: {run.classifier}; {len(rows)} images of {images.name}")
+    print(prediction_summary(rows, task.classes, settings.none_level))
+    return files[0].stem, rows, dict(zip(images.ids, images.paths))
+
+
+def earlier_rows(
+    run: Evaluation, files: tuple[Path, Path], about: dict, task: Task
+) -> tuple[list[Row], dict[str, str]]:
+    """Return the rows of an earlier result of this command, and the contents of their images.
+
+    None of a result that must be made again. Of the data folder only the support and the base
+    images are compared. Raises InputError for a result of another command, or of an earlier
+    version, which does not record each image.
+    """
+    if (previous := run.earlier(files)) is None:
+        return [], {}
+    if "contents" not in previous:
+        raise InputError(
+            "the earlier predictions do not record which images they are of; replace them with "
+            "--overwrite, or choose another folder with --output"
+        )
+    others = another_task(previous, task)
+    others += ["other support images"] * (previous.get("support") != about["support"])
+    args = {**previous["args"], "data": about["args"]["data"]}
+    if not run.is_done(files, {**previous, "args": args}, others):
+        return [], {}
+    rows = read_predictions(files[1], task.classes)
+    if previous.get("none_of_these") != about["none_of_these"]:
+        print("note: with other scores for none of these than before: made again")
+        return [], {}
+    return rows, previous["contents"]
+
+
+def reference_of(
+    run: Evaluation, encoder: FrozenEncoder | MetaLearner, data: Collection | None, task: Task
+) -> Reference | None:
+    """Return what tells none of these: kept beside the checkpoint, or made from the data folder.
+
+    None, with a note, if there is neither.
+    """
+    settings = run.settings
+    if not settings.none_of_these or isinstance(encoder, MetaLearner):
+        return None  # a meta-trained model has no embeddings of its own
+    file = run.folder / f"none_of_these_{task.name}.npz"
+    about = {
+        "epoch": run.checkpoint["epoch"], "checkpoint_made_by": run.checkpoint["made_by"],
+        "task": task.to_dict(), "augnum": settings.augnum,
+    }  # fmt: skip
+    kept = load_reference(file) if file.exists() else None
+    if kept and any(kept.about.get(name) != json_types(value) for name, value in about.items()):
+        kept = None
+    missing = "note: no scores for none of these"
+    if data is None:
+        if kept is None:
+            print(f"{missing}: they need the base images; pass the data folder once")
+        return kept
+    about["base"] = data.base.fingerprint()
+    if kept and kept.about["base"] == json_types(about["base"]):
+        return kept
+    cache = settings.cache_folder
+    try:
+        rare, base = (decoded(part, run.image_size, cache) for part in (data.rare, data.base))
+        support = task.support(rare)
+    except InputError as error:
+        print(f"{missing}: {error}")
+        return None
+    reference = _fitted(encoder, support, base, settings.augnum, json_types(about))
+    try:
+        reference.save(file)
+    except OSError as error:
+        print(f"note: {file} cannot be written ({error.strerror}): the data folder is needed again")
+    return reference
+
+
+def _fitted(
+    encoder: FrozenEncoder, support: ImageSet, base: ImageSet, augnum: int, about: dict
+) -> Reference:
+    copies = encoder.copies(support, augnum)
+    embeddings = encoder.embed(base, "base images")
+    return fit_reference(copies, np.array(support.labels), embeddings, about)
+
+
+def json_types(value: Any) -> Any:
+    """Return a value as it is read back from a JSON file."""
+    return json.loads(json.dumps(value))

@@ -1,0 +1,213 @@
+"""What all ways to test a checkpoint share: its task, what classifies images, the result files."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from common.errors import InputError, refusing, require_match
+from common.files import atomic_write, parse_json, refuse_to_overwrite
+from datasets import Collection
+from datasets.episode import TASK_FILE, Task, load_task
+from datasets.images import ImageSet, advice, describe, same_images
+from datasets.open import choose, draw
+from trainer.distributed import readers
+from trainer.provenance import provenance
+
+from . import resume
+from .checkpoint import student_classifier
+from .config import STAGES, Testing
+from .evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
+from .scores import score
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """A run of test.py: its settings, those of them that were `given`, and the checkpoint."""
+
+    settings: Testing
+    given: dict[str, Any]
+    checkpoint: dict[str, Any]
+    device: torch.device
+
+    @property
+    def adapts(self) -> bool:
+        """Whether the model was meta-trained, and so adapts to a task by itself."""
+        return STAGES[self.checkpoint["stage"]].adapts is not None
+
+    @property
+    def classifier(self) -> str:
+        """What classifies the images, as files and messages name it."""
+        if self.adapts:
+            return "adapted"
+        return "direct" if self.settings.load_cla else "lr"
+
+    @property
+    def image_size(self) -> int:
+        return self.checkpoint["args"]["image_size"]
+
+    @property
+    def folder(self) -> Path:
+        """The folder of the checkpoint."""
+        path = self.settings.resume
+        return path if path.is_dir() else path.parent
+
+    def paths(self, name: str) -> tuple[Path, Path]:
+        """Return the paths of the JSON and the CSV file called `name`."""
+        folder = self.settings.output or self.folder
+        return folder / f"{name}.json", folder / f"{name}.csv"
+
+    def encoder(self) -> FrozenEncoder | MetaLearner:
+        """Return the frozen encoder of the checkpoint, or its meta-trained model."""
+        return (MetaLearner if self.adapts else FrozenEncoder)(self.checkpoint, *self.options)
+
+    @property
+    def options(self) -> tuple:
+        """How a `FrozenEncoder` is to run: device, amp, batch size, data-loading processes."""
+        settings = self.settings
+        return self.device, settings.amp, settings.batch_size, readers(settings.workers)
+
+    def predictor(
+        self, encoder: FrozenEncoder | MetaLearner, support: ImageSet | None, query: ImageSet
+    ) -> Predictor:
+        """Encode the images of one task or many; return what classifies a task's query set.
+
+        By the student's classifier, or with `support`, the support images of all tasks, by a
+        logistic regression fitted on those of the task, or by the meta-trained model adapted to
+        them.
+        """
+        settings = self.settings
+        if isinstance(encoder, MetaLearner):
+            if settings.tasks:  # all of them are of the images `query`
+                return adaptations(encoder, query)
+            return lambda support, query: encoder.predict(query, support, progress="testing")
+        if support is None:
+            return direct(encoder, student_classifier(self.checkpoint), query)
+        return regressions(encoder, support, query, settings.augnum, settings.normalize)
+
+    def about(self) -> dict[str, Any]:
+        """Return what the JSON file tells about the command and the checkpoint."""
+        return {
+            "epoch": self.checkpoint["epoch"],
+            "args": self.settings.record(),
+            "made_by": provenance(),
+            "checkpoint_made_by": self.checkpoint["made_by"],
+            "training": resume.training_of(self.checkpoint),
+        }
+
+    def earlier(self, files: tuple[Path, Path]) -> dict | None:
+        """Return an earlier JSON file; None if there is none, or --overwrite replaces it.
+
+        Raises InputError if it is invalid, or the files cannot be written.
+        """
+        file = files[0]  # a CSV file alone: unfinished run
+        if self.settings.overwrite or not file.exists():
+            refuse_to_overwrite([file], self.settings.overwrite)
+            return None
+        with refusing(f"{file} is invalid; replace it with --overwrite"):
+            previous = parse_json(file.read_bytes(), newest=0)
+            if "task" in previous:
+                Task.from_dict(previous["task"])
+            return previous
+
+    def is_done(self, files: tuple[Path, Path], previous: dict, others: list[str]) -> bool:
+        """Return whether the `earlier` result is of this command, see `resume.already_done`."""
+        return resume.already_done(
+            files, previous, self.settings, self.given, self.checkpoint, others
+        )
+
+    def find_task(self, data: Collection | None) -> Task:
+        """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.
+
+        Or the one that --support chooses. Raises InputError if it conflicts with the settings or
+        the classifier.
+        """
+        settings = self.settings
+        chosen = None
+        if settings.support:
+            if data is None or settings.savedir:
+                raise InputError("--support needs the data folder, and no --savedir")
+            chosen = choose(data, settings.support, settings.group_disjoint)
+        recorded = self.checkpoint["task"]
+        if not recorded and not settings.savedir:
+            return chosen or self._drawn(data)
+        task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
+        where = settings.resume if recorded else settings.savedir
+        if recorded and settings.savedir and load_task(settings.savedir) != task:
+            raise InputError(
+                f"{where} was trained for another task than that in {settings.savedir}"
+            )
+        if chosen and not chosen.same_support(task):
+            raise InputError(
+                f"{where} was trained for another task, {task}, than that of --support "
+                f"{settings.support}"
+            )
+        self._require_match(task, where)
+        return task
+
+    def _drawn(self, data: Collection | None) -> Task:
+        settings = self.settings
+        if settings.load_cla:
+            raise InputError(
+                f"{settings.resume} does not contain its task; pass the folder of its {TASK_FILE} "
+                "as --savedir"
+            )
+        assert data is not None
+        return draw(
+            data, settings.n_way, settings.k_shot or 5, settings.seed or 0,
+            settings.group_disjoint, settings.rare_split,
+        )  # fmt: skip
+
+    def _require_match(self, task: Task, where: Path) -> None:
+        """Raise InputError if the settings ask for another task than that recorded in `where`."""
+        settings = self.settings
+        if settings.group_disjoint or settings.rare_split:
+            raise InputError(
+                f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
+                "pass them to generate_pseudo.py"
+            )
+        names = ("n_way", "k_shot", "seed")
+        requested, recorded = ({n: getattr(x, n) for n in names} for x in (settings, task))
+        require_match(requested, recorded, where)
+        if settings.load_cla:
+            n_way = student_classifier(self.checkpoint).linear.out_features
+            if n_way != task.n_way:
+                raise InputError(
+                    f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
+                )
+
+
+def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:
+    """Write the JSON file of the scores and the CSV file `table`."""
+    files[0].unlink(missing_ok=True)  # an interrupted --overwrite must not look done
+    for file, content in ((files[1], table), (files[0], json.dumps(scores, indent=1))):
+        with atomic_write(file) as out:
+            out.write(content.encode())
+    print(f"written: {files[0]}, {files[1]}")
+
+
+def score_of(images: ImageSet, probabilities: np.ndarray) -> dict:
+    """Return the scores of the probabilities, M×N, of M images."""
+    predicted = probabilities.argmax(axis=1)
+    return score(np.array(images.labels), predicted, images.classes, probabilities)
+
+
+def another_task(previous: dict, task: Task) -> list[str]:
+    """Return what differs, for a message, if an earlier result is of another task."""
+    recorded = previous.get("task")
+    return ["another task"] * (not recorded or Task.from_dict(recorded) != task)
+
+
+def note_on_source(task: Task, rare: ImageSet) -> None:
+    """Print a note if the task was drawn from other rare images."""
+    if not same_images(fingerprint := rare.fingerprint(), task.rare):
+        drawn_from, hint = describe(task.rare), advice(task.rare, rare)
+        print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
+
+
+def group_word(shared: dict) -> str:
+    """Return what the scores say about the groups of `Task.shared`."""
+    return {None: "; groups unknown", 0: " or its groups"}.get(shared["groups"], "")
