@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 
 import baselines
-from common.errors import InputError, require_match
+from common.errors import InputError
 from common.seeding import stream_seed
 from datasets.content import content_key
 from datasets.images import ImageSet
@@ -41,8 +41,7 @@ def main(argv: list[str] | None = None) -> None:
             f"--dic-gamma {settings.dic_gamma} times --dic-scale {settings.dic_scale} must be less "
             "than 1, or class temperatures could be 0 or negative"
         )
-    recorded = {"n_way": task.n_way, "k_shot": task.k_shot}
-    require_match({"n_way": settings.n_way, "k_shot": settings.k_shot}, recorded, savedir)
+    settings.require_match({"n_way": task.n_way, "k_shot": task.k_shot}, savedir)
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
     base = data.base
     task.require_classes(data.rare)

@@ -10,13 +10,12 @@ rate and 50 steps on a task are those of the authors' miniImageNet code.
 
 from dataclasses import dataclass
 
-from datasets.open import open_data
-from moco import resume
 from moco.config import Stage, register
 from trainer import cli
-from trainer.settings import parse, with_default
+from trainer.settings import with_default
 
 from .clusters import Clustering, cluster_base
+from .common import opened
 from .maml import Adaptation, from_checkpoint, resolve_ways, train_maml
 
 
@@ -40,8 +39,7 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source = resume.resolve_training(CactusMAMLSettings, parse(CactusMAMLSettings, argv))
-    data = open_data(settings.data, settings, use=["base"])
+    settings, source, data = opened(CactusMAMLSettings, argv)
     settings = resolve_ways(settings, data)
     groups, query, about = cluster_base(settings, source, data.base, settings.n_way)
     train_maml(

@@ -9,18 +9,13 @@ Training is 1-shot, as in the authors' code; it serves tasks of any number of sh
 
 from dataclasses import dataclass
 
-import torch
-
-from common.seeding import stream_seed
-from datasets.open import open_data
-from moco import resume
 from moco.config import Stage, register
 from trainer import cli
-from trainer.settings import parse
 
 from .clusters import Clustering, cluster_base
+from .common import opened
 from .metric import Metric, train_metric
-from .protonet import ProtoNet, from_checkpoint
+from .protonet import from_checkpoint
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,15 +34,10 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source = resume.resolve_training(
-        CactusProtoNetSettings, parse(CactusProtoNetSettings, argv)
-    )
-    data = open_data(settings.data, settings, use=["base"])
+    settings, source, data = opened(CactusProtoNetSettings, argv)
     n_way = settings.episode_way or 2
     groups, query, about = cluster_base(settings, source, data.base, n_way)
-    torch.manual_seed(stream_seed("cactus_protonet weights", settings.seed))
-    model = ProtoNet(settings.arch, settings.image_size)
-    train_metric("cactus_protonet", settings, source, data, model, groups, query, **about)
+    train_metric("cactus_protonet", settings, source, data, groups, query, **about)
 
 
 if __name__ == "__main__":

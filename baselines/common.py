@@ -2,21 +2,23 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.seeding import stream_seed
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet
-from datasets.open import decoded
+from datasets.open import decoded, open_data
 from moco import resume
-from moco.config import ImageTraining
+from moco.config import STAGES, ImageTraining
 from moco.train import train
 from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
-from trainer.settings import setting
+from trainer.settings import parse, setting
 from trainer.trainer import Run, StepFn
 
 
@@ -25,6 +27,26 @@ class Baseline(ImageTraining):
     """Settings of all baselines."""
 
     data: Path = setting(help="data folder", positional=True, metavar="DATA")
+
+
+B = TypeVar("B", bound=Baseline)
+
+
+def opened(
+    cls: type[B], argv: list[str] | None, part: str = "base"
+) -> tuple[B, resume.Source | None, Collection]:
+    """Return the settings `cls` of a command, the checkpoint that it continues from, if any, and
+    its data, of which it uses a part."""
+    settings, source = resume.resolve_training(cls, parse(cls, argv))
+    return settings, source, open_data(settings.data, settings, use=[part])
+
+
+def fresh_model(stage: str, settings: Baseline) -> nn.Module:
+    """Build the model of a meta-learning stage, with weights drawn by the seed."""
+    make_model = STAGES[stage].adapts
+    assert make_model, stage
+    torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
+    return make_model({"stage": stage, "args": settings.record()})
 
 
 class Supervised(nn.Module):

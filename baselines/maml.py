@@ -27,17 +27,16 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import InputError
-from common.seeding import stream_seed
 from datasets import Collection
-from datasets.open import open_data
 from moco import resume
-from moco.config import STAGES, Stage, register
+from moco.config import Stage, register
 from models import LinearClassifier, build_encoder
 from trainer import cli
 from trainer.distributed import pick_device
 from trainer.nan_guard import not_finite
-from trainer.settings import parse, setting
+from trainer.settings import setting
 
+from .common import fresh_model, opened
 from .episodes import (
     EpisodeBatches,
     Episodic,
@@ -129,15 +128,6 @@ class MAML(EpisodicModel):
         if zero_head:
             for weight in self.classifier.parameters():
                 nn.init.zeros_(weight).requires_grad_(False)
-
-    @staticmethod
-    def of(settings: Adaptation) -> "MAML":
-        """Build the model that `settings` describe."""
-        s = settings
-        return MAML(
-            s.arch, s.image_size, s.n_way, s.inner_lr, s.inner_steps, s.test_steps, s.order,
-            s.zero_head,
-        )  # fmt: skip
 
     def forward(self, images: Tensor) -> Tensor:
         """Map images, B×3×S×S, to logits, B×N."""
@@ -280,13 +270,12 @@ def train_maml(
     batches = EpisodeBatches(
         partitions, len(data.base), number, n_way, per_class, settings.seed, shown
     )
-    torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         batch = torch.stack(views, dim=1).flatten(0, 1)
         return meta_step(model, split_episodes(batch, number, n_way, k_shot), n_way, outer_loss)
 
-    model = MAML.of(settings)
+    model = fresh_model(stage, settings)
     train_episodes(stage, settings, source, data, batches, model, step, device, views, **options)
 
 
@@ -302,8 +291,7 @@ def train_on_classes(
     outer_loss_of: Callable[[MAMLSettings], Callable[[Tensor], dict[str, Tensor]]],
 ) -> None:
     """Meta-train on episodes of the base classes, as the command line `argv` says."""
-    settings, source = resume.resolve_training(cls, parse(cls, argv))
-    data = open_data(settings.data, settings, use=["base"])
+    settings, source, data = opened(cls, argv)
     settings = resolve_ways(settings, data)
     if settings.n_way > len(data.base.classes):
         settings = replace(settings, zero_head=True)
@@ -317,8 +305,9 @@ def train_on_classes(
 
 def from_checkpoint(checkpoint: dict) -> MAML:
     """Build the model of a checkpoint, with fresh weights."""
-    settings = STAGES[checkpoint["stage"]].settings
-    return MAML.of(settings(**{name: checkpoint["args"][name] for name in settings.fields()}))
+    names = ("arch", "image_size", "n_way", "inner_lr", "inner_steps", "test_steps", "order",
+             "zero_head")  # fmt: skip
+    return MAML(**{name: checkpoint["args"][name] for name in names})
 
 
 register(Stage("maml", "MAML, baselines/maml.py", MAMLSettings, adapts=from_checkpoint))

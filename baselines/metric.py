@@ -13,6 +13,7 @@ from moco import resume
 from trainer.distributed import pick_device
 from trainer.settings import setting, with_default
 
+from .common import fresh_model
 from .episodes import (
     EpisodeBatches,
     Episodic,
@@ -56,13 +57,12 @@ def train_metric(
     settings: Metric,
     source: resume.Source | None,
     data: Collection,
-    model: MetricModel,
     partitions: Sequence[Groups] | None = None,
     query: int | None = None,
     **more: object,
 ) -> None:
-    """Meta-train `model` on episodes of `query` query images per class from `partitions`, by
-    default the base classes of `data`.
+    """Meta-train a stage's model on episodes of `query` query images per class from `partitions`,
+    by default the base classes of `data`.
 
     Raises InputError if there are too few classes or images, and like `train_episodes`.
     """
@@ -75,24 +75,15 @@ def train_metric(
         raise InputError(
             f"--episode-way must be in [2, {most}], the number of classes, got {n_way}"
         )
-    batches = EpisodeBatches(
-        partitions,
-        len(data.base),
-        settings.batch_size,
-        n_way,
-        settings.k_shot + query,
-        settings.seed,
-    )
+    number, per_class = settings.batch_size, settings.k_shot + query
+    batches = EpisodeBatches(partitions, len(data.base), number, n_way, per_class, settings.seed)
 
     def step(model, views, rows, epoch):
-        found = [
-            model.episode_loss(support, query, n_way)
-            for support, query in split_episodes(
-                views[0], settings.batch_size, n_way, settings.k_shot
-            )
-        ]
+        episodes = split_episodes(views[0], number, n_way, settings.k_shot)
+        found = [model.episode_loss(support, query, n_way) for support, query in episodes]
         loss, accuracy = (torch.stack(values).mean() for values in zip(*found))
         return {"loss": loss, "accuracy": accuracy}
 
     device = pick_device(settings.device, settings.gpu)
+    model = fresh_model(stage, settings)
     train_episodes(stage, settings, source, data, batches, model, step, device, **more)

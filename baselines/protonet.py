@@ -14,14 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from common.seeding import stream_seed
-from datasets.open import open_data
-from moco import resume
 from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
-from trainer.settings import parse
 
+from .common import opened
 from .episodes import labels_of
 from .metric import Metric, MetricModel, train_metric
 
@@ -83,11 +80,7 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source = resume.resolve_training(ProtoNetSettings, parse(ProtoNetSettings, argv))
-    data = open_data(settings.data, settings, use=["base"])
-    torch.manual_seed(stream_seed("protonet weights", settings.seed))
-    model = ProtoNet(settings.arch, settings.image_size)
-    train_metric("protonet", settings, source, data, model)
+    train_metric("protonet", *opened(ProtoNetSettings, argv))
 
 
 if __name__ == "__main__":

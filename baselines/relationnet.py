@@ -21,14 +21,12 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.errors import InputError
-from common.seeding import stream_seed
-from datasets.open import open_data
-from moco import resume
 from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
-from trainer.settings import parse, with_default
+from trainer.settings import with_default
 
+from .common import opened
 from .episodes import labels_of
 from .metric import Metric, MetricModel, train_metric
 
@@ -139,13 +137,7 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source = resume.resolve_training(
-        RelationNetSettings, parse(RelationNetSettings, argv)
-    )
-    data = open_data(settings.data, settings, use=["base"])
-    torch.manual_seed(stream_seed("relationnet weights", settings.seed))
-    model = RelationNet(settings.arch, settings.image_size, settings.k_shot)
-    train_metric("relationnet", settings, source, data, model)
+    train_metric("relationnet", *opened(RelationNetSettings, argv))
 
 
 if __name__ == "__main__":

@@ -12,14 +12,13 @@ import torch
 import torch.nn.functional as F
 
 from common.seeding import stream_seed
-from datasets.open import draw, notes_of, open_data, with_contents
-from moco import resume
+from datasets.open import draw, notes_of, with_contents
 from moco.config import Drawing, Stage, register
 from trainer import cli
 from trainer.distributed import pick_device
-from trainer.settings import parse, setting
+from trainer.settings import setting
 
-from .common import Baseline, Supervised, train_baseline
+from .common import Baseline, Supervised, opened, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,9 +38,7 @@ register(Stage("scratch", "training from scratch, baselines/scratch.py", Scratch
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = parse(Scratch, argv)
-    settings, source = resume.resolve_training(Scratch, flags)
-    data = open_data(settings.data, settings, use=["rare"])
+    settings, source, data = opened(Scratch, argv, "rare")
     rare = data.rare
     task = draw(
         data, settings.n_way, None if settings.oracle else settings.k_shot, settings.seed,

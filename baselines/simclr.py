@@ -14,15 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from common.seeding import stream_seed
-from datasets.open import open_data
-from moco import resume
 from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
 from trainer.distributed import pick_device
-from trainer.settings import parse, setting, with_default
+from trainer.settings import setting, with_default
 
-from .common import Baseline, train_baseline
+from .common import Baseline, opened, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,10 +64,7 @@ class SimCLR(nn.Module):
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = parse(SimCLRSettings, argv)
-    settings, source = resume.resolve_training(SimCLRSettings, flags)
-    data = open_data(settings.data, settings, use=["base"])
-    base = data.base
+    settings, source, data = opened(SimCLRSettings, argv)
     device = pick_device(settings.device, settings.gpu)
     torch.manual_seed(stream_seed("simclr weights", settings.seed))
     model = SimCLR(settings.arch, settings.image_size)
@@ -79,7 +74,7 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == positives
         return {"loss": F.cross_entropy(logits, positives), "acc1": correct.float().mean()}
 
-    train_baseline("simclr", settings, source, data, base, model, step, device, views=2)
+    train_baseline("simclr", settings, source, data, data.base, model, step, device, views=2)
 
 
 if __name__ == "__main__":

@@ -15,21 +15,18 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
-from common.errors import require_match
 from common.seeding import stream_seed
 from datasets.images import require_same
-from datasets.open import open_data
-from moco import resume
 from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
 from moco.config import Stage, register
 from moco.losses import tempered_kl
 from trainer import cli
 from trainer.distributed import pick_device
 from trainer.performance import prepare
-from trainer.settings import parse, setting
+from trainer.settings import setting
 
 from . import register_all
-from .common import Baseline, Supervised, train_baseline
+from .common import Baseline, Supervised, opened, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,9 +53,7 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    flags = parse(SRL, argv)
-    settings, source = resume.resolve_training(SRL, flags)
-    data = open_data(settings.data, settings, use=["base"])
+    settings, source, data = opened(SRL, argv)
     base = data.base
     device = pick_device(settings.device, settings.gpu)
     labels = torch.tensor(base.labels, device=device)
@@ -67,8 +62,8 @@ def main(argv: list[str] | None = None) -> None:
     if settings.teacher:
         register_all()
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
-        expected = {"arch": settings.arch, "image_size": settings.image_size}
-        require_match(expected, checkpoint["args"], settings.teacher)
+        recorded = {name: checkpoint["args"][name] for name in ("arch", "image_size")}
+        settings.require_match(recorded, settings.teacher)
         require_same(checkpoint["base"], base, f"{settings.teacher} was trained on")
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts)

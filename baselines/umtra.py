@@ -15,12 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from datasets.open import open_data
-from moco import resume
 from moco.config import Stage, register
 from trainer import cli
-from trainer.settings import parse, with_default
+from trainer.settings import with_default
 
+from .common import opened
 from .maml import Adaptation, from_checkpoint, resolve_ways, train_maml
 
 
@@ -40,8 +39,7 @@ register(Stage("umtra", "UMTRA, baselines/umtra.py", UMTRASettings, adapts=from_
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source = resume.resolve_training(UMTRASettings, parse(UMTRASettings, argv))
-    data = open_data(settings.data, settings, use=["base"])
+    settings, source, data = opened(UMTRASettings, argv)
     settings = resolve_ways(settings, data)
     each_image = np.arange(len(data.base))[:, None]  # a class of its own
     train_maml(

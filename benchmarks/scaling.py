@@ -35,6 +35,7 @@ from moco.train import train
 from trainer import cli
 from trainer.distributed import barrier, is_main
 from trainer.provenance import provenance
+from trainer.settings import at_least, positive
 
 from .throughput import options_of
 
@@ -166,14 +167,14 @@ def parser() -> argparse.ArgumentParser:
     arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
     add = arg_parser.add_argument
     add("--device", default="auto")
-    add("--counts", type=cli.positive, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
-    add("--processes", type=cli.positive, nargs="*", default=[1, 2])
-    add("--turns", type=cli.positive, default=3, help="runs per number of processes")
+    add("--counts", type=positive, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
+    add("--processes", type=positive, nargs="*", default=[1, 2])
+    add("--turns", type=positive, default=3, help="runs per number of processes")
     add("--arch", default="conv4")
     add("--image-size", type=int, default=32)
     add("-b", "--batch-size", type=int, default=16)
     add("-j", "--workers", type=int, default=4)
-    add("--steps", type=cli.number(int, 4), default=60)
+    add("--steps", type=at_least(4), default=60)
     add("--out", type=Path, metavar="FILE", help="JSON file for the results")
     return arg_parser
 

@@ -52,7 +52,7 @@ from trainer import cli
 from trainer.distributed import available_cpus, pick_device, readers
 from trainer.performance import has_bfloat16, lacks_bfloat16, prepare, sgd
 from trainer.provenance import provenance
-from trainer.settings import resolve
+from trainer.settings import positive, resolve
 from trainer.trainer import take_step
 
 from .plain import (
@@ -340,8 +340,8 @@ def parser() -> argparse.ArgumentParser:
     add("--image-size", type=int, help="default: 224 on a GPU, 112 on the CPU")
     add("-b", "--batch-size", type=int, default=16)
     add("--bn-groups", type=int, default=4)
-    add("--turns", type=cli.positive, default=7, help="turns per mode (default 7)")
-    add("--steps", type=cli.positive, help="steps per turn (default: 2, on a GPU 50)")
+    add("--turns", type=positive, default=7, help="turns per mode (default 7)")
+    add("--steps", type=positive, help="steps per turn (default: 2, on a GPU 50)")
     add("-j", "--workers", type=int, default=4)
     add("--device", default="auto")
     add("--profile", action="store_true", help="also profile the parts of a step")

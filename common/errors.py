@@ -3,7 +3,6 @@
 import contextlib
 import errno
 from collections.abc import Iterable, Iterator
-from pathlib import Path
 
 
 class InputError(ValueError):
@@ -59,15 +58,3 @@ def listed(items: Iterable[object], limit: int = 10) -> str:
     texts = [str(item) for item in items]
     rest = len(texts) - limit
     return ", ".join(texts[:limit]) + (f" and {rest} more" if rest > 0 else "")
-
-
-def require_match(given: dict, recorded: dict, where: str | Path) -> None:
-    """Raise InputError, showing both values, if a value in `given` is not None and differs from
-    the one `recorded` in the file `where`."""
-    for name, value in given.items():
-        expected = recorded.get(name)
-        if value is not None and value != expected:
-            flag = f"--{name.replace('_', '-')}"
-            raise InputError(
-                f"{flag} {value} conflicts with {where}, created with {flag} {expected}"
-            )

@@ -84,8 +84,8 @@ def fit_classifier(embeddings: np.ndarray, labels: np.ndarray, normalize: bool =
     return f_c.fit(embeddings.astype(np.float64), labels)
 
 
-class FrozenEncoder:
-    """Frozen query encoder f_q or f_q′ of a checkpoint, with its image size and augmentation."""
+class _Frozen:
+    """A network of a checkpoint, without gradients, and how its images are encoded."""
 
     def __init__(
         self,
@@ -95,12 +95,30 @@ class FrozenEncoder:
         batch_size: int = 32,
         workers: int = 0,
     ):
-        self.encoder = query_encoder(checkpoint)
+        self.network = self.build(checkpoint)
         self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
         self.image_size = checkpoint["args"]["image_size"]
         self.aug_plus = checkpoint["args"]["aug_plus"]
-        self._embedded: tuple[ImageSet, np.ndarray] | None = None
-        prepare(self.encoder, self.device, amp)
+        prepare(self.network, self.device, amp)
+
+    def build(self, checkpoint: dict) -> nn.Module:
+        """Return the network, in evaluation mode."""
+        raise NotImplementedError
+
+    def encode(self, network: nn.Module, images: ImageSet, progress: str | None) -> np.ndarray:
+        """Return what `network` makes of the evaluation views of M images, M×…."""
+        return encode(
+            network, images, self.image_size, self.batch_size, self.workers, self.device, progress
+        )
+
+
+class FrozenEncoder(_Frozen):
+    """Frozen query encoder f_q or f_q′ of a checkpoint, with its image size and augmentation."""
+
+    _embedded: tuple[ImageSet, np.ndarray] | None = None
+
+    def build(self, checkpoint: dict) -> nn.Module:
+        return query_encoder(checkpoint)
 
     def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
         """Return the embeddings of the evaluation views of M images, M×D, not normalised.
@@ -108,11 +126,7 @@ class FrozenEncoder:
         Those of the last set are kept.
         """
         if self._embedded is None or self._embedded[0] is not images:
-            embeddings = encode(
-                self.encoder, images, self.image_size, self.batch_size, self.workers, self.device,
-                progress,
-            )  # fmt: skip
-            self._embedded = images, embeddings
+            self._embedded = images, self.encode(self.network, images, progress)
         return self._embedded[1]
 
     def copies(self, images: ImageSet, augnum: int = 5, progress: str | None = None) -> np.ndarray:
@@ -127,7 +141,7 @@ class FrozenEncoder:
         batches = ImageLoader(views, workers, batch_size=32)
         hidden = None if progress else True
         with tqdm(total=len(views), desc=progress, unit="copies", disable=hidden) as bar:
-            embeddings = encode_batches(self.encoder, batches, self.device, bar)
+            embeddings = encode_batches(self.network, batches, self.device, bar)
         return embeddings.reshape(len(images), augnum, -1)
 
     def fit(self, support: ImageSet, augnum: int = 5, normalize: bool = False) -> Pipeline:
@@ -183,7 +197,7 @@ def regressions(
     return predict
 
 
-class MetaLearner:
+class MetaLearner(_Frozen):
     """The model of a meta-learning method's checkpoint, which adapts to a task from its support set
     alone.
 
@@ -192,27 +206,17 @@ class MetaLearner:
     returns a function, or a module in evaluation mode, from embeddings to probabilities, B×N.
     """
 
-    def __init__(
-        self,
-        checkpoint: dict,
-        device: torch.device | str = "cpu",
-        amp: bool = False,
-        batch_size: int = 32,
-        workers: int = 0,
-    ):
-        make_model = STAGES[checkpoint["stage"]].adapts
-        assert make_model, checkpoint["stage"]
-        self.model = make_model(checkpoint)
-        with refusing(f"the checkpoint of {STAGES[checkpoint['stage']].title} is invalid"):
-            self.model.load_state_dict(checkpoint["state_dict"])
-        self.model.eval().requires_grad_(False)
-        self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
-        self.image_size = checkpoint["args"]["image_size"]
-        prepare(self.model, self.device, amp)
+    def build(self, checkpoint: dict) -> nn.Module:
+        stage = STAGES[checkpoint["stage"]]
+        assert stage.adapts, stage.name
+        model = stage.adapts(checkpoint)
+        with refusing(f"the checkpoint of {stage.title} is invalid"):
+            model.load_state_dict(checkpoint["state_dict"])
+        return model.eval().requires_grad_(False)
 
     def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
         """Return `model.embed` of the evaluation views of M images, M×…."""
-        return self._encode(self.model.embed, images, progress)
+        return self._encode(self.network.embed, images, progress)
 
     def adapt(
         self, embeddings: np.ndarray, labels: Sequence[int]
@@ -236,20 +240,16 @@ class MetaLearner:
         """Return class probabilities, M×N, of M images, adapted on `support`; as by `adapt` and
         `embed`, but without holding all embeddings in memory."""
         classify = self._adapted(self.embed(support), support.labels)
-        return self._encode(lambda image: classify(self.model.embed(image)), images, progress)
+        return self._encode(lambda image: classify(self.network.embed(image)), images, progress)
 
     def _adapted(self, embeddings: np.ndarray, labels: Sequence[int]) -> Callable[[Tensor], Tensor]:
         support = torch.from_numpy(embeddings).to(self.device)
-        return _each(self.model.adapt(support, torch.tensor(labels, device=self.device)))
+        return _each(self.network.adapt(support, torch.tensor(labels, device=self.device)))
 
     def _encode(
         self, function: Callable[[Tensor], Tensor], images: ImageSet, progress: str | None
     ) -> np.ndarray:
-        one_by_one = _Function(_each(function))
-        return encode(
-            one_by_one, images, self.image_size, self.batch_size, self.workers, self.device,
-            progress,
-        )  # fmt: skip
+        return self.encode(_Function(_each(function)), images, progress)
 
 
 def _each(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

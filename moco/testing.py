@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import InputError, refusing, require_match
+from common.errors import InputError, refusing
 from common.files import atomic_write, parse_json, refuse_to_overwrite
 from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
@@ -169,9 +169,8 @@ class Evaluation:
                 f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
                 "pass them to generate_pseudo.py"
             )
-        names = ("n_way", "k_shot", "seed")
-        requested, recorded = ({n: getattr(x, n) for n in names} for x in (settings, task))
-        require_match(requested, recorded, where)
+        recorded = {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}
+        settings.require_match(recorded, where)
         if settings.load_cla:
             n_way = student_classifier(self.checkpoint).linear.out_features
             if n_way != task.n_way:

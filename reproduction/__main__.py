@@ -43,6 +43,7 @@ from reproduction.run import TABLE, become, run_here, submit_to_slurm
 from reproduction.table import heading, write_table
 from trainer import cli
 from trainer.config import EPOCHS
+from trainer.settings import at_least, natural, positive
 
 
 def make_parser() -> cli.ArgumentParser:
@@ -56,20 +57,20 @@ def make_parser() -> cli.ArgumentParser:
     add("--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="output folder")
     add("--dry-run", action="store_true", help="print the commands instead of running them")
     add = parser.add_argument_group("narrowing (stated in the table's heading)").add_argument
-    add("--epochs", type=cli.positive, default=EPOCHS, metavar="N",
+    add("--epochs", type=positive, default=EPOCHS, metavar="N",
         help="epochs of each run; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
-    size = cli.number(int, MIN_IMAGE_SIZE)
+    size = at_least(MIN_IMAGE_SIZE)
     add("--image-size", type=size, default=IMAGE_SIZE, metavar="PIXELS",
         help="image width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
-    add("--seeds", type=cli.natural, nargs="+", default=list(SEEDS), metavar="SEED",
+    add("--seeds", type=natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="seeds of the tasks and of the models trained on them")  # fmt: skip
     add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")
     add("--methods", nargs="+", metavar="NAME", help="rows (default: all)")
     add("--group-disjoint", "--lesion-disjoint", action="store_true",
         help="exclude query images of the support set's groups (patients, lesions)")  # fmt: skip
     add("--groups", type=Path, metavar="FILE", help="CSV file with the columns image,group")
-    add("--tasks", type=cli.natural, default=TASKS, metavar="N",
+    add("--tasks", type=natural, default=TASKS, metavar="N",
         help="tasks over which rows that need no training by task are scored as well, with a 95 %% "
         "confidence interval; 0: none")  # fmt: skip
     add("--base-classes", nargs="+", metavar="CLASS",
@@ -85,13 +86,13 @@ def make_parser() -> cli.ArgumentParser:
     group = parser.add_argument_group("execution")
     add = group.add_argument
     add("--executor", choices=["local", "slurm"], default="local", help="where to run the jobs")
-    add("--jobs", type=cli.positive, default=1, metavar="N",
+    add("--jobs", type=positive, default=1, metavar="N",
         help="jobs run in parallel on this machine; each gets one of several GPUs")  # fmt: skip
     add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
         help="sbatch options of each job, without hyphens: gres=gpu:1 time=1440")  # fmt: skip
     add("--only", metavar="NAME", help="run a single job, by its printed name, or `table`")
     add("--device", metavar="DEVICE", help="passed on to every command")
-    add("-j", "--workers", type=cli.natural, metavar="N", help="passed on to every command")
+    add("-j", "--workers", type=natural, metavar="N", help="passed on to every command")
     return parser
 
 

@@ -1,11 +1,10 @@
 """Command-line conventions: flags with hyphens or underscores, errors in one line."""
 
 import argparse
-import math
 import os
 import sys
 from collections.abc import Callable, Iterable
-from typing import Any, NoReturn, TypeVar
+from typing import Any, NoReturn
 
 from common.errors import InputError, is_text
 from common.failures import one_line, print_any_name
@@ -13,8 +12,6 @@ from common.failures import one_line, print_any_name
 from .launch_plan import launched
 from .provenance import program
 from .signals import Stopped
-
-N = TypeVar("N", int, float)
 
 
 class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
@@ -86,23 +83,3 @@ def use_utf8() -> None:
     if sys.getfilesystemencoding() != "utf-8" and os.environ.get("PYTHONUTF8") != "1":
         os.environ["PYTHONUTF8"] = "1"
         os.execv(sys.executable, [sys.executable, *sys.orig_argv[1:]])
-
-
-def number(kind: type[N], least: float) -> Callable[[str], N]:
-    """Return an argparse type for finite numbers of at least `least`."""
-
-    def parse(text: str) -> N:
-        try:
-            value = kind(text)
-        except ValueError:
-            expected = "a whole number" if kind is int else "a number"
-            raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}") from None
-        if not value >= least or value == math.inf:
-            raise argparse.ArgumentTypeError(f"must be at least {least}, got {text}")
-        return value
-
-    return parse
-
-
-natural = number(int, 0)
-positive = number(int, 1)

@@ -12,7 +12,7 @@ import inspect
 import math
 import types
 import typing
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, ClassVar, Literal, TypeVar
 
@@ -157,6 +157,14 @@ class Field:
         return None
 
 
+def at_least(low: int) -> Callable[[str], int]:
+    """Return an argparse type for whole numbers of at least `low`."""
+    return Field("", Setting("", low=low), None, int).read
+
+
+natural, positive = at_least(0), at_least(1)
+
+
 def _is_choice(value: str, choice: str) -> bool:
     prefix = choice.removesuffix("NAME") if choice.endswith("/NAME") else None
     return value == choice if prefix is None else value.startswith(prefix) and value != prefix
@@ -222,6 +230,13 @@ class Settings:
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON types, for a checkpoint or a log."""
         return _plain({name: getattr(self, name) for name in self.fields()})
+
+    def require_match(self, recorded: Mapping[str, Any], where: Path | str) -> None:
+        """Raise InputError, showing both values, if a setting other than None differs from that
+        `recorded` in the file `where`."""
+        for name, value in recorded.items():
+            if (given := getattr(self, name)) is not None:
+                require_same_setting(self.fields()[name], given, value, where)
 
 
 def _plain(values: dict[str, Any]) -> dict[str, Any]:

@@ -137,7 +137,7 @@ def test_batch_statistics_of_the_queries_would_be_noticed(hues, trained):
     learner = MetaLearner(load_checkpoint(trained("maml")), batch_size=8)
     support = torch.from_numpy(learner.embed(task.support(rare)))
     query = torch.from_numpy(learner.embed(task.query(rare)))
-    adapted = learner.model.adapt(support, torch.tensor(task.support(rare).labels))
+    adapted = learner.network.adapt(support, torch.tensor(task.support(rare).labels))
     together = adapted.train()(query[:8])
     assert (together[:1] - adapted(torch.cat([query[:1], query[8:15]]))[:1]).abs().max() > 1e-3
 

@@ -1,14 +1,6 @@
 """Error messages."""
 
-import pytest
-
-from common.errors import InputError, listed, require_match
-
-
-def test_require_match_shows_both_values():
-    require_match({"arch": None, "k_shot": 5}, {"arch": "conv4", "k_shot": 5}, "here")
-    with pytest.raises(InputError, match="--arch resnet12 conflicts with here, .*--arch conv4"):
-        require_match({"arch": "resnet12"}, {"arch": "conv4"}, "here")
+from common.errors import InputError, listed
 
 
 def test_listed():

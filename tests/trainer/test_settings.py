@@ -194,3 +194,12 @@ def test_older_files(chain, tmp_path):
     del teacher["arch"]
     with pytest.raises(InputError, match="is invalid: missing setting arch"):
         config.teacher_settings(teacher, chain.labels)
+
+
+def test_require_match_shows_both_values():
+    settings = config.Labelling(
+        datadir=Path(), resume=Path(), savedir=Path(), arch="resnet12", augnum=5, amp=False
+    )
+    settings.require_match({"arch": "resnet12", "n_way": 3, "k_shot": 5}, "here")
+    with pytest.raises(InputError, match="--arch resnet12 conflicts with here, .*--arch conv4"):
+        settings.require_match({"arch": "conv4"}, "here")
