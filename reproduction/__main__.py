@@ -78,13 +78,10 @@ def make_parser() -> cli.ArgumentParser:
     add("--rare-classes", nargs="+", metavar="CLASS", help="rare classes of your own images")
     add("--allow-duplicates", action="store_true",
         help="count copies of an image as separate images")  # fmt: skip
-    add(
-        "--amp",
-        action="store_true",
-        help="train in mixed precision (bfloat16); without it, in float32, on GPUs too",
-    )
-    group = parser.add_argument_group("execution")
-    add = group.add_argument
+    add("--amp", action="store_true",
+        help="train in mixed precision (bfloat16); without it, in float32, on GPUs "
+        "too")  # fmt: skip
+    add = parser.add_argument_group("execution").add_argument
     add("--executor", choices=["local", "slurm"], default="local", help="where to run the jobs")
     add("--jobs", type=positive, default=1, metavar="N",
         help="jobs run in parallel on this machine; each gets one of several GPUs")  # fmt: skip
@@ -131,24 +128,20 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
     data, out, groups = args.data or Path("DATA"), args.out, args.groups
     if not args.dry_run:  # the commands run in the repository's folder
         data, out, groups = data.resolve(), out.resolve(), groups and groups.resolve()
+    same = ("image_size", "epochs", "group_disjoint", "allow_duplicates", "amp", "tasks")
     return Study(
         table=table,
         data=data,
         out=out,
         arch=args.arch or table.arch,
-        image_size=args.image_size,
-        epochs=args.epochs,
         seeds=tuple(dict.fromkeys(args.seeds)),
         shots=tuple(shot for shot in table.shots if shot in shots),
         methods=tuple(method for method in table.methods if method in methods),
-        group_disjoint=args.group_disjoint,
         groups=groups,
-        allow_duplicates=args.allow_duplicates,
-        amp=args.amp,
         machine=tuple(machine),
-        tasks=args.tasks,
         classes=classes,
-    )  # fmt: skip
+        **{name: getattr(args, name) for name in same},
+    )
 
 
 def show_tables(args: argparse.Namespace) -> None:
@@ -210,21 +203,8 @@ def main(argv: list[str] | None = None) -> None:
         return become(by_name[args.only])
     tracebacks_to(study.root)
     require_writable(study.root)
-    data = open_dataset(study.data, args.base_classes, args.rare_classes)
-    data = with_groups(data, study.groups) if study.groups else data
-    data = without_copies(data, default_folder(), study.allow_duplicates)
-    print(data.summary())
-    if data.name != study.table.dataset and not study.own:
-        raise InputError(
-            f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}; for "
-            "your own images, name --base-classes and --rare-classes"
-        )
-    for shot, seed in itertools.product(study.shots, study.seeds):  # reject impossible tasks early
-        k_shot = None if shot == "all" else int(shot)
-        options = (study.table.n_way, k_shot, seed, study.group_disjoint, study.rare_split)
-        draw(data, *options).query(data.rare)
+    data = open_images(study, args)
     study = replace(study, images=len(data.base) + len(data.rare))
-    require_same_images(study.root, data)
     arguments = sys.argv[1:] if argv is None else argv
     command = shlex.join(["python", "-m", "reproduction", *_without_paths(arguments)])
     print(heading(study))
@@ -246,6 +226,29 @@ def main(argv: list[str] | None = None) -> None:
         show_table(study, command)
         raise
     return show_table(study, command)
+
+
+def open_images(study: Study, args: argparse.Namespace) -> Collection:
+    """Open the data of a study, and print what was found.
+
+    Raises InputError if it is another data set than the table's, a task cannot be drawn from it, or
+    earlier runs used other images.
+    """
+    data = open_dataset(study.data, args.base_classes, args.rare_classes)
+    data = with_groups(data, study.groups) if study.groups else data
+    data = without_copies(data, default_folder(), study.allow_duplicates)
+    print(data.summary())
+    if data.name != study.table.dataset and not study.own:
+        raise InputError(
+            f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}; for "
+            "your own images, name --base-classes and --rare-classes"
+        )
+    for shot, seed in itertools.product(study.shots, study.seeds):
+        k_shot = None if shot == "all" else int(shot)
+        options = (study.table.n_way, k_shot, seed, study.group_disjoint, study.rare_split)
+        draw(data, *options).query(data.rare)
+    require_same_images(study.root, data)
+    return data
 
 
 def show_table(study: Study, command: str) -> None:

@@ -1,7 +1,7 @@
 """The jobs behind a table of the papers: one for each encoder, labelling, student and score."""
 
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -160,11 +160,53 @@ class Study:
         cells = dict.fromkeys((method, shot) for method, shot, _ in self.cells())
         if self.tasks:
             of_all_tasks = ENCODERS.keys() | META.keys()
-            yield from ((m, shot) for m, shot in cells if model_of(self, m)[0] in of_all_tasks)
+            yield from ((m, shot) for m, shot in cells if self.model_of(m)[0] in of_all_tasks)
 
-    def schedule(self) -> list[str]:
-        """Return the flags that drop the learning rate at 60 and 80 % of the epochs."""
-        return ["--schedule", *map(str, scaled_drops(self.epochs))]
+    def model_of(self, method: str) -> tuple[str, str]:
+        """Return the model and the classifier of a row.
+
+        DIC that is never measured is the method without it, which is not trained again.
+        """
+        model, classifier = METHODS[method]
+        if model == "hybrid_dic" and self.epochs <= DIC_INTERVAL:
+            model = "hybrid"
+        return model, classifier
+
+    def score_folder(self, method: str, shot: str, seed: int) -> Path:
+        """Return the folder of a cell's scores."""
+        model, classifier = self.model_of(method)
+        return self.root / "scores" / model / self.task_name(shot, seed) / classifier
+
+    def many_file(self, method: str, shot: str) -> Path:
+        """Return the JSON file of a row's scores over many tasks."""
+        model, classifier = self.model_of(method)
+        folder = self.root / "scores" / model / f"{self.task_name(shot)}_tasks" / classifier
+        n_way = self.table.n_way
+        return folder / f"tasks_{classifier}_{n_way}way_{shot}shot_{self.tasks}tasks.json"
+
+    def task_name(self, shot: str, seed: int | None = None) -> str:
+        """Return the name of a task, or without `seed` of its kind."""
+        name = f"{shot}shot" + "_disjoint" * self.group_disjoint + "_split" * self.rare_split
+        return name if seed is None else f"{name}_seed{seed}"
+
+    def task_flags(self, shot: str | None, seed: int | None = None) -> list[object]:
+        """Return the flags that select a task, or without `seed` its kind."""
+        flags: list[object] = ["--n-way", self.table.n_way]
+        flags += ["--k-shot", shot] if shot is not None else []
+        flags += ["--seed", seed] if seed is not None else []
+        flags += ["--group-disjoint"] * self.group_disjoint
+        flags += ["--rare-split"] * (self.rare_split and shot is not None)
+        return [*flags, *self.group_flags(), *self.classes]
+
+    def group_flags(self) -> list[object]:
+        return ["--groups", self.groups] if self.groups else []
+
+    def training_flags(self, cosine: bool) -> list[object]:
+        """Return the flags of any training; the learning rate drops at 60 and 80 % of the epochs,
+        but on the `cosine` schedule."""
+        flags = ["--arch", self.arch, "--image-size", self.image_size, "--epochs", self.epochs]
+        flags += ["--amp" if self.amp else "--no-amp"]
+        return flags if cosine else [*flags, "--schedule", *scaled_drops(self.epochs)]
 
 
 @dataclass(frozen=True)
@@ -202,166 +244,113 @@ def own_table(table: Table, name: str, rare_classes: Sequence[str], shots: Seque
     return replace(table, dataset=name, n_way=len(rare_classes), paper=paper)
 
 
-def model_of(study: Study, method: str) -> tuple[str, str]:
-    """Return the model and the classifier of a row.
-
-    DIC that is never measured is the method without it, which is not trained again.
-    """
-    model, classifier = METHODS[method]
-    if model == "hybrid_dic" and study.epochs <= DIC_INTERVAL:
-        model = "hybrid"
-    return model, classifier
-
-
 def jobs_of(study: Study) -> list[Job]:
     """Return the jobs of all cells, without duplicates, each after the jobs it needs."""
-    jobs: dict[str, Job] = {}
-    for method, shot, seed in study.cells():
-        _score(jobs, study, method, shot, seed)
-    for method, shot in study.many():
-        _many(jobs, study, method, shot)
-    return list(jobs.values())
+    planner = Planner(study)
+    for cell in study.cells():
+        planner.score(*cell)
+    for row in study.many():
+        planner.many(*row)
+    return list(planner.jobs.values())
 
 
-def score_folder(study: Study, method: str, shot: str, seed: int) -> Path:
-    """Return the folder of a cell's scores."""
-    model, classifier = model_of(study, method)
-    return study.root / "scores" / model / _task_name(study, shot, seed) / classifier
+class Planner:
+    """Collects the jobs of a study by name. Each method adds a job, after those that it needs,
+    unless it is there, and returns it."""
 
+    def __init__(self, study: Study):
+        self.study, self.root = study, study.root
+        self.jobs: dict[str, Job] = {}
 
-def many_file(study: Study, method: str, shot: str) -> Path:
-    """Return the JSON file of a row's scores over many tasks."""
-    model, classifier = model_of(study, method)
-    folder = study.root / "scores" / model / f"{_tasks_name(study, shot)}_tasks" / classifier
-    n_way = study.table.n_way
-    return folder / f"tasks_{classifier}_{n_way}way_{shot}shot_{study.tasks}tasks.json"
+    def add(
+        self, name: str, command: Sequence[object], folder: Path, output: str = CHECKPOINT,
+        needs: Sequence[Job] = (),
+    ) -> Job:  # fmt: skip
+        """Add the job `name`; one that writes a checkpoint is a training."""
+        duplicates = ["--allow-duplicates"] * self.study.allow_duplicates
+        words = (*map(str, command), *duplicates, *self.study.machine)
+        epochs = self.study.epochs if output == CHECKPOINT else None
+        job = Job(name, words, folder, output, tuple(need.name for need in needs), epochs)
+        return self.jobs.setdefault(name, job)
 
+    def train(
+        self, name: str, folder: Path, script: Sequence[object], flags: Sequence[object],
+        needs: Sequence[Job] = (),
+    ) -> Job:  # fmt: skip
+        """Add a training by `script`, with its own flags, on the data folder."""
+        first = 2 if script[0] == "-m" else 1
+        command = [*script[:first], self.study.data, "--model-path", folder, *script[first:]]
+        command += [*self.study.training_flags("--cos" in script), *flags]
+        return self.add(name, command, folder, needs=needs)
 
-def _tasks_name(study: Study, shot: str) -> str:
-    return f"{shot}shot" + "_disjoint" * study.group_disjoint + "_split" * study.rare_split
+    def encoder(self, name: str) -> Job:
+        script, needs = ENCODERS[name], []
+        if name == "srl_distill":
+            needs = [self.encoder("srl_simple")]
+            script = (*script, "--teacher", needs[0].folder)
+        flags = ["--seed", 0, *self.study.classes]
+        return self.train(f"encoder {name}", self.root / "encoders" / name, script, flags, needs)
 
+    def meta(self, name: str, shot: str) -> Job:
+        words = META[name]
+        label = f"{name} {shot}shot" if "{shot}" in words else name
+        needs = {name: self.encoder(name) for name in ENCODERS if f"{{{name}}}" in words}
+        values = {encoder: job.folder for encoder, job in needs.items()}
+        values |= {"shot": shot, "n_way": self.study.table.n_way}
+        script = ["-m", f"baselines.{name}", *(word.format(**values) for word in words)]
+        folder = self.root / "meta" / label.replace(" ", "_")
+        flags = ["--seed", 0, *self.study.classes]
+        return self.train(f"meta {label}", folder, script, flags, list(needs.values()))
 
-def _task_name(study: Study, shot: str, seed: int) -> str:
-    return f"{_tasks_name(study, shot)}_seed{seed}"
+    def on_support(self, name: str, shot: str, seed: int) -> Job:
+        task = self.study.task_name(shot, seed)
+        # The oracle has no shots: it trains on all training images of the split.
+        flags = self.study.task_flags(None if name == "oracle" else shot, seed)
+        folder = self.root / "on_support" / name / task
+        return self.train(f"{name} {task}", folder, ON_SUPPORT[name], flags)
 
+    def labels(self, shot: str, seed: int) -> Job:
+        task, teacher = self.study.task_name(shot, seed), self.encoder("moco_v1")
+        folder = self.root / "labels" / task
+        command = ["generate_pseudo.py", "--datadir", self.study.data, "--resume", teacher.folder]
+        command += ["--savedir", folder, *self.study.task_flags(shot, seed)]
+        command += ["--overwrite", "--no-amp"]
+        return self.add(f"labels {task}", command, folder, PSEUDO_FILE, [teacher])
 
-def _task_flags(study: Study, shot: str, seed: int | None) -> list[str]:
-    """Return the flags that select a task, or without `seed` its kind."""
-    flags = ["--n-way", str(study.table.n_way), "--k-shot", shot]
-    flags += ["--seed", str(seed)] if seed is not None else []
-    flags += ["--group-disjoint"] * study.group_disjoint + ["--rare-split"] * study.rare_split
-    return [*flags, *_groups(study), *study.classes]
+    def student(self, name: str, shot: str, seed: int) -> Job:
+        task, labels = self.study.task_name(shot, seed), self.labels(shot, seed)
+        folder = self.root / "students" / name / task
+        command = ["main_distill.py", self.study.data, "--savedir", labels.folder]
+        command += ["--model-path", folder, *STUDENTS[name], "--seed", seed]
+        return self.add(f"student {name} {task}", command, folder, needs=[labels])
 
+    def score(self, method: str, shot: str, seed: int) -> Job:
+        study, (model, classifier) = self.study, self.study.model_of(method)
+        flags = study.group_flags()  # the model has a task
+        if model in ENCODERS or model in META:
+            training, flags = self.of_all_tasks(model, shot), study.task_flags(shot, seed)
+        elif model in STUDENTS:
+            training = self.student(model, shot, seed)
+        else:
+            training = self.on_support(model, shot, seed)
+        flags += ["--load-cla"] * (classifier == "direct")
+        flags += ["--no-teacher"] * (model in STUDENTS)  # it has rows of its own
+        name = f"score {model} {study.task_name(shot, seed)} {classifier}"
+        folder = study.score_folder(method, shot, seed)
+        return self.test(name, training, flags, folder / "test_*.json")
 
-def _groups(study: Study) -> list[str]:
-    return ["--groups", str(study.groups)] if study.groups else []
+    def many(self, method: str, shot: str) -> Job:
+        model, classifier = self.study.model_of(method)
+        flags = [*self.study.task_flags(shot), "--tasks", self.study.tasks]
+        name = f"tasks {model} {self.study.task_name(shot)} {classifier}"
+        training = self.of_all_tasks(model, shot)
+        return self.test(name, training, flags, self.study.many_file(method, shot))
 
+    def of_all_tasks(self, model: str, shot: str) -> Job:
+        return self.meta(model, shot) if model in META else self.encoder(model)
 
-def _add(jobs: dict[str, Job], study: Study, name: str, command: Iterable[object], **fields) -> str:
-    """Add a job unless it exists; return its name."""
-    duplicates = ["--allow-duplicates"] * study.allow_duplicates
-    words = (*map(str, command), *duplicates, *study.machine)
-    return jobs.setdefault(name, Job(name=name, command=words, **fields)).name
-
-
-def _training_flags(study: Study, command: Iterable[str]) -> list[str]:
-    flags = ["--arch", study.arch, "--image-size", str(study.image_size)]
-    flags += ["--epochs", str(study.epochs), "--amp" if study.amp else "--no-amp"]
-    return flags if "--cos" in command else flags + study.schedule()
-
-
-def _encoder(jobs: dict[str, Job], study: Study, name: str) -> str:
-    script, folder, needs = ENCODERS[name], study.root / "encoders" / name, ()
-    if name == "srl_distill":
-        needs = (_encoder(jobs, study, "srl_simple"),)
-        script = (*script, "--teacher", str(study.root / "encoders" / "srl_simple"))
-    command = _script(script, study.data, "--model-path", folder)
-    command += [*_training_flags(study, script), "--seed", "0", *study.classes]
-    fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
-    return _add(jobs, study, f"encoder {name}", command, **fields)
-
-
-def _meta(jobs: dict[str, Job], study: Study, name: str, shot: str) -> str:
-    label = f"{name} {shot}shot" if "{shot}" in META[name] else name
-    folder = study.root / "meta" / label.replace(" ", "_")
-    needs = [encoder for encoder in ENCODERS if f"{{{encoder}}}" in META[name]]
-    values = {encoder: study.root / "encoders" / encoder for encoder in needs}
-    values |= {"shot": shot, "n_way": study.table.n_way}
-    command = ["-m", f"baselines.{name}", study.data, "--model-path", folder]
-    command += [word.format(**values) for word in META[name]]
-    command += [*_training_flags(study, META[name]), "--seed", "0", *study.classes]
-    needs = tuple(_encoder(jobs, study, encoder) for encoder in needs)
-    fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
-    return _add(jobs, study, f"meta {label}", command, **fields)
-
-
-def _script(script: tuple[str, ...], *rest: object) -> list[object]:
-    """Insert `rest` between the script and its flags."""
-    first = 2 if script[0] == "-m" else 1
-    return [*script[:first], *rest, *script[first:]]
-
-
-def _on_support(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int) -> str:
-    task = _task_name(study, shot, seed)
-    folder = study.root / "on_support" / name / task
-    command = _script(ON_SUPPORT[name], study.data, "--model-path", folder)
-    flags = _task_flags(study, shot, seed)
-    if name == "oracle":  # has no shots: it trains on all training images of the split
-        flags = ["--n-way", str(study.table.n_way), "--seed", str(seed)]
-        flags += ["--group-disjoint"] * study.group_disjoint + _groups(study)
-        flags += study.classes
-    command += [*_training_flags(study, command), *flags]
-    fields = {"folder": folder, "output": CHECKPOINT, "epochs": study.epochs}
-    return _add(jobs, study, f"{name} {task}", command, **fields)
-
-
-def _labels(jobs: dict[str, Job], study: Study, shot: str, seed: int) -> str:
-    task = _task_name(study, shot, seed)
-    folder = study.root / "labels" / task
-    teacher = study.root / "encoders" / "moco_v1"
-    command = ["generate_pseudo.py", "--datadir", study.data, "--resume", teacher]
-    command += ["--savedir", folder, *_task_flags(study, shot, seed), "--overwrite", "--no-amp"]
-    fields = {"folder": folder, "output": PSEUDO_FILE, "needs": (_encoder(jobs, study, "moco_v1"),)}
-    return _add(jobs, study, f"labels {task}", command, **fields)
-
-
-def _student(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int) -> str:
-    task = _task_name(study, shot, seed)
-    folder = study.root / "students" / name / task
-    command = ["main_distill.py", study.data, "--savedir", study.root / "labels" / task]
-    command += ["--model-path", folder, *STUDENTS[name], "--seed", seed]
-    needs = (_labels(jobs, study, shot, seed),)
-    fields = {"folder": folder, "output": CHECKPOINT, "needs": needs, "epochs": study.epochs}
-    return _add(jobs, study, f"student {name} {task}", command, **fields)
-
-
-def _many(jobs: dict[str, Job], study: Study, method: str, shot: str) -> str:
-    model, classifier = model_of(study, method)
-    training = _meta(jobs, study, model, shot) if model in META else _encoder(jobs, study, model)
-    file = many_file(study, method, shot)
-    flags = [*_task_flags(study, shot, None), "--tasks", study.tasks]
-    command = ["test.py", study.data, "--resume", jobs[training].folder, *flags]
-    command += ["--output", file.parent, "--overwrite", "--no-amp"]
-    name = f"tasks {model} {_tasks_name(study, shot)} {classifier}"
-    fields = {"folder": file.parent, "output": file.name, "needs": (training,)}
-    return _add(jobs, study, name, command, **fields)
-
-
-def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int) -> str:
-    model, classifier = model_of(study, method)
-    if model in ENCODERS:
-        training, task_flags = _encoder(jobs, study, model), _task_flags(study, shot, seed)
-    elif model in META:
-        training, task_flags = _meta(jobs, study, model, shot), _task_flags(study, shot, seed)
-    elif model in STUDENTS:
-        training, task_flags = _student(jobs, study, model, shot, seed), _groups(study)
-    else:
-        training, task_flags = _on_support(jobs, study, model, shot, seed), _groups(study)
-    folder = score_folder(study, method, shot, seed)
-    command = ["test.py", study.data, "--resume", jobs[training].folder, *task_flags]
-    command += ["--load-cla"] * (classifier == "direct")
-    command += ["--no-teacher"] * (model in STUDENTS)  # it has rows of its own
-    command += ["--output", folder, "--overwrite", "--no-amp"]
-    name = f"score {model} {_task_name(study, shot, seed)} {classifier}"
-    fields = {"folder": folder, "output": "test_*.json", "needs": (training,)}
-    return _add(jobs, study, name, command, **fields)
+    def test(self, name: str, training: Job, flags: Sequence[object], file: Path) -> Job:
+        """Add the scoring of a training, which writes `file`."""
+        command = ["test.py", self.study.data, "--resume", training.folder, *flags]
+        command += ["--output", file.parent, "--overwrite", "--no-amp"]
+        return self.add(name, command, file.parent, file.name, [training])

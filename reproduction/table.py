@@ -18,7 +18,7 @@ from trainer.checkpoint import CHECKPOINT
 from trainer.config import EPOCHS
 from trainer.log import LOG
 
-from .plan import DIC_INTERVAL, IMAGES, METHODS, SEEDS, Study, jobs_of, many_file, score_folder
+from .plan import DIC_INTERVAL, IMAGES, METHODS, SEEDS, Study, jobs_of
 
 BEST = ("hybrid_dic", "direct")  # the papers' method
 
@@ -27,7 +27,7 @@ def read_scores(study: Study) -> dict[tuple[str, str], dict[int, dict[str, float
     """Return the finished scores: each metric in percent, by (method, shot) and seed."""
     cells: dict[tuple[str, str], dict[int, dict[str, float]]] = {}
     for method, shot, seed in study.cells():
-        for file in score_folder(study, method, shot, seed).glob("test_*.json"):
+        for file in study.score_folder(method, shot, seed).glob("test_*.json"):
             scores = json.loads(file.read_text(encoding="utf-8"))
             values = [scores["accuracy"], *scores["per_class"].values(), scores["average"]]
             percent = dict(zip(study.table.metrics, (100 * value for value in values)))
@@ -39,7 +39,7 @@ def read_many(study: Study) -> dict[tuple[str, str], dict[str, dict]]:
     """Return the finished scores over many tasks: `mean_interval` of each, by (method, shot)."""
     found = {}
     for method, shot in study.many():
-        file = many_file(study, method, shot)
+        file = study.many_file(method, shot)
         if file.exists():
             found[method, shot] = json.loads(file.read_text(encoding="utf-8"))["scores"]
     return found

@@ -28,7 +28,6 @@ from reproduction.plan import (
     Job,
     jobs_of,
     read_tables,
-    score_folder,
 )
 from trainer import cli
 from trainer.settings import parse, resolve
@@ -191,7 +190,7 @@ def test_a_row_that_equals_another_is_not_trained_again(capsys):
     assert len(students(11)) == 27 and len(students(10)) == 18
     assert not any("dic" in c for c in students(10))
     short = study("--table", 5, "--dry-run", "--epochs", 10)
-    folders = {score_folder(short, method, "1", 0) for method in ("hybrid", "hybrid_dic")}
+    folders = {short.score_folder(method, "1", 0) for method in ("hybrid", "hybrid_dic")}
     assert len(folders) == 1
 
 
@@ -580,7 +579,7 @@ def test_wilcoxon_on_the_same_tasks(tmp_path):
     gain = {"hybrid_dic": 0.01, "hybrid": 0.0, "moco_v1": 0.01}
     for number, (method, shot, seed) in enumerate(s.cells()):
         if method in gain:
-            folder = table.score_folder(s, method, shot, seed)
+            folder = s.score_folder(method, shot, seed)
             folder.mkdir(parents=True)
             accuracy = 0.5 + gain[method] * (1 + int(shot) + 0.1 * seed)
             scores = {"accuracy": accuracy, "per_class": {"a": 1, "b": 0, "c": 0}, "average": 0.3}
