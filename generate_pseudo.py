@@ -5,7 +5,7 @@ python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
 The encoder may have been trained on a base set other than DATA's; a note is then printed.
 """
 
-from pathlib import Path
+from typing import Any
 
 import common.startup  # noqa: F401
 
@@ -16,6 +16,7 @@ import baselines
 from common.errors import InputError
 from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
+from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
 from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
@@ -27,7 +28,6 @@ from moco.config import STAGES, TEACHERS, Labelling, inherited_from, require_und
 from moco.evaluate import FrozenEncoder
 from trainer import cli
 from trainer.distributed import readers
-from trainer.provenance import provenance
 from trainer.settings import parse
 
 
@@ -39,7 +39,50 @@ def main(argv: list[str] | None = None) -> None:
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
     data = open_data(settings.datadir, settings)
-    base = data.base.fingerprint()
+    earlier, task = find_task(settings, given, data)
+    about = {
+        "task": task.to_dict(), "data": data.to_dict(), "base": data.base.fingerprint(),
+        "contents": content_key([data.base], settings.cache_folder),
+        "teacher": inherited_from(checkpoint, settings),
+        "checkpoint": str(settings.resume.resolve()), "weights": checkpoint["weights"],
+    }  # fmt: skip
+    if all(file.exists() for file in files) and not settings.overwrite:
+        previous = load_pseudo_labels(settings.savedir)[1].about
+        if resume.already_done(
+            files, previous, settings, given, checkpoint, differences(previous, about)
+        ):
+            print(f"already done: {files[0]}, {files[1]}")
+            return
+    else:  # a task file alone: unfinished run
+        refuse_to_overwrite(files[1:], settings.overwrite)
+        refuse_to_overwrite(files[:1], settings.overwrite or earlier in (None, task))
+    print_notes(settings, checkpoint, data, task)
+    support = task.support(data.rare)
+    if unreadable(support):
+        check_readable(support, data.base)  # lists unreadable images of both sets
+    base_images = decoded(data.base, checkpoint["args"]["image_size"], settings.cache_folder)
+
+    embeddings, probabilities = teach(settings, checkpoint, device, support, base_images)
+    about |= resume.about_output(settings, checkpoint)
+    labels = PseudoLabels(data.base.ids, probabilities, embeddings, about)
+    files[1].unlink(missing_ok=True)  # so that an interrupted overwrite leaves no such pair
+    save_task(settings.savedir, task, about["made_by"])
+    save_pseudo_labels(settings.savedir, labels)
+    shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
+    distribution = ", ".join(f"{name} {share:.1%}" for name, share in zip(task.classes, shares))
+    query = task.query(data.rare, complete=False)
+    print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
+    print(f"pseudo labels of {len(data.base)} base images: {distribution}")
+    print(f"written: {files[0]}, {files[1]}")
+
+
+def find_task(
+    settings: Labelling, given: dict[str, Any], data: Collection
+) -> tuple[Task | None, Task]:
+    """Return the task in --savedir, if any, and the one that the settings choose or draw.
+
+    Raises InputError if a drawn task would replace a chosen one, or as `choose` and `draw` do.
+    """
     if settings.support:
         require_undrawn(given)
         task = choose(data, settings.support, settings.group_disjoint)
@@ -48,28 +91,40 @@ def main(argv: list[str] | None = None) -> None:
             data, settings.n_way, settings.k_shot, settings.seed, settings.group_disjoint,
             settings.rare_split,
         )  # fmt: skip
-        keep_chosen(files[0])
-    task = with_contents(task, data.rare, settings.cache_folder)
-    contents = content_key([data.base], settings.cache_folder)
-    if all(file.exists() for file in files) and not settings.overwrite:
-        previous = load_pseudo_labels(settings.savedir)[1].about
-        others = ["other base images"] * (not same_images(previous["base"], base))
-        recorded = Task.from_dict(previous["task"])
-        others += ["another task"] * (recorded != task)
-        before = recorded.contents or task.contents, previous.get("contents", contents)
-        others += ["images of other content"] * (before != (task.contents, contents))
-        if resume.already_done(files, previous, settings, given, checkpoint, others):
-            print(f"already done: {files[0]}, {files[1]}")
-            return
-    else:  # a task file alone: unfinished run
-        refuse_to_overwrite(files[1:], settings.overwrite)
-        if files[0].exists() and not settings.overwrite and load_task(settings.savedir) != task:
-            refuse_to_overwrite(files[:1], settings.overwrite)
-    support, query = task.support(data.rare), task.query(data.rare, complete=not task.chosen)
-    if STAGES[checkpoint["stage"]].trained and not same_images(base, checkpoint["base"]):
-        trained_on = describe(checkpoint["base"])
-        hint = advice(checkpoint["base"], data.base)
-        print(f"note: {settings.resume} was trained on {trained_on}, not {describe(base)}{hint}")
+    file, earlier = settings.savedir / TASK_FILE, None
+    try:
+        earlier = load_task(settings.savedir) if file.exists() else None
+    except InputError:
+        if not settings.overwrite:  # else a broken file may be replaced
+            raise
+    if earlier and earlier.chosen and not settings.support:
+        raise InputError(
+            f"the support set in {file} was chosen; a drawn one would replace it: choose another "
+            "--savedir, or pass --support"
+        )
+    return earlier, with_contents(task, data.rare, settings.cache_folder)
+
+
+def differences(previous: dict, about: dict) -> list[str]:
+    """Return in what else than settings and checkpoint earlier pseudo labels differ, as text."""
+    before, now = (Task.from_dict(values["task"]) for values in (previous, about))
+    others = ["other base images"] * (not same_images(previous["base"], about["base"]))
+    others += ["another task"] * (before != now)
+    same = (before.contents or now.contents) == now.contents
+    same &= previous.get("contents", about["contents"]) == about["contents"]
+    return others + ["images of other content"] * (not same)
+
+
+def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: Task) -> None:
+    """Print what may surprise in the encoder, the task and its query set.
+
+    Raises InputError if the query set of a drawn task lacks a class.
+    """
+    query = task.query(data.rare, complete=not task.chosen)
+    base, trained_on = data.base.fingerprint(), checkpoint["base"]
+    if STAGES[checkpoint["stage"]].trained and not same_images(base, trained_on):
+        other = f"{describe(trained_on)}, not {describe(base)}{advice(trained_on, data.base)}"
+        print(f"note: {settings.resume} was trained on {other}")
     resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
     for note in notes_of(task.shared(data.rare, data.groups), len(query)):
         print(note)
@@ -78,50 +133,6 @@ def main(argv: list[str] | None = None) -> None:
             print(f"note: {name} has no query images: only --predict can use this task")
         elif count < settings.k_query:
             print(f"note: {name} has only {count} query images: accuracy in steps of 1/{count}")
-    if unreadable(support):
-        check_readable(support, data.base)  # lists unreadable images of both sets
-    base_images = decoded(data.base, checkpoint["args"]["image_size"], settings.cache_folder)
-
-    embeddings, probabilities = teach(settings, checkpoint, device, support, base_images)
-    labels = PseudoLabels(
-        ids=data.base.ids,
-        probabilities=probabilities,
-        embeddings=embeddings,
-        about={
-            "task": task.to_dict(),
-            "data": data.to_dict(),
-            "base": base,
-            "contents": contents,
-            "teacher": inherited_from(checkpoint, settings),
-            "checkpoint": str(settings.resume.resolve()),
-            "weights": checkpoint["weights"],
-            "epoch": checkpoint["epoch"],
-            "checkpoint_made_by": checkpoint["made_by"],
-            "args": settings.record(),
-            "made_by": provenance(),
-        },
-    )
-    files[1].unlink(missing_ok=True)  # so that an interrupted overwrite leaves no such pair
-    save_task(settings.savedir, task, labels.about["made_by"])
-    save_pseudo_labels(settings.savedir, labels)
-    shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
-    distribution = ", ".join(f"{name} {share:.1%}" for name, share in zip(task.classes, shares))
-    print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
-    print(f"pseudo labels of {len(data.base)} base images: {distribution}")
-    print(f"written: {files[0]}, {files[1]}")
-
-
-def keep_chosen(file: Path) -> None:
-    """Raise InputError if the task in `file` was chosen: a drawn one must not replace it."""
-    try:
-        chosen = file.exists() and load_task(file.parent).chosen
-    except InputError:  # a broken file may be replaced
-        chosen = False
-    if chosen:
-        raise InputError(
-            f"the support set in {file} was chosen; a drawn one would replace it: choose another "
-            "--savedir, or pass --support"
-        )
 
 
 def teach(

@@ -73,18 +73,7 @@ def resolve_training(
     checkpoint, or as `resolve` does.
     """
     given = dict(given)
-    folder, requested = given["model_path"], given.get("resume")
-    source = Source(requested) if requested else None
-    if holds_run(folder):
-        existing = Source(folder)
-        if given.get("overwrite") and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
-            # A requeued job must not overwrite its own run.
-            job = existing.checkpoint["made_by"].get("job")
-            given["overwrite"] = job != os.environ.get("SLURM_JOB_ID")
-        if not given.get("overwrite"):
-            repeated = requested and existing.checkpoint["made_by"].get("command") == command()
-            if requested is None or repeated:
-                given["resume"], source = folder, existing
+    source = _source(given)
     arch = given.get("arch") or (inherited or {}).get("arch") or cls.fields()["arch"].default
     gpu = given.get("gpu") if torch.cuda.is_available() else None
     device = pick_device(given.get("device", "auto"), gpu)
@@ -112,6 +101,26 @@ def resolve_training(
         print(f"note: --epochs {settings.epochs} without --schedule: the learning rate drops after "
               f"epoch {drops}")  # fmt: skip
     return settings, source
+
+
+def _source(given: dict[str, Any]) -> Source | None:
+    """Return the checkpoint that the settings `given` continue from; sets `resume`, or unsets
+    `overwrite`, if it is the run in --model-path."""
+    folder, requested = given["model_path"], given.get("resume")
+    source = Source(requested) if requested else None
+    if not holds_run(folder):
+        return source
+    existing = Source(folder)
+    if given.get("overwrite") and os.environ.get("SLURM_RESTART_COUNT", "0") != "0":
+        # A requeued job must not overwrite its own run.
+        job = existing.checkpoint["made_by"].get("job")
+        given["overwrite"] = job != os.environ.get("SLURM_JOB_ID")
+    if given.get("overwrite"):
+        return source
+    repeated = requested and existing.checkpoint["made_by"].get("command") == command()
+    if requested is None or repeated:
+        given["resume"], source = folder, existing
+    return source
 
 
 def _scaled_schedule(
@@ -208,21 +217,28 @@ def check_run(
         require_same(checkpoint["base"], images, f"{path} was trained on")
         if checkpoint.get("contents") not in (None, about["contents"]):
             print(f"note: files have changed since {path} was trained on these images")
-    affected = ["the cosine schedule"] if settings.cos else []
     if isinstance(settings, Distillation):
         if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
             raise InputError(
                 f"{path} was trained on other pseudo labels than those in {settings.savedir}"
             )
-        affected.append("α_t of eq. (5)")
-    planned = checkpoint["args"]["epochs"]
-    if settings.epochs != planned:
-        if affected:
-            changed = " and ".join(affected)
-            print(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
-        if not settings.cos:
-            drops = " ".join(map(str, settings.schedule)) or "none"
-            print(f"note: a resumed run keeps its --schedule, {drops}")
+    for note in notes_on_other_length(settings, checkpoint["args"]["epochs"]):
+        print(note)
+
+
+def notes_on_other_length(settings: TrainingSettings, planned: int) -> list[str]:
+    """Return notes on a run that is resumed with other epochs than `planned`."""
+    if settings.epochs == planned:
+        return []
+    notes, affected = [], ["the cosine schedule"] if settings.cos else []
+    affected += ["α_t of eq. (5)"] if isinstance(settings, Distillation) else []
+    if affected:
+        changed = " and ".join(affected)
+        notes.append(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
+    if not settings.cos:
+        drops = " ".join(map(str, settings.schedule)) or "none"
+        notes.append(f"note: a resumed run keeps its --schedule, {drops}")
+    return notes
 
 
 def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
@@ -289,6 +305,17 @@ def training_of(checkpoint: dict) -> dict:
     fixed = STAGES[checkpoint["stage"]].settings.names(fixed=True)
     shared = {name: args[name] for name in fixed if name not in ("seed", "teacher")}
     return {"stage": checkpoint["stage"], **shared}
+
+
+def about_output(settings: Settings, checkpoint: dict) -> dict[str, Any]:
+    """Return what every output of a command that encodes with `checkpoint` says of both; compared
+    by `changes`."""
+    return {
+        "epoch": checkpoint["epoch"],
+        "checkpoint_made_by": checkpoint["made_by"],
+        "args": settings.record(),
+        "made_by": provenance(),
+    }
 
 
 def changes(

@@ -15,7 +15,6 @@ from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, describe, same_images
 from datasets.open import choose, draw
 from trainer.distributed import readers
-from trainer.provenance import provenance
 
 from . import resume
 from .checkpoint import student_classifier
@@ -91,10 +90,7 @@ class Evaluation:
     def about(self) -> dict[str, Any]:
         """Return what the JSON file tells about the command and the checkpoint."""
         return {
-            "epoch": self.checkpoint["epoch"],
-            "args": self.settings.record(),
-            "made_by": provenance(),
-            "checkpoint_made_by": self.checkpoint["made_by"],
+            **resume.about_output(self.settings, self.checkpoint),
             "training": resume.training_of(self.checkpoint),
         }
 

@@ -1,5 +1,6 @@
 """Settings of any training: optimisation, output and devices."""
 
+import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -122,17 +123,8 @@ class Distributed(Device):
 
 def launch_plan(settings: Distributed) -> Plan:
     """Return the processes to start. Raises InputError as `plan` does."""
-    return plan(
-        device=settings.device,
-        gpu=settings.gpu,
-        multiprocessing_distributed=settings.multiprocessing_distributed,
-        nproc=settings.nproc,
-        world_size=settings.world_size,
-        rank=settings.rank,
-        dist_url=settings.dist_url,
-        dist_backend=settings.dist_backend,
-        dist_timeout=settings.dist_timeout,
-    )
+    names = inspect.signature(plan).parameters  # called as the settings
+    return plan(**{name: getattr(settings, name) for name in names})
 
 
 def readers_of(settings: Device) -> int:

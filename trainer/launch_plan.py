@@ -72,6 +72,8 @@ def plan(
     gpus = 0 if device == "cpu" else torch.cuda.device_count()
     if dist_backend == "nccl" and not gpus:
         raise InputError("--dist-backend nccl needs GPUs; use gloo on a CPU")
+    if dist_url:
+        _check_url(dist_url)
     launcher, ranks = launched(os.environ)
     if launcher:
         if multiprocessing_distributed or world_size > 1:
@@ -82,33 +84,32 @@ def plan(
             )
         if dist_url and launcher == "torchrun":
             raise InputError("--dist-url does not apply to torchrun; use its --rdzv-endpoint")
-        if dist_url:
-            ranks["url"] = dist_url
     else:
         nproc = nproc or (max(1, gpus) if multiprocessing_distributed else 1)
         ranks = {"world_size": nproc * world_size, "first_rank": rank * nproc, "nproc": nproc}
         ranks["local_world_size"] = nproc
-        if world_size > 1:
-            if not dist_url:
-                raise InputError(
-                    f"--world-size {world_size} needs --dist-url tcp://FIRST_MACHINE:PORT"
-                )
-            ranks["url"] = dist_url
-        elif multiprocessing_distributed:
+        if world_size > 1 and not dist_url:
+            raise InputError(f"--world-size {world_size} needs --dist-url tcp://FIRST_MACHINE:PORT")
+        if multiprocessing_distributed:
             ranks["url"] = ANY_PORT
-    local = ranks.get("local_world_size", 1)
-    if local > 1:
-        if gpu is not None or ":" in device:
-            flag = f"--device {device}" if gpu is None else f"--gpu {gpu}"
-            raise InputError(
-                f"{flag} selects one GPU for {local} processes; select several with "
-                "CUDA_VISIBLE_DEVICES"
-            )
-        if 1 < gpus < local or (gpus == 1 and launcher != "srun"):  # srun may show each its own
-            raise InputError(f"{local} processes need as many GPUs, but this machine has {gpus}")
-    if dist_url:
-        _check_url(dist_url)
+    if dist_url and (launcher or world_size > 1):
+        ranks["url"] = dist_url
+    _check_gpus(device, gpu, ranks.get("local_world_size", 1), gpus, launcher)
     return Plan(device, gpu, dist_backend, dist_timeout, **ranks)
+
+
+def _check_gpus(device: str, gpu: int | None, local: int, gpus: int, launcher: str | None) -> None:
+    """Raise InputError if `local` processes cannot have a GPU each, of `gpus` that there are."""
+    if local == 1:
+        return
+    if gpu is not None or ":" in device:
+        flag = f"--device {device}" if gpu is None else f"--gpu {gpu}"
+        raise InputError(
+            f"{flag} selects one GPU for {local} processes; select several with "
+            "CUDA_VISIBLE_DEVICES"
+        )
+    if 1 < gpus < local or (gpus == 1 and launcher != "srun"):  # srun may show each its own
+        raise InputError(f"{local} processes need as many GPUs, but this machine has {gpus}")
 
 
 def _check_url(url: str) -> None:
