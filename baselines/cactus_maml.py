@@ -15,8 +15,7 @@ from trainer import cli
 from trainer.settings import with_default
 
 from .clusters import Clustering, cluster_base
-from .common import opened
-from .maml import Adaptation, from_checkpoint, resolve_ways, train_maml
+from .maml import Adaptation, from_checkpoint, start_maml, train_maml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +38,10 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source, data = opened(CactusMAMLSettings, argv)
-    settings = resolve_ways(settings, data)
-    groups, query, about = cluster_base(settings, source, data.base, settings.n_way)
-    train_maml(
-        "cactus_maml", settings, source, data, groups, settings.k_shot,
-        settings.k_shot + query, **about,
-    )  # fmt: skip
+    run = start_maml("cactus_maml", argv)
+    groups, query, about = cluster_base(run, run.settings.n_way)
+    k_shot = run.settings.k_shot
+    train_maml(run, groups, k_shot, k_shot + query, **about)
 
 
 if __name__ == "__main__":

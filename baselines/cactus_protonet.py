@@ -13,7 +13,7 @@ from moco.config import Stage, register
 from trainer import cli
 
 from .clusters import Clustering, cluster_base
-from .common import opened
+from .common import start
 from .metric import Metric, train_metric
 from .protonet import from_checkpoint
 
@@ -34,10 +34,9 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source, data = opened(CactusProtoNetSettings, argv)
-    n_way = settings.episode_way or 2
-    groups, query, about = cluster_base(settings, source, data.base, n_way)
-    train_metric("cactus_protonet", settings, source, data, groups, query, **about)
+    run = start("cactus_protonet", argv)
+    groups, query, about = cluster_base(run, run.settings.episode_way or 2)
+    train_metric(run, groups, query, **about)
 
 
 if __name__ == "__main__":

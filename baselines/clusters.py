@@ -22,16 +22,16 @@ from tqdm import tqdm
 from common.errors import InputError, refusing
 from common.files import atomic_write, read_array
 from common.seeding import stream_seed
-from datasets.images import ImageSet, require_same
+from datasets.images import require_same
 from datasets.open import decoded
 from moco import resume
 from moco.checkpoint import load_checkpoint
 from moco.config import STAGES
 from moco.evaluate import FrozenEncoder
 from trainer.config import readers_of
-from trainer.distributed import pick_device
 from trainer.settings import Settings, setting
 
+from .common import Start
 from .episodes import Groups
 
 FILE = "partitions.npz"
@@ -96,15 +96,14 @@ def groups_of(
     return enough, query
 
 
-def cluster_base(
-    settings: Any, source: resume.Source | None, base: ImageSet, n_way: int
-) -> tuple[list[Groups], int, dict[str, Any]]:
+def cluster_base(start: Start, n_way: int) -> tuple[list[Groups], int, dict[str, Any]]:
     """Return `groups_of` the base images, and what a checkpoint records of them.
 
-    `settings` are `Clustering` and `Episodic` ones.
-    Takes the partitions from the run's folder or computes and writes them. Raises InputError if the
-    encoder does not fit the base images, or `source` was trained on other partitions.
+    The settings are `Clustering` and `Episodic` ones. Takes the partitions from the run's folder or
+    computes and writes them. Raises InputError if the encoder does not fit the base images, or the
+    run was trained on other partitions.
     """
+    settings, source, base = start.settings, start.source, start.data.base
     checkpoint = load_checkpoint(settings.encoder)
     if STAGES[checkpoint["stage"]].trained:
         require_same(checkpoint["base"], base, f"{settings.encoder} was trained on")
@@ -118,8 +117,8 @@ def cluster_base(
     file = settings.model_path / FILE
     partitions = _read(file, about)
     if partitions is None:
-        device = pick_device(settings.device, settings.gpu)
-        encoder = FrozenEncoder(checkpoint, device, settings.amp, workers=readers_of(settings))
+        workers = readers_of(settings)
+        encoder = FrozenEncoder(checkpoint, start.device, settings.amp, workers=workers)
         images = decoded(base, encoder.image_size, settings.cache_folder)
         z = whiten(encoder.embed(images, progress="embedding"))
         partitions = partition(z, clusters, settings.partitions, settings.seed)

@@ -1,8 +1,8 @@
 """Code shared by the baselines: settings, a supervised model and the training run."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -18,6 +18,7 @@ from moco.config import STAGES, ImageTraining
 from moco.train import train
 from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
+from trainer.distributed import pick_device
 from trainer.settings import parse, setting
 from trainer.trainer import Run, StepFn
 
@@ -29,24 +30,40 @@ class Baseline(ImageTraining):
     data: Path = setting(help="data folder", positional=True, metavar="DATA")
 
 
-B = TypeVar("B", bound=Baseline)
+@dataclass(frozen=True)
+class Start:
+    """What the training of `stage` starts from: settings, data, and the checkpoint to continue."""
+
+    stage: str
+    settings: Any  # those of the stage
+    source: resume.Source | None
+    data: Collection
+
+    def replaced(self, **changes: Any) -> "Start":
+        """Return the same with other settings."""
+        return replace(self, settings=replace(self.settings, **changes))
+
+    @property
+    def device(self) -> torch.device:
+        return pick_device(self.settings.device, self.settings.gpu)
+
+    def seed_weights(self) -> None:
+        """Seed the random weights of a new model."""
+        torch.manual_seed(stream_seed(f"{self.stage} weights", self.settings.seed))
+
+    def model(self) -> nn.Module:
+        """Build the model of a meta-learning stage."""
+        make_model = STAGES[self.stage].adapts
+        assert make_model, self.stage
+        self.seed_weights()
+        return make_model({"stage": self.stage, "args": self.settings.record()})
 
 
-def opened(
-    cls: type[B], argv: list[str] | None, part: str = "base"
-) -> tuple[B, resume.Source | None, Collection]:
-    """Return the settings `cls` of a command, the checkpoint that it continues from, if any, and
-    its data, of which it uses a part."""
+def start(stage: str, argv: list[str] | None, part: str = "base") -> Start:
+    """Return what a command starts from; it uses a part of its data."""
+    cls = STAGES[stage].settings
     settings, source = resume.resolve_training(cls, parse(cls, argv))
-    return settings, source, open_data(settings.data, settings, use=[part])
-
-
-def fresh_model(stage: str, settings: Baseline) -> nn.Module:
-    """Build the model of a meta-learning stage, with weights drawn by the seed."""
-    make_model = STAGES[stage].adapts
-    assert make_model, stage
-    torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
-    return make_model({"stage": stage, "args": settings.record()})
+    return Start(stage, settings, source, open_data(settings.data, settings, use=[part]))
 
 
 class Supervised(nn.Module):
@@ -65,21 +82,16 @@ class Supervised(nn.Module):
 
 
 def start_run(
-    stage: str,
-    settings: Baseline,
-    source: resume.Source | None,
-    data: Collection,
-    images: ImageSet,
-    task: Task | None = None,
-    **more: object,
+    start: Start, images: ImageSet, task: Task | None = None, **more: object
 ) -> tuple[Run, ImageSet]:
-    """Return the run and the decoded `images`, a part of `data`.
+    """Return the run and the decoded `images`, a part of the data.
 
-    The checkpoint records `stage`, `task`, if the images are its support set, and `more`. Raises
-    InputError like `resume.check_run`.
+    The checkpoint records `task`, if the images are its support set, and `more`. Raises InputError
+    like `resume.check_run`.
     """
+    settings, source = start.settings, start.source
     about = resume.about_run(
-        stage, settings, data, images,
+        start.stage, settings, start.data, images,
         task=task and task.to_dict(), weights=weights_record(settings, source), **more,
     )  # fmt: skip
     about["args"] |= {"moco_dim": None, "mlp": False}
@@ -91,25 +103,18 @@ def start_run(
 
 
 def train_baseline(
-    stage: str,
-    settings: Baseline,
-    source: resume.Source | None,
-    data: Collection,
-    images: ImageSet,
-    model: nn.Module,
-    step: StepFn,
-    device: torch.device,
-    views: int,
+    start: Start, images: ImageSet, model: nn.Module, step: StepFn, views: int,
     task: Task | None = None,
-) -> None:
-    """Train `model` on `views` random views of each of `images`, a part of `data`, with `step`, in
-    a single process.
+) -> None:  # fmt: skip
+    """Train `model` on `views` random views of each of `images`, a part of the data, with `step`,
+    in a single process.
 
-    See `start_run` for the rest. Raises InputError if there are fewer images than a batch, too.
+    See `start_run` for `task`. Raises InputError if there are fewer images than a batch, too.
     """
+    settings = start.settings
     if len(images) < settings.batch_size:
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(images)} images"
         )
-    run, images = start_run(stage, settings, source, data, images, task)
-    train(model, step, images, settings, run, device, views)
+    run, images = start_run(start, images, task)
+    train(model, step, images, settings, run, start.device, views)

@@ -56,7 +56,7 @@ def main(argv: list[str] | None = None) -> None:
 
         return outer_loss
 
-    train_on_classes(DAMLSettings, "daml", argv, outer_loss_of)
+    train_on_classes("daml", argv, outer_loss_of)
 
 
 if __name__ == "__main__":

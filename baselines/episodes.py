@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -14,10 +14,8 @@ from torchvision.transforms import Compose
 
 from common.errors import InputError
 from common.seeding import stream_seed
-from datasets import Collection
 from datasets.cache import pixels
 from datasets.images import ImageSet, read_image
-from moco import resume
 from moco.augment import plain_view, random_view
 from moco.batch_augment import draw_views, random_views, to_float
 from moco.loader import BatchViews, RandomViews, closing_loader, view_loader
@@ -27,7 +25,7 @@ from trainer.performance import adam
 from trainer.settings import recipe, setting, with_default
 from trainer.trainer import StepFn, Trainer
 
-from .common import Baseline, start_run
+from .common import Baseline, Start, start_run
 
 Groups = Sequence[np.ndarray]  # the rows of each class or cluster
 
@@ -196,24 +194,16 @@ def episode_loader(
 
 
 def train_episodes(
-    stage: str,
-    settings: Episodic,
-    source: resume.Source | None,
-    data: Collection,
-    batches: EpisodeBatches,
-    model: EpisodicModel,
-    step: StepFn,
-    device: torch.device,
-    views: int = 1,
-    plain: bool = False,
+    start: Start, batches: EpisodeBatches, step: StepFn, views: int = 1, plain: bool = False,
     **more: object,
-) -> None:
-    """Train `model` on episodes of the base images with Adam, in a single process; see
+) -> None:  # fmt: skip
+    """Train the model of a stage on episodes of the base images with Adam, in a single process; see
     `episode_loader` for `views` and `plain`, and `start_run` for the rest."""
-    if settings.compile:
+    if start.settings.compile:
         raise InputError("--compile: meta-learning is not compiled")
-    settings = replace(settings, compile=False)
-    run, images = start_run(stage, settings, source, data, data.base, **more)
+    start, device = start.replaced(compile=False), start.device
+    model, settings = start.model(), start.settings
+    run, images = start_run(start, start.data.base, **more)
     begin(model, settings, run)
     make_loader = functools.partial(episode_loader, images, batches, settings, device, views, plain)
     trainer = Trainer(

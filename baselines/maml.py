@@ -17,8 +17,8 @@ adapted, BatchNorm's too.
 
 import copy
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass, replace
-from typing import Any, TypeVar
+from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -27,16 +27,13 @@ from torch.func import functional_call
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from common.errors import InputError
-from datasets import Collection
-from moco import resume
 from moco.config import Stage, register
 from models import LinearClassifier, build_encoder
 from trainer import cli
-from trainer.distributed import pick_device
 from trainer.nan_guard import not_finite
 from trainer.settings import setting
 
-from .common import fresh_model, opened
+from .common import Start, start
 from .episodes import (
     EpisodeBatches,
     Episodic,
@@ -95,9 +92,6 @@ class MAMLSettings(Adaptation):
         5, "support images per class of an episode, best the number that tasks have", low=1,
         metavar="K", fixed=True,
     )  # fmt: skip
-
-
-S = TypeVar("S", bound=Adaptation)
 
 
 def inner_loop(
@@ -241,10 +235,7 @@ def meta_step(
 
 
 def train_maml(
-    stage: str,
-    settings: Adaptation,
-    source: resume.Source | None,
-    data: Collection,
+    start: Start,
     partitions: Sequence[Groups],
     k_shot: int,
     per_class: int,
@@ -258,49 +249,44 @@ def train_maml(
     `views` and the other `options` are those of `train_episodes`; a `plain` view is the first.
     Raises InputError if there are too few classes, and like `train_episodes`.
     """
+    settings = start.settings
     if settings.knn_every:
         raise InputError("--knn-every: BatchNorm has no statistics before MAML adapts to a task")
     most = min(map(len, partitions))
     n_way = min(settings.n_way, most) if settings.zero_head else settings.n_way
     if not 2 <= n_way <= most:
         raise InputError(f"--n-way {n_way}: there are {most} classes to train on")
-    device = pick_device(settings.device, settings.gpu)
-    number = settings.batch_size
+    number, images = settings.batch_size, len(start.data.base)
     shown = views + options.get("plain", False)
-    batches = EpisodeBatches(
-        partitions, len(data.base), number, n_way, per_class, settings.seed, shown
-    )
+    batches = EpisodeBatches(partitions, images, number, n_way, per_class, settings.seed, shown)
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         batch = torch.stack(views, dim=1).flatten(0, 1)
         return meta_step(model, split_episodes(batch, number, n_way, k_shot), n_way, outer_loss)
 
-    model = fresh_model(stage, settings)
-    train_episodes(stage, settings, source, data, batches, model, step, device, views, **options)
+    train_episodes(start, batches, step, views, **options)
 
 
-def resolve_ways(settings: S, data: Collection) -> S:
-    """Return `settings` with --n-way, by default the number of rare classes of `data`."""
-    return replace(settings, n_way=settings.n_way or len(data.rare.classes))
+def start_maml(stage: str, argv: list[str] | None) -> Start:
+    """Return what a command starts from, with --n-way by default the number of rare classes."""
+    run = start(stage, argv)
+    return run.replaced(n_way=run.settings.n_way or len(run.data.rare.classes))
 
 
 def train_on_classes(
-    cls: type[MAMLSettings],
     stage: str,
     argv: list[str] | None,
-    outer_loss_of: Callable[[MAMLSettings], Callable[[Tensor], dict[str, Tensor]]],
+    outer_loss_of: Callable[[Any], Callable[[Tensor], dict[str, Tensor]]],
 ) -> None:
     """Meta-train on episodes of the base classes, as the command line `argv` says."""
-    settings, source, data = opened(cls, argv)
-    settings = resolve_ways(settings, data)
-    if settings.n_way > len(data.base.classes):
-        settings = replace(settings, zero_head=True)
-    groups = class_groups(data.base)
+    run = start_maml(stage, argv)
+    settings, base = run.settings, run.data.base
+    if settings.n_way > len(base.classes):
+        run = run.replaced(zero_head=True)
+    groups = class_groups(base)
     query = query_size(min(map(len, groups)), settings.k_shot, settings.query)
-    train_maml(
-        stage, settings, source, data, [groups], settings.k_shot, settings.k_shot + query,
-        outer_loss_of(settings),
-    )  # fmt: skip
+    per_class = settings.k_shot + query
+    train_maml(run, [groups], settings.k_shot, per_class, outer_loss_of(settings))
 
 
 def from_checkpoint(checkpoint: dict) -> MAML:
@@ -314,7 +300,7 @@ register(Stage("maml", "MAML, baselines/maml.py", MAMLSettings, adapts=from_chec
 
 
 def main(argv: list[str] | None = None) -> None:
-    train_on_classes(MAMLSettings, "maml", argv, lambda settings: outer_loss)
+    train_on_classes("maml", argv, lambda settings: outer_loss)
 
 
 if __name__ == "__main__":

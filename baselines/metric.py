@@ -8,12 +8,9 @@ import torch
 from torch import Tensor
 
 from common.errors import InputError
-from datasets import Collection
-from moco import resume
-from trainer.distributed import pick_device
 from trainer.settings import setting, with_default
 
-from .common import fresh_model
+from .common import Start
 from .episodes import (
     EpisodeBatches,
     Episodic,
@@ -53,21 +50,17 @@ class MetricModel(EpisodicModel):
 
 
 def train_metric(
-    stage: str,
-    settings: Metric,
-    source: resume.Source | None,
-    data: Collection,
-    partitions: Sequence[Groups] | None = None,
-    query: int | None = None,
+    start: Start, partitions: Sequence[Groups] | None = None, query: int | None = None,
     **more: object,
-) -> None:
+) -> None:  # fmt: skip
     """Meta-train a stage's model on episodes of `query` query images per class from `partitions`,
-    by default the base classes of `data`.
+    by default the base classes.
 
     Raises InputError if there are too few classes or images, and like `train_episodes`.
     """
+    settings, base = start.settings, start.data.base
     if partitions is None:
-        partitions = [class_groups(data.base)]
+        partitions = [class_groups(base)]
         query = query_size(min(map(len, partitions[0])), settings.k_shot, settings.query)
     most = min(map(len, partitions))
     n_way = settings.episode_way or min(most, MOST_WAYS)
@@ -76,7 +69,7 @@ def train_metric(
             f"--episode-way must be in [2, {most}], the number of classes, got {n_way}"
         )
     number, per_class = settings.batch_size, settings.k_shot + query
-    batches = EpisodeBatches(partitions, len(data.base), number, n_way, per_class, settings.seed)
+    batches = EpisodeBatches(partitions, len(base), number, n_way, per_class, settings.seed)
 
     def step(model, views, rows, epoch):
         episodes = split_episodes(views[0], number, n_way, settings.k_shot)
@@ -84,6 +77,4 @@ def train_metric(
         loss, accuracy = (torch.stack(values).mean() for values in zip(*found))
         return {"loss": loss, "accuracy": accuracy}
 
-    device = pick_device(settings.device, settings.gpu)
-    model = fresh_model(stage, settings)
-    train_episodes(stage, settings, source, data, batches, model, step, device, **more)
+    train_episodes(start, batches, step, **more)

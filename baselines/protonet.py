@@ -18,7 +18,7 @@ from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
 
-from .common import opened
+from .common import start
 from .episodes import labels_of
 from .metric import Metric, MetricModel, train_metric
 
@@ -80,7 +80,7 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    train_metric("protonet", *opened(ProtoNetSettings, argv))
+    train_metric(start("protonet", argv))
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from models import build_encoder
 from trainer import cli
 from trainer.settings import with_default
 
-from .common import opened
+from .common import start
 from .episodes import labels_of
 from .metric import Metric, MetricModel, train_metric
 
@@ -137,7 +137,7 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    train_metric("relationnet", *opened(RelationNetSettings, argv))
+    train_metric(start("relationnet", argv))
 
 
 if __name__ == "__main__":

@@ -5,20 +5,17 @@ python -m baselines.scratch DATA --model-path OUT --k-shot 5 --seed 0
 python test.py DATA --resume OUT --load-cla
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
 
-from common.seeding import stream_seed
 from datasets.open import draw, notes_of, with_contents
 from moco.config import Drawing, Stage, register
 from trainer import cli
-from trainer.distributed import pick_device
 from trainer.settings import setting
 
-from .common import Baseline, Supervised, opened, train_baseline
+from .common import Baseline, Supervised, start, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -38,8 +35,8 @@ register(Stage("scratch", "training from scratch, baselines/scratch.py", Scratch
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source, data = opened(Scratch, argv, "rare")
-    rare = data.rare
+    run = start("scratch", argv, "rare")
+    settings, data, rare = run.settings, run.data, run.data.rare
     task = draw(
         data, settings.n_way, None if settings.oracle else settings.k_shot, settings.seed,
         settings.group_disjoint, settings.rare_split or settings.oracle,
@@ -48,11 +45,9 @@ def main(argv: list[str] | None = None) -> None:
     support, query = task.support(rare), task.query(rare)
     for note in notes_of(task.shared(rare, data.groups), len(query)):
         print(note)
-    batch_size = min(settings.batch_size, len(support))
-    settings = dataclasses.replace(settings, batch_size=batch_size)
-    device = pick_device(settings.device, settings.gpu)
-    labels = torch.tensor(support.labels, device=device)
-    torch.manual_seed(stream_seed("scratch weights", settings.seed))
+    run = run.replaced(batch_size=min(settings.batch_size, len(support)))
+    labels = torch.tensor(support.labels, device=run.device)
+    run.seed_weights()
     model = Supervised(settings.arch, task.n_way, settings.image_size)
 
     def step(model, views, rows, epoch):
@@ -60,9 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == labels[rows]
         return {"loss": F.cross_entropy(logits, labels[rows]), "accuracy": correct.float().mean()}
 
-    train_baseline(
-        "scratch", settings, source, data, support, model, step, device, views=1, task=task
-    )
+    train_baseline(run, support, model, step, views=1, task=task)
 
 
 if __name__ == "__main__":

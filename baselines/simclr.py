@@ -13,14 +13,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.seeding import stream_seed
 from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
-from trainer.distributed import pick_device
 from trainer.settings import setting, with_default
 
-from .common import Baseline, opened, train_baseline
+from .common import Baseline, start, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -64,9 +62,9 @@ class SimCLR(nn.Module):
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source, data = opened(SimCLRSettings, argv)
-    device = pick_device(settings.device, settings.gpu)
-    torch.manual_seed(stream_seed("simclr weights", settings.seed))
+    run = start("simclr", argv)
+    settings = run.settings
+    run.seed_weights()
     model = SimCLR(settings.arch, settings.image_size)
 
     def step(model, views, rows, epoch):
@@ -74,7 +72,7 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == positives
         return {"loss": F.cross_entropy(logits, positives), "acc1": correct.float().mean()}
 
-    train_baseline("simclr", settings, source, data, data.base, model, step, device, views=2)
+    train_baseline(run, run.data.base, model, step, views=2)
 
 
 if __name__ == "__main__":

@@ -9,24 +9,22 @@ Scores use the backbone. Tian et al. normalise its features before the logistic 
 as for all methods, they are not normalised.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
 import torch.nn.functional as F
 
-from common.seeding import stream_seed
 from datasets.images import require_same
 from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
 from moco.config import Stage, register
 from moco.losses import tempered_kl
 from trainer import cli
-from trainer.distributed import pick_device
 from trainer.performance import prepare
 from trainer.settings import setting
 
 from . import register_all
-from .common import Baseline, Supervised, opened, train_baseline
+from .common import Baseline, Supervised, start, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,13 +51,12 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source, data = opened(SRL, argv)
-    base = data.base
-    device = pick_device(settings.device, settings.gpu)
+    run = start("srl_simple", argv)
+    settings, base, device = run.settings, run.data.base, run.device
     labels = torch.tensor(base.labels, device=device)
-    stage = "srl_distill" if settings.teacher else "srl_simple"
     teacher = None
     if settings.teacher:
+        run = replace(run, stage="srl_distill")
         register_all()
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
         recorded = {name: checkpoint["args"][name] for name in ("arch", "image_size")}
@@ -68,7 +65,7 @@ def main(argv: list[str] | None = None) -> None:
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts)
         prepare(teacher, device, settings.amp)  # computes as the model that it teaches
-    torch.manual_seed(stream_seed(f"{stage} weights", settings.seed))
+    run.seed_weights()
     model = Supervised(settings.arch, len(base.classes), settings.image_size)
 
     def step(model, views, rows, epoch):
@@ -80,7 +77,7 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == labels[rows]
         return {"loss": loss, "accuracy": correct.float().mean()}
 
-    train_baseline(stage, settings, source, data, base, model, step, device, views=1)
+    train_baseline(run, base, model, step, views=1)
 
 
 if __name__ == "__main__":

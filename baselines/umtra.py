@@ -19,8 +19,7 @@ from moco.config import Stage, register
 from trainer import cli
 from trainer.settings import with_default
 
-from .common import opened
-from .maml import Adaptation, from_checkpoint, resolve_ways, train_maml
+from .maml import Adaptation, from_checkpoint, start_maml, train_maml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -39,13 +38,9 @@ register(Stage("umtra", "UMTRA, baselines/umtra.py", UMTRASettings, adapts=from_
 
 
 def main(argv: list[str] | None = None) -> None:
-    settings, source, data = opened(UMTRASettings, argv)
-    settings = resolve_ways(settings, data)
-    each_image = np.arange(len(data.base))[:, None]  # a class of its own
-    train_maml(
-        "umtra", settings, source, data, [each_image], k_shot=1, per_class=1,
-        views=settings.query, plain=True,
-    )  # fmt: skip
+    run = start_maml("umtra", argv)
+    each_image = np.arange(len(run.data.base))[:, None]  # a class of its own
+    train_maml(run, [each_image], 1, per_class=1, views=run.settings.query, plain=True)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ import dataclasses
 import json
 import re
 import shutil
+from collections import OrderedDict
 
 import pytest
 
@@ -124,13 +125,16 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
             read.add(name)
             return super().get(name, default)
 
+        def __reduce__(self):  # into checkpoints
+            return OrderedDict, (list(self.items()),)
+
     def recording(self, name):
         read.add(name)
         return object.__getattribute__(self, name)
 
     def record(self):  # the original reads all settings
         values = object.__getattribute__(self, "__dict__")
-        return json.loads(json.dumps(values, default=str))
+        return Given(json.loads(json.dumps(values, default=str)))
 
     monkeypatch.setattr(settings, "parse", lambda *args: Given(parse(*args)))
     monkeypatch.setattr(load_script(script), "parse", settings.parse, raising=False)
