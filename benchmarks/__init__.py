@@ -1,3 +1,22 @@
 """Speed, memory and accuracy, compared with a plain implementation."""
 
+import argparse
+import json
+from pathlib import Path
+
 import common.startup  # noqa: F401
+
+from common.files import atomic_write
+
+
+def make_parser(description: str) -> argparse.ArgumentParser:
+    """Return a parser that shows a module's docstring as it stands."""
+    formatter = argparse.RawDescriptionHelpFormatter
+    return argparse.ArgumentParser(description=description, formatter_class=formatter)
+
+
+def save(result: dict, out: Path | None) -> None:
+    """Write the results so far as a JSON file, if one is asked for."""
+    if out:
+        with atomic_write(out) as file:
+            file.write(json.dumps(result, indent=1).encode())

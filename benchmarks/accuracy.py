@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 import main_moco
-from common.errors import InputError
+from common.errors import InputError, refusing
 from common.files import require_writable
 from common.seeding import stream_seed
 from datasets import Collection, open_dataset
@@ -31,13 +31,14 @@ from moco.evaluate import FrozenEncoder
 from moco.loader import EpochBatches, training_loader
 from moco.scores import score
 from plots.read import read_log
-from reproduction.table import mean_std
+from reproduction.table import markdown, mean_std
 from trainer import cli
 from trainer.distributed import pick_device, readers
 from trainer.log import LOG
 from trainer.provenance import provenance
 from trainer.trainer import learning_rate, take_step
 
+from . import make_parser
 from .plain import PlainMoCo, plain_encoder, plain_sgd, torch_defaults
 
 MODES = {  # flags of main_moco.py
@@ -112,36 +113,27 @@ def accuracies(args: argparse.Namespace, checkpoint: dict, data: Collection) -> 
 
 def read_runs(path: Path) -> list[dict]:
     """Return the runs in a file, none if it is missing. Raises InputError if it is invalid."""
-    try:
-        return (
-            [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
-            if path.exists()
-            else []
-        )
-    except ValueError as error:
-        raise InputError(f"{path} is not a file of benchmark runs: {error}") from error
+    with refusing(f"{path} is not a file of benchmark runs"):
+        lines = path.read_text(encoding="utf-8").splitlines() if path.exists() else []
+        return [json.loads(line) for line in lines]
 
 
 def summary(runs: list[dict]) -> str:
     """Return a Markdown table, a row per mode: mean (standard deviation) over the seeds."""
-    lines = [
-        "| mode | seeds | loss of the last epoch | 5-shot accuracy, ten tasks |",
-        "|---|---|---|---|",
-    ]
+    rows = [["mode", "seeds", "loss of the last epoch", "5-shot accuracy, ten tasks"]]
     for mode in MODES:
         selected = [run for run in runs if run["mode"] == mode]
         if selected:
             loss = [run["loss"][-1] for run in selected]
             percent = [100 * np.mean(run["accuracy"]) for run in selected]
             (mean, std), (percent, spread) = mean_std(loss), mean_std(percent)
-            numbers = f"{mean:.3f} ({std or 0:.3f}) | {percent:.1f} ({spread or 0:.1f})"
-            lines.append(f"| {mode} | {len(selected)} | {numbers} |")
-    return "\n".join(lines)
+            numbers = f"{mean:.3f} ({std or 0:.3f})", f"{percent:.1f} ({spread or 0:.1f})"
+            rows.append([mode, len(selected), *numbers])
+    return markdown(rows)
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    arg_parser = make_parser(__doc__)
     add = arg_parser.add_argument
     add("data", type=Path, help="data folder")
     add("--out", type=Path, required=True, metavar="FILE")
@@ -171,10 +163,10 @@ def main(argv: list[str] | None = None) -> None:
             if any(key.items() <= run.items() for run in read_runs(args.out)):
                 continue
             start = time.time()
-            if mode == "plain":
-                checkpoint, losses = train_plain(args, data, seed)
-            else:
-                checkpoint, losses = train_fast(args, mode, seed)
+            plain = mode == "plain"
+            checkpoint, losses = (
+                train_plain(args, data, seed) if plain else train_fast(args, mode, seed)
+            )
             line = {
                 **key,
                 "loss": [round(loss, 5) for loss in losses],

@@ -19,8 +19,9 @@ import torch
 from trainer import cli
 from trainer.provenance import provenance
 
-from . import throughput
-from .throughput import nvidia_smi
+from . import make_parser, save, throughput
+from .profiling import profiler_of
+from .throughput import nvidia_smi, wait
 
 MAX_TRACE_BYTES = 8_000_000
 
@@ -37,7 +38,7 @@ def versions(args: argparse.Namespace) -> None:
         "ceilings": ceilings(device, args.tiny),
         "busy": nvidia_smi(),  # before the clocks drop again
     }
-    args.out.write_text(json.dumps(report, indent=1) + "\n", encoding="utf-8")
+    save(report, args.out)
     print(json.dumps(report["ceilings"]))
 
 
@@ -78,11 +79,6 @@ def best_time(function: Callable[[], object], device: torch.device) -> float:
     return min(times[1:])
 
 
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
 def trace(args: argparse.Namespace) -> None:
     """Write a trace of one step of stage (a), views included, for chrome://tracing or Perfetto, and
     a table of its operations."""
@@ -91,9 +87,6 @@ def trace(args: argparse.Namespace) -> None:
     settings = throughput.parser().parse_args([*flags, "-j", "0"])
     settings.image_size = settings.image_size or 224
     settings.steps = 6
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
     args.out.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory() as folder:
         images = throughput.make_images(Path(folder), settings.steps * settings.batch_size)
@@ -102,7 +95,7 @@ def trace(args: argparse.Namespace) -> None:
         for _ in range(settings.steps - 1):
             next(run)
         wait(device)
-        with torch.profiler.profile(activities=activities) as profiler:
+        with profiler_of(device) as profiler:
             start = time.perf_counter()
             next(run)
             wait(device)
@@ -129,8 +122,7 @@ def trace(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    arg_parser = make_parser(__doc__)
     commands = arg_parser.add_subparsers(required=True)
     for function in (versions, trace):
         command = commands.add_parser(function.__name__, help=function.__doc__.partition(".")[0])

@@ -9,10 +9,11 @@ import re
 import statistics
 from pathlib import Path
 
+from reproduction.table import markdown
 from trainer import cli
 
 from .accuracy import read_runs, summary
-from .throughput import TASKS, peak, ratio
+from .throughput import TASKS, ratio
 
 RESULTS = Path(__file__).parent / "results"
 COLUMNS = {
@@ -29,33 +30,25 @@ def read(name: str) -> dict | None:
     return json.loads(path.read_text(encoding="utf-8")) if path.exists() else None
 
 
-def row(*cells: object) -> str:
-    return "| " + " | ".join(map(str, cells)) + " |"
-
-
-def header(*cells: str) -> list[str]:
-    return [row(*cells), "|" + "---|" * len(cells)]
-
-
 def throughput() -> str:
     """Return a table of the speedup over plain, median (lowest–highest), by task and mode."""
     results = [read(name) for name in COLUMNS]
     measured = [mode for r in results if r for modes in r["tasks"].values() for mode in modes]
     modes = list(dict.fromkeys(["plain", *measured, "default"]))
-    lines = header("speedup over plain", "mode", *COLUMNS.values())
+    rows = [["speedup over plain", "mode", *COLUMNS.values()]]
     for task, name in TASKS.items():
         for mode in modes[1:]:
-            lines.append(row(name, mode, *(_ratio(result, task, mode) for result in results)))
+            rows.append([name, mode, *(_ratio(result, task, mode) for result in results)])
     for mode in modes[1:]:
         cells = (_share_of_step(result, mode) for result in results)
-        lines.append(row("with data, relative to step only", mode, *cells))
+        rows.append(["with data, relative to step only", mode, *cells])
     for task, name in TASKS.items():
         cells = (_memory(result, task, modes) for result in results)
-        lines.append(row(f"peak memory: {name}", ", ".join(modes), *cells))
+        rows.append([f"peak memory: {name}", ", ".join(modes), *cells])
     for mode in modes:
         cells = (_rate(result, "a", mode) for result in results)
-        lines.append(row("stage (a), TFLOP/s", mode, *cells))
-    return "\n".join(lines)
+        rows.append(["stage (a), TFLOP/s", mode, *cells])
+    return markdown(rows)
 
 
 def _measured(result: dict | None, task: str, mode: str) -> dict | None:
@@ -89,8 +82,7 @@ def _rate(result: dict | None, task: str, mode: str) -> str:
     if not measured:
         return NOT_MEASURED
     rate = 4 * result["flop_per_image"] / statistics.median(measured["ms_per_image"]) / 1e9
-    best = peak(result)
-    return f"{rate:.3g}" + (f" ({rate / best:.0%} of {best})" if best else "")
+    return f"{rate:.3g}"
 
 
 def profile() -> str:
@@ -102,36 +94,34 @@ def profile() -> str:
         if not shares:
             tables.append(f"{title}: {NOT_MEASURED}.")
             continue
-        lines = [f"{title}, in milliseconds per image:", "", *header("part of the step", *shares)]
+        rows = [["part of the step", *shares]]
         for part in dict.fromkeys(part for parts in shares.values() for part in parts):
             times = (
                 parts.get(part, 0) * statistics.median(results[mode]["ms_per_image"])
                 for mode, parts in shares.items()
             )
-            lines.append(row(part, *(f"{ms:.3g}" if ms else "–" for ms in times)))
-        tables.append("\n".join(lines))
+            rows.append([part, *(f"{ms:.3g}" if ms else "–" for ms in times)])
+        tables.append(f"{title}, in milliseconds per image:\n\n{markdown(rows)}")
     return "\n\n".join(tables)
 
 
 def processes() -> str:
-    lines = header("processes", "images per second", "seconds to the first step", "memory, GB")
+    rows = [["processes", "images per second", "seconds to the first step", "memory, GB"]]
     for count, runs in (read("scaling-processes.json") or {"processes": {}})["processes"].items():
         columns = ("images_per_second", "seconds_to_first_step", "memory_gb")
         values = ([run[name] or 0 for run in runs] for name in columns)
         cells = (f"{statistics.median(v):.4g} ({min(v):.4g}–{max(v):.4g})" for v in values)
-        lines.append(row(count, *cells))
-    return "\n".join(lines)
+        rows.append([count, *cells])
+    return markdown(rows)
 
 
 def images() -> str:
-    lines = header(
-        "images", "cache", "seconds to the first step", "images per second", "memory, GB"
-    )
+    rows = [["images", "cache", "seconds to the first step", "images per second", "memory, GB"]]
     for count, runs in (read("scaling-images.json") or {"images": {}})["images"].items():
         for cache, run in runs.items():
             cells = run["seconds_to_first_step"], run["images_per_second"], run["memory_gb"]
-            lines.append(row(f"{int(count):,}", cache, *cells))
-    return "\n".join(lines)
+            rows.append([f"{int(count):,}", cache, *cells])
+    return markdown(rows)
 
 
 def accuracy() -> str:
@@ -142,12 +132,8 @@ def made_by() -> str:
     """Return a list of the commit, date and machine of each file."""
     lines = []
     for path in sorted(RESULTS.glob("*.json*")):
-        runs = (
-            read_runs(path)
-            if path.suffix == ".jsonl"
-            else [json.loads(path.read_text(encoding="utf-8"))]
-        )
-        origin = runs[0]["made_by"]
+        first = read_runs(path)[0] if path.suffix == ".jsonl" else read(path.name)
+        origin = first["made_by"]
         lines.append(
             f"- `{path.name}`: commit {origin['commit']}, {origin['date'][:10]}, "
             f"{origin['machine']}, torch {origin['torch']}"

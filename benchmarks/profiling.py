@@ -33,10 +33,7 @@ def profile(model: nn.Module, steps: Iterable[int], device: torch.device) -> dic
         regions.append((model, "update_key_encoder", "momentum update"))
     for owner, name, part in regions:
         setattr(owner, name, _in_region(getattr(owner, name), part))
-    activities = [torch.profiler.ProfilerActivity.CPU]
-    if device.type == "cuda":
-        activities.append(torch.profiler.ProfilerActivity.CUDA)
-    with torch.profiler.profile(activities=activities) as profiler:
+    with profiler_of(device) as profiler:
         sum(steps)
     for owner, name, _ in regions:
         delattr(owner, name)
@@ -51,6 +48,13 @@ def profile(model: nn.Module, steps: Iterable[int], device: torch.device) -> dic
     total = sum(seconds.values())
     shares = {part: round(time / total, 3) for part, time in seconds.items()}
     return dict(sorted(((p, s) for p, s in shares.items() if s >= 0.005), key=lambda x: -x[1]))
+
+
+def profiler_of(device: torch.device) -> torch.profiler.profile:
+    """Return a profiler of the CPU and, if it is used, of the GPU."""
+    kinds = torch.profiler.ProfilerActivity
+    on_gpu = [kinds.CUDA] if device.type == "cuda" else []
+    return torch.profiler.profile(activities=[kinds.CPU, *on_gpu])
 
 
 def _in_region(function: Callable, part: str) -> Callable:

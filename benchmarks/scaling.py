@@ -25,7 +25,7 @@ from tqdm import tqdm
 
 import main_moco
 from common.errors import InputError
-from common.files import atomic_write, require_writable
+from common.files import require_writable
 from common.seeding import stream_seed
 from datasets.images import ImageSet
 from moco import resume
@@ -37,7 +37,8 @@ from trainer.distributed import barrier, is_main
 from trainer.provenance import provenance
 from trainer.settings import at_least, positive
 
-from .throughput import options_of
+from . import make_parser, save
+from .throughput import options_of, wait
 
 LINKS = 1000  # hard links per file; file systems allow some tens of thousands
 
@@ -81,8 +82,7 @@ def timed_worker(
             memory = memory_of_tree(int(os.environ["SCALING_PARENT"]))  # while all are running
             raise StepLimit
         values = main_moco.step(*batch)
-        if device.type == "cuda":
-            torch.cuda.synchronize(device)
+        wait(device)
         times.append(time.time())
         return values
 
@@ -94,16 +94,12 @@ def timed_worker(
         second_half = times[len(times) // 2 :]  # the first steps wait for workers to start
         seconds = second_half[-1] - second_half[0]
         rate = settings.batch_size * (len(second_half) - 1) / seconds
-        out.write_text(
-            json.dumps(
-                {
-                    "seconds_to_first_step": round(times[0] - start, 2),
-                    "images_per_second": round(rate, 1),
-                    "memory_gb": memory,
-                }
-            ),
-            encoding="utf-8",
-        )
+        measured = {
+            "seconds_to_first_step": round(times[0] - start, 2),
+            "images_per_second": round(rate, 1),
+            "memory_gb": memory,
+        }
+        save(measured, out)
 
 
 def memory_of_tree(root: int) -> float | None:
@@ -163,8 +159,7 @@ def run_timed(argv: list[str]) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    arg_parser = make_parser(__doc__)
     add = arg_parser.add_argument
     add("--device", default="auto")
     add("--counts", type=positive, nargs="*", default=[1000, 10_000, 100_000, 1_000_000])
@@ -204,9 +199,7 @@ def main() -> None:
             first, again = (measure(args, folder / str(count), 1, folder) for _ in range(2))
             result["images"][str(count)] = {"without cache": first, "with cache": again}
     print(json.dumps(result, indent=1))
-    if args.out:
-        with atomic_write(args.out) as file:
-            file.write(json.dumps(result, indent=1).encode())
+    save(result, args.out)
 
 
 if __name__ == "__main__":

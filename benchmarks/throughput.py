@@ -15,7 +15,6 @@ Modes: `plain` (benchmarks/plain.py, with data loading as by `--views pil --no-c
 import argparse
 import functools
 import itertools
-import json
 import multiprocessing
 import resource
 import statistics
@@ -36,7 +35,7 @@ from tqdm import tqdm
 
 import main_moco
 from common.errors import InputError
-from common.files import atomic_write, require_writable
+from common.files import require_writable
 from datasets import synthetic
 from datasets.cache import cached
 from datasets.images import ImageSet, image_set
@@ -55,6 +54,7 @@ from trainer.provenance import provenance
 from trainer.settings import positive, resolve
 from trainer.trainer import take_step
 
+from . import make_parser, save
 from .plain import (
     PlainMoCo,
     PlainStudent,
@@ -80,8 +80,6 @@ MODES = {  # settings of the scripts
 }
 N_WAY = 3
 ENCODE_BATCH = 32
-# Reachable TFLOP/s of dense bfloat16 matrix products.
-PEAKS = {"H100": 790, "H200": 790}
 PROFILED_STEPS = 3
 QUERIED = (
     "name", "driver_version", "memory.total", "memory.used", "power.limit", "power.draw",
@@ -218,14 +216,19 @@ def serve(pipe, args: argparse.Namespace, mode: str, task: str, images: ImageSet
                 torch.cuda.reset_peak_memory_stats(device)
             start = time.perf_counter()
             count = sum(steps())
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
+            wait(device)
             seconds = time.perf_counter() - start
             memory = peak_memory(device)  # before profiling adds to it
             pipe.send({"seconds": seconds, "images": count, "memory_gb": round(memory, 3)})
     except Exception as error:
         pipe.send(error if isinstance(error, InputError) else RuntimeError(repr(error)))
         raise
+
+
+def wait(device: torch.device) -> None:
+    """Wait for a GPU."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
 
 
 def peak_memory(device: torch.device) -> float:
@@ -330,8 +333,7 @@ def make_images(folder: Path, count: int) -> ImageSet:
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    arg_parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    arg_parser = make_parser(__doc__)
     add = arg_parser.add_argument
     add("--tasks", nargs="+", choices=TASKS, default=list(TASKS))
     add("--modes", nargs="+", choices=MODES, help="default: plain, default, and "
@@ -374,19 +376,11 @@ def main(argv: list[str] | None = None) -> None:
             count = args.encode_images if task == "encode" else args.steps * args.batch_size
             result["tasks"][task] = compare(args, task, images.take(images.ids[:count]))
             print(table(result, task), flush=True)
-            if args.out:
-                with atomic_write(args.out) as file:
-                    file.write(json.dumps(result, indent=1).encode())
+            save(result, args.out)
 
 
 def options_of(args: argparse.Namespace) -> dict:
     return {name: value for name, value in vars(args).items() if name != "out"}
-
-
-def peak(result: dict) -> float | None:
-    """Return the peak TFLOP/s of the machine of `result`, if known."""
-    machine = result["made_by"]["machine"]
-    return next((value for name, value in PEAKS.items() if name in machine), None)
 
 
 def table(result: dict, task: str) -> str:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -199,8 +199,9 @@ def training_hours(folder: Path) -> float:
     return sum(values.get("seconds", 0) for values in epochs.values()) / 3600
 
 
-def _markdown(rows: list[list[str]]) -> str:
-    lines = ["| " + " | ".join(row) + " |" for row in rows]
+def markdown(rows: Sequence[Sequence[object]]) -> str:
+    """Return a Markdown table, its head first."""
+    lines = ["| " + " | ".join(map(str, row)) + " |" for row in rows]
     lines.insert(1, "|---" * len(rows[0]) + "|")
     return "\n".join(lines)
 
@@ -261,31 +262,31 @@ def write_table(study: Study, command: str) -> str:
         f"seeds {', '.join(map(str, study.seeds))}; ours is the sample standard deviation."
         + (not study.own)
         * " Δ/std: ours minus the paper's, in the paper's standard deviations.",
-        _markdown(comparison(study)),
+        markdown(comparison(study)),
         "## Accuracy of each class",
         "In percent; A1, A2, … are the rare classes in the order named; avg is their mean."
         if study.own
         else "In percent, ours / paper's; A1, A2, … in the papers' order; avg is their mean.",
-        _markdown(per_class(study)),
+        markdown(per_class(study)),
     ]
     if len(rows := many_tasks(study)) > 1:
         parts += [
             f"## Over {study.tasks} tasks",
             "Rows that need no training by task, on the tasks of seeds 0 to "
             f"{study.tasks - 1}: mean ± 95 % confidence interval, in percent.",
-            _markdown(rows),
+            markdown(rows),
         ]
     if len(tests := significance(study)) > 1:
         parts += [
             "## Wilcoxon signed-rank test",
             "Total accuracy on the same tasks, all shots pooled, two-sided.",
-            _markdown(tests),
+            markdown(tests),
         ]
     parts += ["## Made with", f"    {command}", "\n".join(f"- {x}" for x in made_with(study))]
-    markdown = "\n\n".join(parts) + "\n"
+    text = "\n\n".join(parts) + "\n"
     name = f"table{study.table.number}" + "_disjoint" * study.group_disjoint
-    files = {".md": markdown, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
+    files = {".md": text, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
     for suffix, content in files.items():
         with atomic_write(study.root / f"{name}{suffix}") as file:
             file.write(content.encode())
-    return markdown
+    return text
