@@ -161,7 +161,7 @@ def test_nothing_to_predict(chain, tmp_path, capsys, monkeypatch):
         assert re.search(says, error), error
 
 
-def test_the_block_in_the_readme(tmp_path):
+def test_the_block_in_the_docs(tmp_path):
     root = tmp_path / "my_images"
     counts = {"nevus": 640, "melanoma": 172, "scar": 19, "angioma": 12, "keloid": 54}
     names = [f"{name}/{n}.jpg" for name, count in counts.items() for n in range(count)]
@@ -170,5 +170,5 @@ def test_the_block_in_the_readme(tmp_path):
         (root / name).parent.mkdir(parents=True, exist_ok=True)
         (root / name).touch()
     block = open_dataset(root, ["nevus", "melanoma"], ["scar", "angioma"]).summary()
-    text = (REPOSITORY / "README.md").read_text()
+    text = (REPOSITORY / "docs" / "data.md").read_text()
     assert textwrap.indent(block, "    ") in text
