@@ -1,6 +1,6 @@
 """Stages (b) and (c): fit a teacher to a few rare images and pseudo-label all base images.
 
-python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
+python generate_pseudo.py DATA --resume STAGE_A --savedir OUT
 
 The encoder may have been trained on a base set other than DATA's; a note is then printed.
 """
@@ -16,6 +16,7 @@ import baselines
 from common.errors import InputError
 from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
+from common.names import quoted
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
 from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
-    data = open_data(settings.datadir, settings)
+    data = open_data(settings.data, settings)
     base = data.base.fingerprint()
     if settings.support:
         require_undrawn(given)
@@ -75,9 +76,12 @@ def main(argv: list[str] | None = None) -> None:
         print(note)
     for name, count in query.counts().items():
         if not count:
-            print(f"note: {name} has no query images: only --predict can use this task")
+            print(f"note: {quoted(name)} has no query images: only --predict can use this task")
         elif count < settings.k_query:
-            print(f"note: {name} has only {count} query images: accuracy in steps of 1/{count}")
+            print(
+                f"note: {quoted(name)} has only {count} query images: accuracy in steps of "
+                f"1/{count}"
+            )
     if unreadable(support):
         check_readable(support, data.base)  # lists unreadable images of both sets
     base_images = decoded(data.base, checkpoint["args"]["image_size"], settings.cache_folder)
@@ -105,7 +109,9 @@ def main(argv: list[str] | None = None) -> None:
     save_task(settings.savedir, task, labels.about["made_by"])
     save_pseudo_labels(settings.savedir, labels)
     shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
-    distribution = ", ".join(f"{name} {share:.1%}" for name, share in zip(task.classes, shares))
+    distribution = ", ".join(
+        f"{quoted(name)} {share:.1%}" for name, share in zip(task.classes, shares)
+    )
     print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
     print(f"pseudo labels of {len(data.base)} base images: {distribution}")
     print(f"written: {files[0]}, {files[1]}")

@@ -12,11 +12,10 @@ from datasets.episode import Task
 from datasets.images import ImageSet
 from datasets.open import decoded
 from moco import resume
-from moco.config import ImageTraining
+from moco.config import ImageTraining, data_folder
 from moco.train import train
 from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
-from trainer.settings import setting
 from trainer.trainer import Run, StepFn
 
 
@@ -24,7 +23,7 @@ from trainer.trainer import Run, StepFn
 class Baseline(ImageTraining):
     """Settings of all baselines."""
 
-    data: Path = setting(help="data folder", positional=True, metavar="DATA")
+    data: Path = data_folder()
 
 
 class Supervised(nn.Module):

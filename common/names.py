@@ -2,7 +2,9 @@
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from .errors import listed
 
 INVISIBLE = {"Cf", "Cc"}  # zero-width spaces, byte-order marks, control characters
 
@@ -33,6 +35,18 @@ def printable(name: str) -> str:
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def quoted(name: str) -> str:
+    """Return a class name for a message: in quotes unless it is one plain word, so that a number
+    before or behind it stays apart."""
+    name = printable(name)
+    return name if name.isidentifier() else f"'{name}'"
+
+
+def counted(counts: Mapping[str, int], limit: int = 20) -> str:
+    """Return the first `limit` numbers of images by class as text: "NV 30, '4' 60"."""
+    return listed((f"{quoted(name)} {count}" for name, count in counts.items()), limit)
 
 
 def _invisible(character: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import InputError, is_text, listed
-from common.names import clean, printable
+from common.names import clean, printable, quoted
 
 from . import Collection, isic2018, open_dataset, own
 from .cache import cached, default_folder
@@ -243,10 +243,12 @@ def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
             )
             name = next((id_of[path] for path in paths if path in id_of), name)
         if class_of.get(name) != label:
-            actual = f"of class {class_of[name]!r}" if name in class_of else "not a rare image"
+            actual = (
+                f"of class {quoted(class_of[name])}" if name in class_of else "not a rare image"
+            )
             if name in rare.copies and name not in class_of:
                 actual = f"a copy of {rare.copies[name]}"
-            wrong.append(f"line {line}: {name} is {actual}, not {label!r}")
+            wrong.append(f"line {line}: {name} is {actual}, not {quoted(label)}")
         found.setdefault(label, []).append(name)
     if wrong:
         raise InputError(f"{table}: the support set must be rare images of {rare.name}: "

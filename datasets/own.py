@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from common.errors import InputError, listed
-from common.names import clean
+from common.names import clean, quoted
 
 from .listing import OUTSIDE, Folder, Listing, Row, is_system_folder
 from .tables import table_paths, table_rows
@@ -57,7 +57,7 @@ def _from_folders(root: Path) -> Listing:
     for label, spellings in names.items():
         if len(spellings) > 1:
             written = listed(map(ascii, spellings))
-            listing.notes.append(f"{label}: one class from the folders {written}")
+            listing.notes.append(f"{quoted(label)}: one class from the folders {written}")
     folders = {folder for spellings in names.values() for folder in spellings}
     listing.pass_over_rest(root, folders.__contains__, OUTSIDE)
     return listing

@@ -45,7 +45,10 @@ class Drawing(Classes, Device, Reading):
         help="output folders of the scripts, or folders that contain them", positional=True,
         metavar="RUN_DIR",
     )  # fmt: skip
-    data: Path | None = setting(None, "data folder, for t-SNE and look-alikes", metavar="DATA")
+    data: Path | None = setting(
+        None, "data folder, for t-SNE and look-alikes", flags=("--data", "--datadir"),
+        metavar="DATA",
+    )  # fmt: skip
     out: Path = setting(Path("figures"), "folder for the figures", metavar="DIR")
     only: list[str] = setting(
         list(FIGURES), ", ".join(FIGURES) + " (default: all)", choices=FIGURES, metavar="NAME"
