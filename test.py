@@ -37,7 +37,15 @@ from datasets.open import (
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
 from moco.config import STAGES, TEACHERS, Testing, require_undrawn
-from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
+from moco.evaluate import (
+    FrozenEncoder,
+    MetaLearner,
+    Predictor,
+    adaptations,
+    direct,
+    regressions,
+    require_calibratable,
+)
 from moco.outliers import Reference, fit_reference, load_reference
 from moco.predictions import (
     Row,
@@ -89,12 +97,19 @@ def main(argv: list[str] | None = None) -> None:
         use = ["rare", "base"] if settings.predict and settings.none_of_these else ["rare"]
         data = open_data(settings.data, settings, use=use)
         resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
+    if settings.temperature == "cv" and (settings.load_cla or adapts(checkpoint)):
+        raise InputError(
+            "--temperature cv fits a logistic regression on parts of the support set; this "
+            f"classifier is another: {classifier_of(settings, checkpoint)}"
+        )
     if settings.tasks:
         assert data is not None
         return score_tasks(settings, given, checkpoint, device, data)
     if settings.compare:
         raise InputError("--compare requires --tasks")
     task = find_task(settings, checkpoint, data)
+    if settings.temperature == "cv":
+        require_calibratable(task)
     if settings.predict:
         return predict_images(settings, given, checkpoint, device, data, task)
     if settings.sheet:
@@ -138,15 +153,17 @@ def score_task(
     images = task.query(rare)
     support = None if settings.load_cla else task.support(rare)
     encoder = frozen(settings, checkpoint, device)
-    predict = predictor_of(settings, checkpoint, encoder, support, images)
+    predict, temperatures = predictor_of(settings, checkpoint, encoder, support, images)
     probabilities = predict(support, images)
     scores = {
-        **score_of(images, probabilities), "task": task.to_dict(), "classifier": classifier,
+        **score_of(images, probabilities), **temperature_of(temperatures),
+        "task": task.to_dict(), "classifier": classifier,
         "images": scored, "shared_with_support": shared, "data": data.to_dict(),
         **about_run(settings, checkpoint),
     }  # fmt: skip
     size = f"{len(images)} query images, none from the support set"
-    print(f"{task}; classifier: {classifier}; {size}{group_word(shared)}")
+    used = "".join(f", temperature {t:.2f}" for t in temperatures)
+    print(f"{task}; classifier: {classifier}{used}; {size}{group_word(shared)}")
     for note in notes_of(shared, len(images)):
         print(note)
     print(score_table(scores))
@@ -198,6 +215,7 @@ def predict_images(
             earlier = read_predictions(files[1], task.classes)
             if previous.get("none_of_these") == about["none_of_these"]:
                 rows, known = earlier, previous["contents"]
+                about |= {name: previous[name] for name in ("temperature",) if name in previous}
             else:
                 print("note: with other scores for none of these than before: made again")
     else:  # a CSV file alone: unfinished run
@@ -209,8 +227,9 @@ def predict_images(
         check_readable(*([new, support] if support else [new]))
         added = error_rows(errors)
         if new:
-            predict = predictor_of(settings, checkpoint, encoder, support, new)
+            predict, temperatures = predictor_of(settings, checkpoint, encoder, support, new)
             probabilities = predict(support, new)
+            about |= temperature_of(temperatures)
             none = reference.none_of_these(encoder.embed(new)) if reference else None
             added += predicted_rows(new, probabilities, task.classes, none)
         if rows:
@@ -223,7 +242,8 @@ def predict_images(
     there = dict(zip(images.ids, images.paths))
     if gone := [row["image"] for row in rows if row["image"] not in {*there, *errors}]:
         print(f"note: {len(gone)} images are no longer there; their rows are kept: {listed(gone)}")
-    print(f"{task}; classifier: {classifier}; {len(rows)} images of {images.name}")
+    used = f", temperature {about['temperature']:.2f}" if "temperature" in about else ""
+    print(f"{task}; classifier: {classifier}{used}; {len(rows)} images of {images.name}")
     print(prediction_summary(rows, task.classes, settings.none_level))
     if settings.sheet:
         page = sheet(rows, there, task.classes, settings.none_level, files[1].stem)
@@ -349,7 +369,10 @@ def beside(
     if no_classifier(checkpoint) is None:
         predict = direct(encoder, student_classifier(checkpoint), query)
         found[STUDENT_DIRECT] = score_of(query, predict(None, query))
-    predict = regressions(encoder, support, query, settings.augnum, settings.normalize)
+    temperatures: list[float] | None = [] if settings.temperature == "cv" else None
+    predict = regressions(
+        encoder, support, query, settings.augnum, settings.normalize, temperatures
+    )
     found[STUDENT_LR] = score_of(query, predict(support, query))
     return found
 
@@ -410,6 +433,8 @@ def score_tasks(
         )
         for seed in range(settings.tasks)
     ]  # fmt: skip
+    if settings.temperature == "cv":
+        require_calibratable(tasks[0])
     rare, shots = data.rare, tasks[0].k_shot
     classifier = classifier_of(settings, checkpoint)
     name = f"tasks_{classifier}_{tasks[0].n_way}way_{shots}shot_{len(tasks)}tasks"
@@ -428,11 +453,12 @@ def score_tasks(
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
     encoder = frozen(settings, checkpoint, device)
-    predict = predictor_of(settings, checkpoint, encoder, support, rare)
+    predict, temperatures = predictor_of(settings, checkpoint, encoder, support, rare)
     rows, shared = [], []
     for task in tqdm(tasks, desc="tasks", unit="task", disable=None):
         query = task.query(rare)
-        rows.append(task_row(task, score_of(query, predict(task.support(rare), query))))
+        found = score_of(query, predict(task.support(rare), query))
+        rows.append(task_row(task, found | temperature_of(temperatures)))
         shared.append({"query": len(query), **task.shared(rare, data.groups)})
     known = [one for one in shared if one["groups"] is not None]
     total = {name: sum(one[name] or 0 for one in shared) for name in shared[0]}
@@ -512,19 +538,30 @@ def predictor_of(
     encoder: FrozenEncoder | MetaLearner,
     support: ImageSet | None,
     query: ImageSet,
-) -> Predictor:
-    """Encode the images of one task or many; return what classifies a task's query set.
+) -> tuple[Predictor, list[float]]:
+    """Encode the images of one task or many; return what classifies a task's query set, and the
+    list to which it adds the temperature of each task with --temperature cv.
 
     By the student's classifier, or with `support`, the support images of all tasks, by a logistic
     regression fitted on those of the task, or by the meta-trained model adapted to them.
     """
     if isinstance(encoder, MetaLearner):
         if settings.tasks:  # all of them are of the images `query`
-            return adaptations(encoder, query)
-        return lambda support, query: encoder.predict(query, support, progress="testing")
+            return adaptations(encoder, query), []
+        return lambda support, query: encoder.predict(query, support, progress="testing"), []
     if support is None:
-        return direct(encoder, student_classifier(checkpoint), query)
-    return regressions(encoder, support, query, settings.augnum, settings.normalize)
+        return direct(encoder, student_classifier(checkpoint), query), []
+    found: list[float] = []
+    temperatures = found if settings.temperature == "cv" else None
+    predict = regressions(
+        encoder, support, query, settings.augnum, settings.normalize, temperatures
+    )
+    return predict, found
+
+
+def temperature_of(temperatures: list[float]) -> dict[str, float]:
+    """Return the last temperature as the JSON file tells it; nothing without --temperature cv."""
+    return {"temperature": temperatures[-1]} if temperatures else {}
 
 
 def find_task(settings: Testing, checkpoint: dict, data: Collection | None) -> Task:

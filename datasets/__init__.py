@@ -149,7 +149,9 @@ def _check_classes(
             what = f"holds no image, only {inside}" if inside else "is empty"
             raise InputError(f"the class folder {root / folder} {what}")
         hints = (f"{quoted(name)}{_hint(name, listing, available)}" for name in absent)
-        raise InputError(f"{root} has no class {listed(hints)}; {choose}")
+        beside = listed(root / name for name in listing.passed_over.get(own.BESIDE, ()))
+        table = f"; to read {beside} instead of the folders, pass it as DATA" if beside else ""
+        raise InputError(f"{root} has no class {listed(hints)}; {choose}{table}")
     if not base_classes or not rare_classes:
         raise InputError(choose)
     if len(rare_classes) < 2:
@@ -173,13 +175,10 @@ def _check_classes(
 
 
 def _find(dataset: ModuleType, root: Path, group_column: str | None) -> Listing:
-    if dataset is own and root.is_file():
+    if dataset is own:
         return own.find(root, group_column)
     if group_column:
-        raise InputError(
-            f"--group-column {group_column}: {root} is not a CSV file of images; pass a CSV file "
-            "of image ids and groups as --groups"
-        )
+        raise own.no_groups(root, group_column)
     return dataset.find(root)
 
 

@@ -353,6 +353,10 @@ class Testing(Classes, Regression, Choosing, Encoding):
         True, "beside a student's scores, show its teacher's, those of its own classifier, and of a "
         "logistic regression on its features", negatable=True, runtime=True,
     )  # fmt: skip
+    temperature: Literal["none", "cv"] = setting(
+        "none", "calibrate the probabilities of the logistic regression: cv, by a temperature from "
+        "cross-validation within the support set, for 2 or more images of each class",
+    )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",
         metavar="DIR",

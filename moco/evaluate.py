@@ -1,6 +1,6 @@
 """Embeddings of images, the classifier f_c on a support set, and k-NN scores."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 import torch
@@ -15,6 +15,7 @@ from tqdm import tqdm
 from common.errors import InputError, refusing
 from common.names import counted
 from datasets.cache import pixels
+from datasets.episode import Task
 from datasets.images import ImageSet, TransformedImages
 from trainer.performance import prepare
 
@@ -212,12 +213,13 @@ def support_temperature(
     return best_temperature(predicted, truth)
 
 
-def require_calibratable(counts: Mapping[str, int]) -> None:
-    """Raise InputError if a class of a support set has no second image, to hold out."""
-    if single := {name: count for name, count in counts.items() if count < 2}:
+def require_calibratable(task: Task) -> None:
+    """Raise InputError if a class of a task has no second support image, to hold out."""
+    counts = dict(zip(task.classes, map(len, task.support_ids)))
+    if min(counts.values()) < 2:
         raise InputError(
             "--temperature cv holds out support images and needs at least 2 of each class, got "
-            f"{counted(single)}; --temperature none leaves the probabilities as they are"
+            f"{counted(counts)}; --temperature none leaves the probabilities as they are"
         )
 
 

@@ -30,7 +30,10 @@ from trainer.config import Device
 from trainer.distributed import pick_device, readers
 from trainer.settings import parse, resolve, setting
 
-FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tasks", "tsne", "lookalikes")
+FIGURES = (
+    "curves", "temperatures", "pseudo-labels", "confusion", "reliability", "tasks", "tsne",
+    "lookalikes",
+)  # fmt: skip
 MAX_PANELS = 9  # also the most figures of look-alikes
 
 
@@ -105,6 +108,8 @@ def figures(args: Drawing, outputs: Outputs) -> Iterator[tuple[str, Callable]]:
         yield "pseudo-labels", partial(draw.draw_pseudo_labels, outputs.labels)
     if "confusion" in args.only and outputs.results:
         yield "confusion", partial(draw.draw_confusion, outputs.results)
+    if "reliability" in args.only and outputs.results:
+        yield "reliability", partial(draw.draw_reliability, outputs.results)
     if "tasks" in args.only and outputs.tasks:
         yield "tasks", partial(draw.draw_tasks, outputs.tasks)
     if encoding and args.data is None:
