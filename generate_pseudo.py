@@ -16,7 +16,7 @@ import baselines
 from common.errors import InputError
 from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
-from common.names import quoted
+from common.names import beside_numbers, quoted
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
 from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
@@ -109,9 +109,8 @@ def main(argv: list[str] | None = None) -> None:
     save_task(settings.savedir, task, labels.about["made_by"])
     save_pseudo_labels(settings.savedir, labels)
     shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
-    distribution = ", ".join(
-        f"{quoted(name)} {share:.1%}" for name, share in zip(task.classes, shares)
-    )
+    named = zip(beside_numbers(task.classes), shares)
+    distribution = ", ".join(f"{name} {share:.1%}" for name, share in named)
     print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
     print(f"pseudo labels of {len(data.base)} base images: {distribution}")
     print(f"written: {files[0]}, {files[1]}")

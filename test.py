@@ -1,9 +1,9 @@
 """Score an encoder or a student on all rare images except the support set.
 
-python test.py DATA --resume STUDENT --load_cla
+python test.py DATA --resume STUDENT --load-cla
 python test.py DATA --resume STAGE_A
 python test.py DATA --resume STAGE_A --tasks 600
-python test.py --resume STUDENT --load_cla --predict FOLDER_OR_IMAGES_OR_CSV
+python test.py --resume STUDENT --load-cla --predict FOLDER_OR_IMAGES_OR_CSV
 """
 
 import json

@@ -38,15 +38,20 @@ def printable(name: str) -> str:
 
 
 def quoted(name: str) -> str:
-    """Return a class name for a message: in quotes unless it is one plain word, so that a number
-    before or behind it stays apart."""
-    name = printable(name)
-    return name if name.isidentifier() else f"'{name}'"
+    """Return a class name in quotes, for a message."""
+    return f"'{printable(name)}'"
+
+
+def beside_numbers(names: Iterable[str]) -> list[str]:
+    """Return class names for a line or table with numbers: as they are or, if one is not a plain
+    word, such as 3, all in quotes."""
+    names = list(names)
+    return names if all(map(str.isidentifier, names)) else list(map(quoted, names))
 
 
 def counted(counts: Mapping[str, int], limit: int = 20) -> str:
-    """Return the first `limit` numbers of images by class as text: "NV 30, '4' 60"."""
-    return listed((f"{quoted(name)} {count}" for name, count in counts.items()), limit)
+    """Return the first `limit` numbers of images by class as text: "NV 30, MEL 60"."""
+    return listed(map("{} {}".format, beside_numbers(counts), counts.values()), limit)
 
 
 def _invisible(character: str) -> bool:

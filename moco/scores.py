@@ -13,7 +13,7 @@ from scipy.stats import t, wilcoxon
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 from common.errors import InputError, listed, refusing
-from common.names import quoted
+from common.names import beside_numbers
 from datasets.episode import Task
 from datasets.images import ImageSet
 
@@ -65,15 +65,16 @@ BY_CLASS = {"per_class": "accuracy", "precision": "precision", "specificity": "s
 def score_table(scores: dict) -> str:
     """Format `score`'s result for the screen: a row per true class, a column per prediction."""
     names = list(scores["per_class"])
+    shown = beside_numbers(names)
     columns = {kind: title for kind, title in BY_CLASS.items() if kind in scores}  # older: fewer
-    width = max(len(name) for name in (*map(quoted, names), "mean of classes"))
-    cell = max(len(name) for name in (*map(quoted, names), "accuracy")) + 2
+    width = max(len(name) for name in (*shown, "mean of classes"))
+    cell = max(len(name) for name in (*shown, "accuracy")) + 2
     head = f"{'':{width}}{'images':>8}" + "".join(f"{t:>12}" for t in columns.values())
-    lines = [head + "  predicted as" + "".join(f"{quoted(name):>{cell}}" for name in names)]
-    for name, row in zip(names, scores["confusion"]):
+    lines = [head + "  predicted as" + "".join(f"{name:>{cell}}" for name in shown)]
+    for name, label, row in zip(names, shown, scores["confusion"]):
         values = "".join(f"{scores[kind][name]:>12.1%}" for kind in columns)
         counts = "".join(f"{count:>{cell}}" for count in row)
-        lines.append(f"{quoted(name):{width}}{sum(row):>8}{values}{'':14}{counts}")
+        lines.append(f"{label:{width}}{sum(row):>8}{values}{'':14}{counts}")
     total = sum(map(sum, scores["confusion"]))
     means = "".join(f"{np.mean(list(scores[kind].values())):>12.1%}" for kind in columns)
     lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>12.1%}")

@@ -68,7 +68,10 @@ def test_missing_checkpoint(chain: Chain, data, tmp_path, capsys):
         (moved / path.name).write_text(text)
     call("plots.__main__", moved, "--data", data, "--out", tmp_path / "figures", "-j", 0)
     assert "gone" in capsys.readouterr().out
-    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == ["confusion.png", "reliability.png"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "confusion.png",
+        "reliability.png",
+    ]
 
 
 def test_without_matplotlib(chain: Chain, tmp_path, capsys, monkeypatch):

@@ -78,7 +78,7 @@ def test_absolute_paths(folder, tmp_path):
 @pytest.mark.parametrize(
     ("base", "rare", "says"),
     [
-        (None, None, "classes common, healthy, 'rare one', 'rare two'; .*--rare-classes"),
+        (None, None, "classes 'common', 'healthy', 'rare one', 'rare two'; .*--rare-classes"),
         (["common"], None, "--base-classes and .*--rare-classes"),
         (["common"], ["unheard of"], "classes common, healthy"),
         (["common", "healthy"], ["rare one", "common"], "duplicates .*: common"),
@@ -141,7 +141,7 @@ def test_a_near_miss_of_a_class_is_refused(folder, kind):
 def test_an_absent_class_and_the_nearest_one(folder):
     with pytest.raises(InputError) as error:
         open_dataset(folder, ["healthy", "comon"], ["rare one", "xyz"])
-    assert "has no class comon (nearest: common), xyz; " in str(error.value)
+    assert "has no class 'comon' (nearest: 'common'), 'xyz'; " in str(error.value)
     with pytest.raises(InputError, match=r"no class ward \(a folder inside common\), "):
         open_dataset(folder, ["ward"], ["rare one", "xyz"])
 
@@ -295,5 +295,5 @@ def test_table_beside_class_folders_is_told(folder):
     assert data.passed_over[own.BESIDE] == ("images.csv",)
     assert data.passed_over["outside the class folders"] == ("clinical.csv",)
     assert "1  tables beside class folders (pass one as DATA" in data.summary()
-    with pytest.raises(InputError, match="no class nv.*; to read .*/images.csv instead of the"):
+    with pytest.raises(InputError, match="no class 'nv'.*; to read .*/images.csv instead of the"):
         open_dataset(folder, ["nv", "healthy"], CHOICE[1])
