@@ -1,6 +1,6 @@
 """Stages (b) and (c): fit a teacher to a few rare images and pseudo-label all base images.
 
-python generate_pseudo.py --datadir DATA --resume STAGE_A --savedir OUT
+python generate_pseudo.py DATA --resume STAGE_A --savedir OUT
 
 The encoder may have been trained on a base set other than DATA's; a note is then printed.
 """
@@ -16,6 +16,7 @@ import baselines
 from common.errors import InputError
 from common.failures import tracebacks_to
 from common.files import refuse_to_overwrite
+from common.names import beside_numbers, quoted
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
@@ -38,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
-    data = open_data(settings.datadir, settings)
+    data = open_data(settings.data, settings)
     earlier, task = find_task(settings, given, data)
     about = {
         "task": task.to_dict(), "data": data.to_dict(), "base": data.base.fingerprint(),
@@ -69,7 +70,8 @@ def main(argv: list[str] | None = None) -> None:
     save_task(settings.savedir, task, about["made_by"])
     save_pseudo_labels(settings.savedir, labels)
     shares = np.bincount(labels.hard(), minlength=task.n_way) / len(data.base)
-    distribution = ", ".join(f"{name} {share:.1%}" for name, share in zip(task.classes, shares))
+    named = zip(beside_numbers(task.classes), shares)
+    distribution = ", ".join(f"{name} {share:.1%}" for name, share in named)
     query = task.query(data.rare, complete=False)
     print(f"{task}: {len(support)} support and {len(query)} query images of {data.name}")
     print(f"pseudo labels of {len(data.base)} base images: {distribution}")
@@ -130,9 +132,12 @@ def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: T
         print(note)
     for name, count in query.counts().items():
         if not count:
-            print(f"note: {name} has no query images: only --predict can use this task")
+            print(f"note: {quoted(name)} has no query images: only --predict can use this task")
         elif count < settings.k_query:
-            print(f"note: {name} has only {count} query images: accuracy in steps of 1/{count}")
+            print(
+                f"note: {quoted(name)} has only {count} query images: accuracy in steps of "
+                f"1/{count}"
+            )
 
 
 def teach(

@@ -1,6 +1,6 @@
 """Stage (d): distil a fresh student from the base images and their pseudo labels.
 
-python main_distill.py DATA --savedir LABELS --model_path OUT
+python main_distill.py DATA --savedir LABELS --model-path OUT
 """
 
 import common.startup  # noqa: F401

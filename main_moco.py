@@ -1,6 +1,6 @@
 """Stage (a): learn an encoder from the base images, without labels, by momentum contrast.
 
-python main_moco.py DATA --model_path OUT
+python main_moco.py DATA --model-path OUT
 """
 
 import common.startup  # noqa: F401

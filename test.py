@@ -1,9 +1,9 @@
 """Score an encoder or a student on all rare images except the support set.
 
-python test.py DATA --resume STUDENT --load_cla
+python test.py DATA --resume STUDENT --load-cla
 python test.py DATA --resume STAGE_A
 python test.py DATA --resume STAGE_A --tasks 600
-python test.py --resume STUDENT --load_cla --predict FOLDER_OR_IMAGES_OR_CSV
+python test.py --resume STUDENT --load-cla --predict FOLDER_OR_IMAGES_OR_CSV
 """
 
 import common.startup  # noqa: F401
@@ -21,6 +21,7 @@ from moco import resume
 from moco.beside import beside, print_beside
 from moco.checkpoint import load_checkpoint, no_classifier
 from moco.config import Testing, require_undrawn
+from moco.evaluate import require_calibratable
 from moco.many_tasks import score_tasks
 from moco.predict import predict_images
 from moco.scores import predictions_csv, score_table
@@ -30,6 +31,7 @@ from moco.testing import (
     group_word,
     note_on_source,
     score_of,
+    temperature_of,
     write_results,
 )
 from plots.sheet import sheet
@@ -55,6 +57,8 @@ def main(argv: list[str] | None = None) -> None:
     if settings.compare:
         raise InputError("--compare requires --tasks")
     task = run.find_task(data)
+    if settings.temperature == "cv":
+        require_calibratable(task)
     if settings.predict:
         name, rows, paths = predict_images(run, data, task)
         if settings.sheet:
@@ -81,6 +85,11 @@ def require_consistent(run: Evaluation) -> None:
         )
     if settings.load_cla and (reason := no_classifier(run.checkpoint)):
         raise InputError(f"--load-cla: {settings.resume} ({reason}) has no trained classifier")
+    if settings.temperature == "cv" and run.classifier != "lr":
+        raise InputError(
+            "--temperature cv fits a logistic regression on parts of the support set; this "
+            f"classifier is another: {run.classifier}"
+        )
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
 
@@ -109,13 +118,16 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     images = task.query(rare)
     support = None if settings.load_cla else task.support(rare)
     encoder = run.encoder()
-    probabilities = run.predictor(encoder, support, images)(support, images)
+    temperatures: list[float] = []
+    probabilities = run.predictor(encoder, support, images, temperatures)(support, images)
     scores = {
-        **score_of(images, probabilities), "task": task.to_dict(), "classifier": run.classifier,
-        "images": scored, "shared_with_support": shared, "data": data.to_dict(), **run.about(),
+        **score_of(images, probabilities), **temperature_of(temperatures), "task": task.to_dict(),
+        "classifier": run.classifier, "images": scored, "shared_with_support": shared,
+        "data": data.to_dict(), **run.about(),
     }  # fmt: skip
     size = f"{len(images)} query images, none from the support set"
-    print(f"{task}; classifier: {run.classifier}; {size}{group_word(shared)}")
+    used = "".join(f", temperature {t:.2f}" for t in temperatures)
+    print(f"{task}; classifier: {run.classifier}{used}; {size}{group_word(shared)}")
     for note in notes_of(shared, len(images)):
         print(note)
     print(score_table(scores))

@@ -14,12 +14,12 @@ from datasets.episode import Task
 from datasets.images import ImageSet
 from datasets.open import decoded, open_data
 from moco import resume
-from moco.config import STAGES, ImageTraining
+from moco.config import STAGES, ImageTraining, data_folder
 from moco.train import train
 from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
 from trainer.distributed import pick_device
-from trainer.settings import parse, setting
+from trainer.settings import parse
 from trainer.trainer import Run, StepFn
 
 
@@ -27,7 +27,7 @@ from trainer.trainer import Run, StepFn
 class Baseline(ImageTraining):
     """Settings of all baselines."""
 
-    data: Path = setting(help="data folder", positional=True, metavar="DATA")
+    data: Path = data_folder()
 
 
 @dataclass(frozen=True)

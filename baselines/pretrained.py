@@ -2,7 +2,7 @@
 
 python -m baselines.pretrained --arch timm/tf_efficientnet_lite0 --model-path OUT
 python test.py DATA --resume OUT --k-shot 5 --seed 0
-python generate_pseudo.py --datadir DATA --resume OUT --savedir LABELS
+python generate_pseudo.py DATA --resume OUT --savedir LABELS
 
 By default the logistic regression on its features is fitted on the support images themselves
 (--augnum 0), as is usual for frozen features: Kornblith et al. 2019 (arXiv 1805.08974), Chen et al.
@@ -20,7 +20,7 @@ from common.seeding import stream_seed
 from datasets.open import open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, save_checkpoint
-from moco.config import Backbone, Cache, Classes, Stage, register
+from moco.config import Backbone, Cache, Classes, Stage, data_folder, register
 from moco.weights import initial_weights, load_initial
 from models import build_encoder
 from trainer import cli
@@ -38,10 +38,9 @@ class Pretrained(Classes, Backbone, Cache):
 
     description = "A pretrained encoder, frozen: its features are the embeddings."
 
-    data: Path | None = setting(
-        None, "data folder, to check it and the names of your own classes now; no image is used",
-        positional=True, metavar="DATA",
-    )  # fmt: skip
+    data: Path | None = data_folder(
+        None, "data folder, to check it and the names of your own classes now; no image is used"
+    )
     weights: str = with_default(Backbone, "weights", "default")
     seed: int = setting(0, "seed of the random weights of --weights none", low=0)
     model_path: Path = setting(help="folder for the checkpoint", metavar="DIR")

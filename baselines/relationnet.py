@@ -72,12 +72,17 @@ def block(channels: int) -> nn.Sequential:
 
 
 class RelationNet(MetricModel):
-    """The embedding f_φ, a backbone's last map, and the relation module g_φ."""
+    """The embedding f_φ, a backbone's last map, and the relation module g_φ.
+
+    Raises InputError for a backbone without a map, such as a transformer.
+    """
 
     def __init__(self, arch: str, image_size: int, k_shot: int):
         super().__init__()
         self.k_shot = k_shot
         self.query_encoder = build_encoder(arch, None, image_size=image_size)
+        with torch.no_grad():  # has it a map?
+            self.query_encoder.eval().feature_map(torch.zeros(1, 3, image_size, image_size))
         self.relation = nn.Sequential(
             block(2 * self.query_encoder.out_features),
             block(WIDTH),

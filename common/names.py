@@ -2,7 +2,9 @@
 
 import difflib
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+
+from .errors import listed
 
 INVISIBLE = {"Cf", "Cc"}  # zero-width spaces, byte-order marks, control characters
 
@@ -33,6 +35,23 @@ def printable(name: str) -> str:
     if name.isprintable():
         return name
     return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in name)
+
+
+def quoted(name: str) -> str:
+    """Return a class name in quotes, for a message."""
+    return f"'{printable(name)}'"
+
+
+def beside_numbers(names: Iterable[str]) -> list[str]:
+    """Return class names for a line or table with numbers: as they are or, if one is not a plain
+    word, such as 3, all in quotes."""
+    names = list(names)
+    return names if all(map(str.isidentifier, names)) else list(map(quoted, names))
+
+
+def counted(counts: Mapping[str, int], limit: int = 20) -> str:
+    """Return the first `limit` numbers of images by class as text: "NV 30, MEL 60"."""
+    return listed(map("{} {}".format, beside_numbers(counts), counts.values()), limit)
 
 
 def _invisible(character: str) -> bool:

@@ -7,7 +7,7 @@ from pathlib import Path
 from types import ModuleType
 
 from common.errors import InputError, listed
-from common.names import clean, folded, nearest, printable
+from common.names import clean, folded, nearest, printable, quoted
 
 from . import isic2018, medmnist, oct, own, papsmear
 from .images import ImageSet, image_set
@@ -138,7 +138,7 @@ def _check_classes(
     is a near miss of one."""
     chosen = [*base_classes, *rare_classes]
     choose = (
-        f"{root} has the classes {listed(available, 50)}; choose the common ones with "
+        f"{root} has the classes {listed(map(quoted, available), 50)}; choose the common ones with "
         "--base-classes and the rare ones with --rare-classes"
     )
     if absent := [name for name in chosen if name not in available]:
@@ -148,19 +148,22 @@ def _check_classes(
             inside = listed(name for name in others if name.startswith(folder))
             what = f"holds no image, only {inside}" if inside else "is empty"
             raise InputError(f"the class folder {root / folder} {what}")
-        hints = (f"{name}{_hint(name, listing, available)}" for name in absent)
-        raise InputError(f"{root} has no class {listed(hints)}; {choose}")
+        hints = (f"{quoted(name)}{_hint(name, listing, available)}" for name in absent)
+        beside = listed(root / name for name in listing.passed_over.get(own.BESIDE, ()))
+        table = f"; to read {beside} instead of the folders, pass it as DATA" if beside else ""
+        raise InputError(f"{root} has no class {listed(hints)}; {choose}{table}")
     if not base_classes or not rare_classes:
         raise InputError(choose)
     if len(rare_classes) < 2:
         raise InputError("--rare-classes must name at least 2 classes, got 1")
     if duplicates := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
-        raise InputError(f"duplicates in --base-classes and --rare-classes: {listed(duplicates)}")
+        raise InputError("duplicates in --base-classes and --rare-classes: "
+                         + listed(map(quoted, duplicates)))  # fmt: skip
     named = {folded(name): name for name in chosen}
     outside = [name[:-1] for name in listing.passed_over.get(OUTSIDE, ()) if name[-1] == "/"]
     others = {**{name.rpartition("/")[2]: 0 for name in outside}, **available}
     misses = [
-        f"{printable(name)} ({f'{n} images' if n else 'folder'}; beside {named[folded(name)]})"
+        f"{quoted(name)} ({f'{n} images' if n else 'folder'}; beside {quoted(named[folded(name)])})"
         for name, n in others.items()
         if name not in chosen and folded(name) in named
     ]
@@ -172,13 +175,10 @@ def _check_classes(
 
 
 def _find(dataset: ModuleType, root: Path, group_column: str | None) -> Listing:
-    if dataset is own and root.is_file():
+    if dataset is own:
         return own.find(root, group_column)
     if group_column:
-        raise InputError(
-            f"--group-column {group_column}: {root} is not a CSV file of images; pass a CSV file "
-            "of image ids and groups as --groups"
-        )
+        raise own.no_groups(root, group_column)
     return dataset.find(root)
 
 
@@ -189,7 +189,7 @@ def _hint(name: str, listing: Listing, available: Iterable[str]) -> str:
         if name in map(clean, inner):
             return f" (a folder inside {outer})"
     near = nearest(name, available)
-    return f" (nearest: {near})" if near else ""
+    return f" (nearest: {quoted(near)})" if near else ""
 
 
 def _recognise(root: Path):

@@ -6,7 +6,7 @@ from itertools import chain
 from pathlib import Path
 
 from common.errors import InputError, listed
-from common.names import printable
+from common.names import printable, quoted
 
 from . import Collection
 from .content import copies
@@ -35,10 +35,10 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
         first_of |= {i: taken[0][0] for i, _, _ in taken[1:]}
         class_of |= {i: label for i, _, label in taken}
         if len({label for _, _, label in taken}) > 1:
-            relabelled.append(" = ".join(f"{path} ({label})" for _, path, label in taken))
+            relabelled.append(" = ".join(f"{path} ({quoted(label)})" for _, path, label in taken))
         elif taken and len(taken) < len(same):
             other = next(row for row in same if row[2] not in used)
-            elsewhere.append(f"{taken[0][0]} ({other[2]}: {other[0]})")
+            elsewhere.append(f"{taken[0][0]} ({quoted(other[2])}: {other[0]})")
     if relabelled and not allow:
         raise InputError(
             f"images that are in two classes ({len(relabelled)}): {listed(relabelled, NAMED)}; "

@@ -9,6 +9,7 @@ import numpy as np
 
 from common.errors import InputError, listed, refusing
 from common.files import atomic_write, parse_json
+from common.names import counted, quoted
 
 from .images import ImageSet, require_fingerprint, same_images
 
@@ -81,8 +82,8 @@ class Task:
         """Raise InputError if a class of the task is not one of the rare classes."""
         if absent := [name for name in self.classes if name not in rare.classes]:
             raise InputError(
-                f"the task has the class {listed(map(repr, absent))}, but --rare-classes are "
-                f"{listed(map(repr, rare.classes))}"
+                f"the task has the class {listed(map(quoted, absent))}, but --rare-classes are "
+                f"{listed(map(quoted, rare.classes))}"
             )
 
     def support(self, rare: ImageSet) -> ImageSet:
@@ -116,7 +117,8 @@ class Task:
         if empty and complete:
             rest = f"; {len(self.excluded_ids)} images are excluded" if self.excluded_ids else ""
             raise InputError(
-                f"no query images of {listed(empty)}{rest}: nothing to score; --predict works"
+                f"no query images of {listed(map(quoted, empty))}{rest}: nothing to score; "
+                "--predict works"
             )
         return query
 
@@ -201,7 +203,7 @@ def draw_task(
     `groups` lacks an image.
     """
     counts = rare.counts()
-    sizes = f"{rare.name} has " + ", ".join(f"{name} {count}" for name, count in counts.items())
+    sizes = f"{rare.name} has {counted(counts)}"
     n_way = len(rare.classes) if n_way is None else n_way
     if not 2 <= n_way <= len(rare.classes):
         raise InputError(f"--n-way must be in [2, {len(counts)}], got {n_way}: {sizes}")
@@ -245,8 +247,8 @@ def choose_task(
     classes = tuple(name for name in rare.classes if name in support)
     if len(classes) < 2 or len(classes) < len(support):
         raise InputError(
-            f"a support set needs images of at least 2 of the rare classes {listed(rare.classes)}, "
-            f"got {listed(support) or 'none'}"
+            f"a support set needs images of at least 2 of the rare classes "
+            f"{listed(map(quoted, rare.classes))}, got {listed(map(quoted, support)) or 'none'}"
         )
     support_ids = [tuple(support[name]) for name in classes]
     excluded_ids = tuple(sorted(_same_groups(rare, classes, support_ids, groups)))

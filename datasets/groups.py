@@ -23,7 +23,8 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
     `table_rows` does, for an id that is listed twice, and if no id is in `data`.
     """
     column = column or GROUP
-    rows = [row for _, row in table_rows(table, (IMAGE, column))]
+    read: list[str] = []
+    rows = [row for _, row in table_rows(table, (IMAGE, column), read)]
     ids = {*data.base.ids, *data.rare.ids}
     known = ids | {*data.others.ids}
     names = list(map(finder(known), (row[IMAGE] for row in rows)))
@@ -34,7 +35,7 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
             f"--groups {table}: none of its {len(groups)} ids is an image of {data.name}, whose "
             f"ids are such as {listed(data.rare.ids, 2)}"
         )
-    notes = data.notes
+    notes = (*data.notes, *read)
     if unknown := [i for i in groups if i not in known]:
         names = listed(map(printable, unknown), NAMED)
         notes += (f"{len(unknown)} ids in {table.name} are no images: {names}",)

@@ -21,6 +21,7 @@ from tqdm import tqdm
 
 from common.errors import InputError, listed, reason, too_many_open_files
 from common.files import read_array
+from common.names import counted
 
 from .dicom import open_heic, read_dicom
 from .listing import DICOM, FORMATS, HEAD, OTHERS, ArrayImage, format_of
@@ -121,7 +122,7 @@ def require_fingerprint(value: object) -> None:
 
 def describe(fingerprint: dict) -> str:
     """Return a readable form of a fingerprint, for messages."""
-    counts = ", ".join(f"{name} {count}" for name, count in fingerprint["counts"].items())
+    counts = counted(fingerprint["counts"])
     return f"{fingerprint['dataset']} ({counts}; ids {fingerprint['sha256'][:8]})"
 
 

@@ -40,7 +40,7 @@ def find(root: Path) -> Listing:
     listing = Listing()
     rows = table_rows(table, COLUMNS, listing.notes)
     require_unique(table, (row["image"] for _, row in rows))
-    lesion_of = lesions(root)
+    lesion_of = lesions(root, listing.notes)
     if unknown := lesion_of.keys() - {row["image"] for _, row in rows}:
         listing.notes.append(
             f"{len(unknown)} ids in {GROUPINGS} are no images: {listed(sorted(unknown), NAMED)}"
@@ -77,15 +77,16 @@ def _class(row: dict[str, str], location: str) -> str:
     raise InputError(f"{location}: expected an image id and one-hot values")
 
 
-def lesions(root: Path) -> dict[str, str]:
+def lesions(root: Path, notes: list[str] | None = None) -> dict[str, str]:
     """Return the lesion id of each image id, from the official lesion groupings, if there.
 
-    Raises InputError if the file has unexpected columns or duplicate images.
+    Adds to `notes` as `table_rows` does. Raises InputError if the file has unexpected columns or
+    duplicate images.
     """
     table = _groupings(root)
     if table is None:
         return {}
-    rows = [row for _, row in table_rows(table, ("image", "lesion_id"))]
+    rows = [row for _, row in table_rows(table, ("image", "lesion_id"), notes)]
     require_unique(table, (row["image"] for row in rows))
     return {row["image"]: clean(row["lesion_id"]) for row in rows}
 

@@ -14,7 +14,7 @@ from stat import S_ISREG
 from typing import NamedTuple, NoReturn
 
 from common.errors import InputError, is_text, listed
-from common.names import clean, folded, printable
+from common.names import clean, counted, folded, printable, quoted
 
 UNKNOWN = "?"  # class of images without a label
 UNLABELLED = "images"  # their part in the block
@@ -170,7 +170,7 @@ class Listing:
         for (folder, label), number in inside.items():
             names = {named.get(folded(part)) for part in folder.split("/")} - {None}
             if names and names != {named[folded(label)]}:
-                others[printable(f"{folder}/ (as {label})")] += number
+                others[f"{printable(folder)}/ (as {quoted(label)})"] += number
         if others:
             self.notes.append(
                 f"{others.total()} images in folders with the name of another class: "
@@ -279,8 +279,7 @@ def summary(
         return f"{name}: " + ", ".join(f"{number} {part}" for part, number in numbers.items())
     lines = [f"{name}:"]
     for part, number in numbers.items():
-        counts = {label: n for label, n in parts.get(part, {}).items() if part != UNLABELLED}
-        classes = listed((f"{printable(label)} {n}" for label, n in counts.items()), 20)
+        classes = counted({} if part == UNLABELLED else parts.get(part, {}))
         lines.append(f"  {part:11} {number:>7}  {classes}".rstrip())
     for reason, names in passed_over.items():
         lines.append(f"  {'':11} {number_of(names):>7}  {reason}: {listed(names, NAMED)}")

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Protocol
 
 from common.errors import InputError, is_text, listed
-from common.names import clean, printable
+from common.names import clean, printable, quoted
 
 from . import Collection, isic2018, open_dataset, own
-from .cache import cached, default_folder
+from .cache import cached, default_folder, described
 from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
@@ -127,13 +127,18 @@ def decoded(
 ) -> ImageSet:
     """Return `images` backed by a cache in the folder `cache`, or unchanged without one.
 
+    Prints where the cache lies, as it holds images of patients.
     Raises InputError listing all images that cannot be decoded, or if a `required` cache is
     unavailable.
     """
     reason: object = "--no-cache"
     if cache:
         try:
-            return cached(images, image_size, cache)
+            stored = cached(images, image_size, cache)
+            print(
+                f"cache: {described(stored)}; --cache DIR puts it elsewhere, --no-cache keeps none"
+            )
+            return stored
         except OSError as error:  # disk full or read-only
             reason = error.strerror or error
     if required:
@@ -220,7 +225,8 @@ def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
     id_of: dict[str, str] = {}
     wrong = []
     find = finder(class_of)
-    for line, row in table_rows(table, ("label",), optional=("support", "image", "path")):
+    notes: list[str] = []
+    for line, row in table_rows(table, ("label",), notes, ("support", "image", "path")):
         mark = clean(row.get("support", "x")).casefold().removesuffix(".0")
         if mark in UNMARKED:
             continue
@@ -243,11 +249,15 @@ def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
             )
             name = next((id_of[path] for path in paths if path in id_of), name)
         if class_of.get(name) != label:
-            actual = f"of class {class_of[name]!r}" if name in class_of else "not a rare image"
+            actual = (
+                f"of class {quoted(class_of[name])}" if name in class_of else "not a rare image"
+            )
             if name in rare.copies and name not in class_of:
                 actual = f"a copy of {rare.copies[name]}"
-            wrong.append(f"line {line}: {name} is {actual}, not {label!r}")
+            wrong.append(f"line {line}: {name} is {actual}, not {quoted(label)}")
         found.setdefault(label, []).append(name)
+    for note in notes:
+        print(f"note: {note}")
     if wrong:
         raise InputError(f"{table}: the support set must be rare images of {rare.name}: "
                          + listed(wrong, 3))  # fmt: skip

@@ -1,25 +1,28 @@
 """User-provided images: one folder per class, or a CSV file of paths and labels."""
 
+import os
 from pathlib import Path
 
 from common.errors import InputError, listed
-from common.names import clean
+from common.names import clean, printable, quoted
 
-from .listing import OUTSIDE, Folder, Listing, Row, is_system_folder
-from .tables import table_paths, table_rows
+from .listing import NOT_IMAGES, OUTSIDE, Folder, Listing, Row, is_system, is_system_folder
+from .tables import has_columns, table_paths, table_rows
 
 NAME = None  # taken from the folder or file name
 BASE_CLASSES = RARE_CLASSES = None  # given by the user
 EMPTY = "class folders without images"
+BESIDE = "tables beside class folders (pass one as DATA to read it instead of the folders)"
+FEWEST = 3  # classes that a data set needs: one common and two rare ones
 TABLES = (".csv", ".tsv", ".txt")
 COLUMNS = ("path", "label")
 GROUP = "group"  # an optional column: the patient or lesion
-LAYOUT = "one folder per class, or a CSV file with the columns path and label"
+LAYOUT = "one folder per class, or one CSV file with the columns path and label"
 
 
 def recognises(root: Path) -> bool:
-    """Return whether `root` is a CSV file or has subfolders."""
-    return is_table(root) or any(_folders(root))
+    """Return whether `root` is a CSV file or has subfolders or one."""
+    return is_table(root) or bool(_folders(root) or _tables(root))
 
 
 def is_table(path: Path) -> bool:
@@ -31,11 +34,52 @@ def find(root: Path, group_column: str | None = None) -> Listing:
     """Return every image, with its group where the CSV file has a column `group`.
 
     The id is the path relative to the folder `root`, or as written in the CSV file, where paths
-    are absolute or relative to the file's folder. `group_column` is another name of that column,
-    which must then exist. Raises InputError for a folder without images in
-    class folders; for a CSV file as `table_paths` does.
+    are absolute or relative to the file's folder. A folder with one CSV or TSV file and too few
+    subfolders with images to be classes stands for that file. `group_column` is another name of
+    that column, which must then exist. Raises InputError for a folder without images in class
+    folders, or with several such files instead; for a CSV file as `table_paths` does.
     """
-    return _from_csv(root, group_column) if root.is_file() else _from_folders(root)
+    if root.is_file():
+        return _from_csv(root, group_column)
+    listing, tables = _from_folders(root), _tables(root)
+    if tables and len({row.label for row in listing.rows}) < FEWEST:
+        if len(tables) > 1:
+            names = listed(table.name for table in tables)
+            raise InputError(
+                f"{root} has {len(tables)} tables and no {FEWEST} class folders; pass one of the "
+                f"tables instead of the folder: {names}"
+            )
+        listing = _from_csv(tables[0], group_column)
+        _pass_over_unlisted(listing, root, tables[0])
+        return listing
+    if not listing.rows:
+        raise InputError(f"no images in the subfolders of {root}; expected {LAYOUT}")
+    if group_column:
+        raise no_groups(root, group_column)
+    return listing
+
+
+def no_groups(root: Path, group_column: str) -> InputError:
+    """Return the error for a column of groups where there is no table."""
+    return InputError(
+        f"--group-column {group_column}: {root} is not a CSV file of images; pass a CSV file of "
+        "image ids and groups as --groups"
+    )
+
+
+def _tables(root: Path) -> list[Path]:
+    files = sorted(root.iterdir()) if root.is_dir() else ()
+    return [f for f in files if f.suffix.lower() in TABLES[:2] and not is_system(f.name)]
+
+
+def _pass_over_unlisted(listing: Listing, root: Path, table: Path) -> None:
+    """Pass over what is in `root`, but not in the `table` there."""
+    used = {os.path.abspath(str(row.path)) for row in listing.rows}
+    rest = [i for i, path in listing.images_in(root) if os.path.abspath(path) not in used]
+    listing.pass_over(f"images that {printable(table.name)} does not list", *rest)
+    listing.passed_over[NOT_IMAGES].remove(printable(table.name))
+    if not listing.passed_over[NOT_IMAGES]:
+        del listing.passed_over[NOT_IMAGES]
 
 
 def _folders(root: Path) -> list[Path]:
@@ -52,14 +96,14 @@ def _from_folders(root: Path) -> Listing:
         names.setdefault(label, []).append(folder.name)
         if not listing.add_folder(root, folder, label):
             listing.pass_over(EMPTY, Folder(folder.name, 0))
-    if not listing.rows:
-        raise InputError(f"no images in the subfolders of {root}; expected {LAYOUT}")
     for label, spellings in names.items():
         if len(spellings) > 1:
             written = listed(map(ascii, spellings))
-            listing.notes.append(f"{label}: one class from the folders {written}")
-    folders = {folder for spellings in names.values() for folder in spellings}
-    listing.pass_over_rest(root, folders.__contains__, OUTSIDE)
+            listing.notes.append(f"{quoted(label)}: one class from the folders {written}")
+    used = {folder for spellings in names.values() for folder in spellings}
+    used |= (tables := {t.name for t in _tables(root) if has_columns(t, COLUMNS)})
+    listing.pass_over(BESIDE, *sorted(tables))
+    listing.pass_over_rest(root, used.__contains__, OUTSIDE)
     return listing
 
 

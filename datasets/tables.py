@@ -56,6 +56,15 @@ def table_rows(
     return found
 
 
+def has_columns(table: Path, columns: Sequence[str]) -> bool:
+    """Return whether a file is a CSV file with these columns."""
+    try:
+        with refusing(str(table)):
+            return bool(_header(table, _text(table, None), columns, ()))
+    except InputError:
+        return False
+
+
 def _text(table: Path, notes: list[str] | None) -> str:
     content = table.read_bytes()
     for mark, encoding in MARKS.items():

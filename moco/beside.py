@@ -33,7 +33,10 @@ def beside(
     if no_classifier(student) is None:
         predict = direct(encoder, student_classifier(student), query)
         found[STUDENT_DIRECT] = score_of(query, predict(None, query))
-    predict = regressions(encoder, support, query, settings.augnum, settings.normalize)
+    temperatures: list[float] | None = [] if settings.temperature == "cv" else None
+    predict = regressions(
+        encoder, support, query, settings.augnum, settings.normalize, temperatures
+    )
     found[STUDENT_LR] = score_of(query, predict(support, query))
     return found
 

@@ -2,7 +2,7 @@
 
 import functools
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import MISSING, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,6 +25,12 @@ IMAGE_SIZE = 224  # as in the papers
 # (Sowrirajan et al. 2021) use to continue ImageNet weights by MoCo, with batches of 16, too: a
 # constant rate, as its drops come after the last epoch.
 FROM_WEIGHTS: dict[str, Any] = {"epochs": 20, "lr": 1e-4, "schedule": []}
+
+
+def data_folder(default: Any = MISSING, help: str = "data folder", **options: Any) -> Any:
+    """Describe a script's data folder: DATA, or --datadir DATA."""
+    flags = ("--datadir",)
+    return setting(default, help, flags=flags, positional=True, metavar="DATA", **options)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -208,7 +214,7 @@ class Pretraining(ContrastiveTraining):
 
     description = "Stage (a): learn an encoder from the base images, without labels."
 
-    data: Path = setting(help="data folder", positional=True, metavar="DATA")
+    data: Path = data_folder()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -221,7 +227,7 @@ class Labelling(Classes, Regression, Choosing, Encoding):
     )
     inherits = "stage (a)"
 
-    datadir: Path = setting(help="data folder", metavar="DATA")
+    data: Path = data_folder(former="datadir")
     resume: Path = setting(help="stage (a)'s checkpoint, or its folder", metavar="PATH")
     savedir: Path = setting(help="folder for the task and the pseudo labels", metavar="DIR")
     arch: str | None = setting(
@@ -273,7 +279,7 @@ class Distillation(Correction, ContrastiveTraining):
     description = "Stage (d): distil a student from base images and their pseudo labels."
     inherits = "the teacher"
 
-    data: Path = setting(help="data folder", positional=True, metavar="DATA")
+    data: Path = data_folder()
     savedir: Path = setting(
         help="generate_pseudo.py's folder: the task and the pseudo labels", metavar="DIR",
     )  # fmt: skip
@@ -315,10 +321,7 @@ class Testing(Classes, Regression, Choosing, Encoding):
     description = "Score an encoder or a student on all rare images except the support set."
     inherits = "the checkpoint"
 
-    data: Path | None = setting(
-        None, "data folder; not needed for --predict with --load-cla", positional=True,
-        metavar="DATA",
-    )  # fmt: skip
+    data: Path | None = data_folder(None, "data folder; not needed for --predict with --load-cla")
     resume: Path = setting(
         help="checkpoint of stage (a) or (d) or a baseline, or its folder", metavar="PATH"
     )
@@ -349,6 +352,10 @@ class Testing(Classes, Regression, Choosing, Encoding):
     teacher: bool = setting(
         True, "beside a student's scores, show its teacher's, those of its own classifier, and of a "
         "logistic regression on its features", negatable=True, runtime=True,
+    )  # fmt: skip
+    temperature: Literal["none", "cv"] = setting(
+        "none", "calibrate the probabilities of the logistic regression: cv, by a temperature from "
+        "cross-validation within the support set, for 2 or more images of each class",
     )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",

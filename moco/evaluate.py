@@ -12,13 +12,16 @@ from sklearn.preprocessing import Normalizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.errors import refusing
+from common.errors import InputError, refusing
+from common.names import counted
 from datasets.cache import pixels
+from datasets.episode import Task
 from datasets.images import ImageSet, TransformedImages
 from trainer.performance import prepare
 
 from .augment import plain_view, random_view
 from .batch_augment import to_float
+from .calibration import best_temperature, with_temperature
 from .checkpoint import query_encoder
 from .config import STAGES
 from .loader import ImageLoader, SupportCopies
@@ -180,21 +183,58 @@ def regressions(
     query: ImageSet,
     augnum: int = 5,
     normalize: bool = False,
+    temperatures: list[float] | None = None,
 ) -> Predictor:
     """Encode the images of any number of tasks once; return their predictor.
 
     For a task's support and query set, of the images of `support` and `query`, it fits a logistic
-    regression on the first, `FrozenEncoder.fit`, and applies it to the second.
+    regression on the first, `FrozenEncoder.fit`, and applies it to the second. With a list of
+    `temperatures` it calibrates the probabilities by `support_temperature`, and adds this to it.
     """
     copies = dict(zip(support.ids, encoder.copies(support, augnum, progress="support copies")))
+    plain = None if temperatures is None else dict(zip(support.ids, encoder.embed(support)))
     embeddings = dict(zip(query.ids, encoder.embed(query, progress="testing")))
 
     def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
         assert support is not None
-        f_c = _fit_copies(np.stack([copies[i] for i in support.ids]), support.labels, normalize)
-        return f_c.predict_proba(np.stack([embeddings[i] for i in query.ids]))
+        fitted = np.stack([copies[i] for i in support.ids])
+        f_c = _fit_copies(fitted, support.labels, normalize)
+        probabilities = f_c.predict_proba(np.stack([embeddings[i] for i in query.ids]))
+        if temperatures is None or plain is None:
+            return probabilities
+        held_out = np.stack([plain[i] for i in support.ids])
+        temperature = support_temperature(fitted, held_out, support.labels, normalize)
+        temperatures.append(temperature)
+        return with_temperature(probabilities, temperature)
 
     return predict
+
+
+def support_temperature(
+    copies: np.ndarray, plain: np.ndarray, labels: Sequence[int], normalize: bool = False
+) -> float:
+    """Return the temperature of a support set's regression, by cross-validation within the set.
+
+    K folds, K being the images of the smallest class: each is predicted by a regression on the
+    others, and `best_temperature` taken of all predictions. copies: M×C×D, to fit; plain: M×D, to
+    predict; labels: M. There must be two images of each class (`require_calibratable`).
+    """
+    truth = np.array(labels)
+    predicted = np.zeros((len(truth), len(np.unique(truth))))
+    for fitted, left_out in StratifiedKFold(np.bincount(truth).min()).split(plain, truth):
+        f_c = _fit_copies(copies[fitted], truth[fitted], normalize)
+        predicted[left_out] = f_c.predict_proba(plain[left_out])
+    return best_temperature(predicted, truth)
+
+
+def require_calibratable(task: Task) -> None:
+    """Raise InputError if a class of a task has no second support image, to hold out."""
+    counts = dict(zip(task.classes, map(len, task.support_ids)))
+    if min(counts.values()) < 2:
+        raise InputError(
+            "--temperature cv holds out support images and needs at least 2 of each class, got "
+            f"{counted(counts)}; --temperature none leaves the probabilities as they are"
+        )
 
 
 class MetaLearner(_Frozen):

@@ -9,8 +9,9 @@ from datasets.episode import Task
 from datasets.open import decoded, draw, notes_of
 
 from .config import STAGES
+from .evaluate import require_calibratable
 from .scores import paired, paired_table, read_tasks, summary, summary_table, task_row, tasks_csv
-from .testing import Evaluation, group_word, score_of, write_results
+from .testing import Evaluation, group_word, score_of, temperature_of, write_results
 
 
 def score_tasks(run: Evaluation, data: Collection) -> None:
@@ -31,6 +32,8 @@ def score_tasks(run: Evaluation, data: Collection) -> None:
         for seed in range(settings.tasks)
     ]  # fmt: skip
     rare, first = data.rare, tasks[0]
+    if settings.temperature == "cv":
+        require_calibratable(first)
     name = f"{run.classifier}_{first.n_way}way_{first.k_shot}shot_{len(tasks)}tasks"
     files = run.paths(f"tasks_{name}")
     scored = {**rare.fingerprint(), "content": content_key([rare], settings.cache_folder)}
@@ -73,11 +76,13 @@ def task_rows(
     rare = decoded(data.rare, run.image_size, run.settings.cache_folder)
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
-    predict = run.predictor(run.encoder(), support, rare)
+    temperatures: list[float] = []
+    predict = run.predictor(run.encoder(), support, rare, temperatures)
     rows, shared = [], []
     for task in tqdm(tasks, desc="tasks", unit="task", disable=None):
         query = task.query(rare)
-        rows.append(task_row(task, score_of(query, predict(task.support(rare), query))))
+        scores = score_of(query, predict(task.support(rare), query))
+        rows.append(task_row(task, scores | temperature_of(temperatures)))
         shared.append({"query": len(query), **task.shared(rare, data.groups)})
     return rows, shared
 

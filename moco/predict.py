@@ -25,7 +25,7 @@ from .predictions import (
     predictions_text,
     read_predictions,
 )
-from .testing import Evaluation, another_task, note_on_source, write_results
+from .testing import Evaluation, another_task, note_on_source, temperature_of, write_results
 
 
 def predict_images(
@@ -55,14 +55,17 @@ def predict_images(
         "support": content_key([support], cache) if support else None, "data": found,
         "none_of_these": reference and reference.about, **run.about(),
     }  # fmt: skip
-    rows, known = earlier_rows(run, files, about, task)
+    rows, known, calibrated = earlier_rows(run, files, about, task)
+    about |= calibrated
     read = {row["image"] for row in rows if "prediction" in row}
     new = images.take(i for i in images.ids if i not in read or known.get(i) != contents[i])
     if new or not rows or any(known.get(i) != "" for i in errors):
         check_readable(*([new, support] if support else [new]))
         added = error_rows(errors)
         if new:
-            probabilities = run.predictor(encoder, support, new)(support, new)
+            temperatures: list[float] = []
+            probabilities = run.predictor(encoder, support, new, temperatures)(support, new)
+            about |= temperature_of(temperatures)
             none = reference.none_of_these(encoder.embed(new)) if reference else None
             added += predicted_rows(new, probabilities, task.classes, none)
         if rows:
@@ -74,22 +77,24 @@ def predict_images(
         print(f"already done: {files[0]}, {files[1]}")
     if gone := [row["image"] for row in rows if row["image"] not in {*images.ids, *errors}]:
         print(f"note: {len(gone)} images are no longer there; their rows are kept: {listed(gone)}")
-    print(f"{task}; classifier: {run.classifier}; {len(rows)} images of {images.name}")
+    used = f", temperature {about['temperature']:.2f}" if "temperature" in about else ""
+    print(f"{task}; classifier: {run.classifier}{used}; {len(rows)} images of {images.name}")
     print(prediction_summary(rows, task.classes, settings.none_level))
     return files[0].stem, rows, dict(zip(images.ids, images.paths))
 
 
 def earlier_rows(
     run: Evaluation, files: tuple[Path, Path], about: dict, task: Task
-) -> tuple[list[Row], dict[str, str]]:
-    """Return the rows of an earlier result of this command, and the contents of their images.
+) -> tuple[list[Row], dict[str, str], dict[str, float]]:
+    """Return the rows of an earlier result of this command, the contents of their images, and the
+    temperature, if any.
 
     None of a result that must be made again. Of the data folder only the support and the base
     images are compared. Raises InputError for a result of another command, or of an earlier
     version, which does not record each image.
     """
     if (previous := run.earlier(files)) is None:
-        return [], {}
+        return [], {}, {}
     if "contents" not in previous:
         raise InputError(
             "the earlier predictions do not record which images they are of; replace them with "
@@ -99,12 +104,13 @@ def earlier_rows(
     others += ["other support images"] * (previous.get("support") != about["support"])
     args = {**previous["args"], "data": about["args"]["data"]}
     if not run.is_done(files, {**previous, "args": args}, others):
-        return [], {}
+        return [], {}, {}
     rows = read_predictions(files[1], task.classes)
     if previous.get("none_of_these") != about["none_of_these"]:
         print("note: with other scores for none of these than before: made again")
-        return [], {}
-    return rows, previous["contents"]
+        return [], {}, {}
+    calibrated = {name: previous[name] for name in ("temperature",) if name in previous}
+    return rows, previous["contents"], calibrated
 
 
 def reference_of(

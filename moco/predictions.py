@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import refusing
+from common.names import beside_numbers
 from datasets.images import ImageSet
 
 Row = dict[str, str]
@@ -86,7 +87,8 @@ def prediction_summary(rows: Sequence[Row], classes: Sequence[str], level: float
     """Format for the screen how many images were predicted as each class, and how confidently."""
     read = [row for row in rows if "prediction" in row]
     known = any(NONE in row for row in read)
-    width = max(map(len, (*classes, "unreadable", "total")))
+    shown = dict(zip(classes, beside_numbers(classes)))
+    width = max(map(len, (*shown.values(), "unreadable", "total")))
     lines = [f"{'':{width}}{'images':>9}{'mean confidence':>17}"]
     lines[0] += f"{NONE_OF_THESE:>15}" * known
     for name, group in [(c, [r for r in read if r["prediction"] == c]) for c in classes] + [
@@ -94,7 +96,9 @@ def prediction_summary(rows: Sequence[Row], classes: Sequence[str], level: float
     ]:
         mean = f"{np.mean([confidence(row) for row in group]):.1%}" if group else "–"
         none = sum(verdict(row, level) == NONE_OF_THESE for row in group)
-        lines.append(f"{name:{width}}{len(group):>9}{mean:>17}" + f"{none:>15}" * known)
+        lines.append(
+            f"{shown.get(name, name):{width}}{len(group):>9}{mean:>17}" + f"{none:>15}" * known
+        )
     if unread := len(rows) - len(read):
         lines.append(f"{'unreadable':{width}}{unread:>9}")
     return "\n".join(lines)

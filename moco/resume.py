@@ -10,6 +10,7 @@ import torch
 
 from common.errors import InputError, listed
 from common.files import require_writable
+from common.names import quoted
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
@@ -294,8 +295,8 @@ def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:
     if seen := [name for name in rare.classes if name in checkpoint["base"]["counts"]]:
         if checkpoint["task"] is None:
             print(
-                f"note: {where} was trained on the images of {listed(seen)}, now a rare class: "
-                "they are not new to it"
+                f"note: {where} was trained on the images of {listed(map(quoted, seen))}, now a "
+                "rare class: they are not new to it"
             )
 
 

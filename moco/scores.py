@@ -13,8 +13,11 @@ from scipy.stats import t, wilcoxon
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 from common.errors import InputError, listed, refusing
+from common.names import beside_numbers
 from datasets.episode import Task
 from datasets.images import ImageSet
+
+from .calibration import expected_calibration_error
 
 
 def score(
@@ -28,8 +31,8 @@ def score(
     Accuracy; by class accuracy A_1…A_N (sensitivity), precision and specificity; `average`, the
     balanced accuracy, the mean of A_1…A_N; macro F1; `confusion[i][j]`, the number of images of
     class i predicted as class j. With `probabilities`, M×N, also the AUC of each class against the
-    rest, and their mean. `truth`, `predicted`: class indices. Precision is 0 for a class that is
-    never predicted, as in F1.
+    rest, their mean, and `ece`, the expected calibration error. `truth`, `predicted`: class
+    indices. Precision is 0 for a class that is never predicted, as in F1.
     """
     classes = classes or tuple(str(label) for label in np.unique(truth))
     labels = list(range(len(classes)))
@@ -51,6 +54,7 @@ def score(
     if probabilities is not None:
         auc = [float(roc_auc_score(truth == n, probabilities[:, n])) for n in labels]
         scores |= {"auc": dict(zip(classes, auc)), "macro_auc": float(np.mean(auc))}
+        scores["ece"] = expected_calibration_error(probabilities, truth)
     return scores
 
 
@@ -61,20 +65,23 @@ BY_CLASS = {"per_class": "accuracy", "precision": "precision", "specificity": "s
 def score_table(scores: dict) -> str:
     """Format `score`'s result for the screen: a row per true class, a column per prediction."""
     names = list(scores["per_class"])
+    shown = beside_numbers(names)
     columns = {kind: title for kind, title in BY_CLASS.items() if kind in scores}  # older: fewer
-    width = max(len(name) for name in (*names, "mean of classes"))
-    cell = max(len(name) for name in (*names, "accuracy")) + 2
+    width = max(len(name) for name in (*shown, "mean of classes"))
+    cell = max(len(name) for name in (*shown, "accuracy")) + 2
     head = f"{'':{width}}{'images':>8}" + "".join(f"{t:>12}" for t in columns.values())
-    lines = [head + "  predicted as" + "".join(f"{name:>{cell}}" for name in names)]
-    for name, row in zip(names, scores["confusion"]):
+    lines = [head + "  predicted as" + "".join(f"{name:>{cell}}" for name in shown)]
+    for name, label, row in zip(names, shown, scores["confusion"]):
         values = "".join(f"{scores[kind][name]:>12.1%}" for kind in columns)
         counts = "".join(f"{count:>{cell}}" for count in row)
-        lines.append(f"{name:{width}}{sum(row):>8}{values}{'':14}{counts}")
+        lines.append(f"{label:{width}}{sum(row):>8}{values}{'':14}{counts}")
     total = sum(map(sum, scores["confusion"]))
     means = "".join(f"{np.mean(list(scores[kind].values())):>12.1%}" for kind in columns)
     lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>12.1%}")
     lines.append(f"{'mean of classes':{width}}{'':8}{means}")
     lines.append(f"{'macro F1':{width}}{'':8}{scores['macro_f1']:>12.1%}")
+    if "ece" in scores:
+        lines.append(f"{'ECE':{width}}{'':8}{scores['ece']:>12.1%}")
     return "\n".join(lines)
 
 
@@ -108,6 +115,7 @@ def task_row(task: Task, scores: dict) -> dict[str, Any]:
         "balanced_accuracy": scores["average"],
         "macro_f1": scores["macro_f1"],
         "macro_auc": scores["macro_auc"],
+        **{name: scores[name] for name in ("ece", "temperature") if name in scores},
         **{f"accuracy_{name}": value for name, value in scores["per_class"].items()},
     }
 
@@ -123,14 +131,16 @@ def mean_interval(values: Iterable[float]) -> dict[str, float | int]:
 
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict]:
     """Return `mean_interval` of each score of `task_row`; a class counts where a task has it."""
-    names = dict.fromkeys(name for row in rows for name in row if name not in ("seed", "task"))
+    others = ("seed", "task", "temperature")
+    names = dict.fromkeys(name for row in rows for name in row if name not in others)
     found = {name: [row[name] for row in rows if name in row] for name in names}
     return {name: mean_interval(values) for name, values in found.items() if len(values) > 1}
 
 
 def summary_table(found: dict[str, dict]) -> str:
     """Format `summary`'s result for the screen."""
-    titles = {name: TASK_SCORES.get(name) or name.replace("_", " of ", 1) for name in found}
+    known = TASK_SCORES | {"ece": "ECE"}
+    titles = {name: known.get(name) or name.replace("_", " of ", 1) for name in found}
     width = max(map(len, titles.values()))
     lines = [f"{'':{width}}  mean ± 95 % interval    std  tasks"]
     for name, values in found.items():

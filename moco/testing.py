@@ -70,13 +70,17 @@ class Evaluation:
         return self.device, settings.amp, settings.batch_size, readers(settings.workers)
 
     def predictor(
-        self, encoder: FrozenEncoder | MetaLearner, support: ImageSet | None, query: ImageSet
+        self,
+        encoder: FrozenEncoder | MetaLearner,
+        support: ImageSet | None,
+        query: ImageSet,
+        temperatures: list[float] | None = None,
     ) -> Predictor:
         """Encode the images of one task or many; return what classifies a task's query set.
 
         By the student's classifier, or with `support`, the support images of all tasks, by a
         logistic regression fitted on those of the task, or by the meta-trained model adapted to
-        them.
+        them. With --temperature cv it adds each task's temperature to `temperatures`.
         """
         settings = self.settings
         if isinstance(encoder, MetaLearner):
@@ -85,7 +89,11 @@ class Evaluation:
             return lambda support, query: encoder.predict(query, support, progress="testing")
         if support is None:
             return direct(encoder, student_classifier(self.checkpoint), query)
-        return regressions(encoder, support, query, settings.augnum, settings.normalize)
+        if settings.temperature == "none":
+            temperatures = None
+        return regressions(
+            encoder, support, query, settings.augnum, settings.normalize, temperatures
+        )
 
     def about(self) -> dict[str, Any]:
         """Return what the JSON file tells about the command and the checkpoint."""
@@ -188,6 +196,11 @@ def score_of(images: ImageSet, probabilities: np.ndarray) -> dict:
     """Return the scores of the probabilities, M×N, of M images."""
     predicted = probabilities.argmax(axis=1)
     return score(np.array(images.labels), predicted, images.classes, probabilities)
+
+
+def temperature_of(temperatures: list[float]) -> dict[str, float]:
+    """Return the last temperature as the JSON file tells it; nothing without --temperature cv."""
+    return {"temperature": temperatures[-1]} if temperatures else {}
 
 
 def another_task(previous: dict, task: Task) -> list[str]:

@@ -30,7 +30,10 @@ from trainer.config import Device
 from trainer.distributed import pick_device, readers
 from trainer.settings import parse, resolve, setting
 
-FIGURES = ("curves", "temperatures", "pseudo-labels", "confusion", "tasks", "tsne", "lookalikes")
+FIGURES = (
+    "curves", "temperatures", "pseudo-labels", "confusion", "reliability", "tasks", "tsne",
+    "lookalikes",
+)  # fmt: skip
 MAX_PANELS = 9  # also the most figures of look-alikes
 
 
@@ -45,7 +48,10 @@ class Drawing(Classes, Device, Reading):
         help="output folders of the scripts, or folders that contain them", positional=True,
         metavar="RUN_DIR",
     )  # fmt: skip
-    data: Path | None = setting(None, "data folder, for t-SNE and look-alikes", metavar="DATA")
+    data: Path | None = setting(
+        None, "data folder, for t-SNE and look-alikes", flags=("--data", "--datadir"),
+        metavar="DATA",
+    )  # fmt: skip
     out: Path = setting(Path("figures"), "folder for the figures", metavar="DIR")
     only: list[str] = setting(
         list(FIGURES), ", ".join(FIGURES) + " (default: all)", choices=FIGURES, metavar="NAME"
@@ -102,6 +108,8 @@ def figures(args: Drawing, outputs: Outputs) -> Iterator[tuple[str, Callable]]:
         yield "pseudo-labels", partial(draw.draw_pseudo_labels, outputs.labels)
     if "confusion" in args.only and outputs.results:
         yield "confusion", partial(draw.draw_confusion, outputs.results)
+    if "reliability" in args.only and outputs.results:
+        yield "reliability", partial(draw.draw_reliability, outputs.results)
     if "tasks" in args.only and outputs.tasks:
         yield "tasks", partial(draw.draw_tasks, outputs.tasks)
     if encoding and args.data is None:

@@ -17,8 +17,17 @@ from datasets import Collection
 from datasets.episode import Task
 from datasets.images import read_image
 from datasets.pseudo import PseudoLabels
+from moco.calibration import reliability
 
-from .read import Result, Run, Tasks, most_similar, short_names, worst_mistakes
+from .read import (
+    Result,
+    Run,
+    Tasks,
+    most_similar,
+    read_predictions,
+    short_names,
+    worst_mistakes,
+)
 
 CURVES = {  # key in the log: axis label, scale factor
     "loss": ("Loss", 1),
@@ -237,10 +246,52 @@ def draw_confusion(results: dict[tuple, list[Result]]):
         ax.set_yticks(range(len(classes)), [class_label(label, 9) for label in classes])
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-        tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-        title = f"{shots}, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
-        title = f"{fitted(name, size - 0.3)}\n{title}" if len(set(names)) > 1 else title
+        title = title_of(group, classifier, shots, name if len(set(names)) > 1 else "", size)
         ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
+    return figure
+
+
+def title_of(group: Sequence[Result], classifier: str, shots: str, name: str, width: float) -> str:
+    """Return the title of a panel of `width` inches: what a group of results shares."""
+    tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
+    title = f"{shots}, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
+    return f"{fitted(name, width - 0.3)}\n{title}" if name else title
+
+
+def draw_reliability(results: dict[tuple, list[Result]]):
+    """Draw reliability diagrams (Guo et al. 2017), a panel per group of results, with all query
+    images of the group: the accuracy by bin of confidence, the share of images in it, and the
+    expected calibration error."""
+    alone = len(results) == 1
+    size = 3.0 if alone else 2.33
+    figure, axes = grid(len(results), size, size + (0 if alone else 0.25))
+    names = short_names([folder for folder, *_ in results])
+    for ax, name, ((_, classifier, shots, classes), group) in zip(axes, names, results.items()):
+        rows = [row for result in group for row in read_predictions(result)]
+        truth = np.array([classes.index(row["truth"]) for row in rows])
+        bins = reliability(p := np.array([row["p"] for row in rows]), truth)
+        edges = np.linspace(0, 1, len(bins.images) + 1)
+        filled = bins.images > 0
+        left, accuracy = edges[:-1][filled], bins.accuracy[filled]
+        bar = {"width": edges[1], "align": "edge", "lw": 0.5}
+        shown = {
+            "accuracy": ax.bar(left, accuracy, color=CLASS_COLORS[1], ec="white", **bar),
+            "gap to the mean confidence": ax.bar(
+                left, bins.confidence[filled] - accuracy, bottom=accuracy, color="none",
+                ec=RUN_COLORS[1], hatch="//////", **bar,
+            ),
+            "share of the images": ax.stairs(bins.images / len(rows), edges, color="black"),
+            "calibrated": ax.plot([0, 1], [0, 1], color="grey", linestyle=":")[0],
+        }  # fmt: skip
+        hits, confidence = (truth == p.argmax(axis=1)).mean(), p.max(axis=1).mean()
+        values = {"ECE": bins.error(), "accuracy": hits, "confidence": confidence}
+        text = "\n".join(f"{name} {100 * value:.1f} %" for name, value in values.items())
+        ax.text(0.03, 0.97, text, va="top", size=7)
+        title = title_of(group, classifier, shots, name if len(set(names)) > 1 else "", size)
+        ax.set(xlabel="Confidence", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1))
+        ax.set_title("" if alone else title)
+        ax.label_outer()
+    legend_below(figure, list(shown.items()), columns=2 if alone else 4)
     return figure
 
 
@@ -309,7 +360,7 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
 def draw_lookalikes(result: Result, images: Collection, embed: Embed):
     """Draw the most confident mistakes (Fig. 7), each above the most similar base image and
     the most similar support image of the predicted class."""
-    mistakes, task = worst_mistakes(result.path.with_suffix(".csv"), LOOKALIKES), result.task
+    mistakes, task = worst_mistakes(result, LOOKALIKES), result.task
     base, support = images.base, task.support(images.rare)
     query = images.rare.take([row["image"] for row in mistakes])
     query_embeddings, base_embeddings, support_embeddings = embed(
@@ -331,7 +382,7 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
         candidates = np.flatnonzero(np.array(support.labels) == predicted)
         candidate, support_cosine = most_similar(embedding, support_embeddings[candidates])
         truth, prediction = (class_label(row[key], 20) for key in ("truth", "prediction"))
-        mistake = f"{truth}\n→ {prediction} ({row['p']:.2f})"
+        mistake = f"{truth}\n→ {prediction} ({row['confidence']:.2f})"
         of_base = f"{class_label(base.classes[base.labels[nearest]], 22)}\ncosine {cosine:.2f}"
         of_support = f"{class_label(row['prediction'], 22)}\ncosine {support_cosine:.2f}"
         shown = [(query, column, mistake), (base, nearest, of_base)]

@@ -212,17 +212,27 @@ def short_names(paths: Sequence[Path]) -> list[str]:
     return [name or path.name for name, path in zip(names, paths)]
 
 
-def worst_mistakes(path: Path, count: int) -> list[dict]:
-    """Return the `count` most confident wrong predictions in a CSV file of test.py, the most
-    confident first. Raises InputError if the file is missing or invalid."""
+def read_predictions(result: Result) -> list[dict]:
+    """Return the rows of the CSV file beside a result, with the class probabilities as `p`, and
+    the highest as `confidence`. Raises InputError if the file is missing or invalid."""
+    path = result.path.with_suffix(".csv")
     try:
         with open(path, newline="", encoding="utf-8") as file:
-            wrong = [row for row in csv.DictReader(file) if row["truth"] != row["prediction"]]
-        for row in wrong:
-            row["p"] = float(row[f"p_{row['prediction']}"])
+            rows: list[dict] = list(csv.DictReader(file))
+        for row in rows:
+            row["p"] = [float(row[f"p_{name}"]) for name in result.task.classes]
+            row["confidence"] = float(row[f"p_{row['prediction']}"])
+            result.task.classes.index(row["truth"])
     except (OSError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is not a result of test.py: {error!r}") from error
-    return sorted(wrong, key=lambda row: -row["p"])[:count]
+    return rows
+
+
+def worst_mistakes(result: Result, count: int) -> list[dict]:
+    """Return the `count` most confident wrong predictions of a result, the most confident first.
+    Raises InputError as `read_predictions` does."""
+    wrong = [row for row in read_predictions(result) if row["truth"] != row["prediction"]]
+    return sorted(wrong, key=lambda row: -row["confidence"])[:count]
 
 
 def most_similar(embedding: np.ndarray, others: np.ndarray) -> tuple[int, float]:

@@ -53,7 +53,7 @@ def make_parser() -> cli.ArgumentParser:
     add("--hours", action="store_true",
         help="give the cost in hours of this machine: measures some training steps")  # fmt: skip
     add("--table", type=int, choices=sorted(read_tables()), help="number in the journal paper")
-    add("--data", type=Path, metavar="DATA", help="data folder")
+    add("--data", "--datadir", type=Path, metavar="DATA", help="data folder")
     add("--out", type=Path, default=Path("runs/tables"), metavar="DIR", help="output folder")
     add("--dry-run", action="store_true", help="print the commands instead of running them")
     add = parser.add_argument_group("narrowing (stated in the table's heading)").add_argument

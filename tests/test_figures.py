@@ -13,7 +13,7 @@ from conftest import Chain, call, refused
 from datasets import open_dataset
 from datasets.episode import load_task
 
-FIGURES = "curves", "pseudo-labels", "confusion", "tsne"
+FIGURES = "curves", "pseudo-labels", "confusion", "reliability", "tsne"
 
 
 def test_every_figure_of_a_chain(chain: Chain, data, tmp_path, capsys):
@@ -68,7 +68,10 @@ def test_missing_checkpoint(chain: Chain, data, tmp_path, capsys):
         (moved / path.name).write_text(text)
     call("plots.__main__", moved, "--data", data, "--out", tmp_path / "figures", "-j", 0)
     assert "gone" in capsys.readouterr().out
-    assert [path.name for path in (tmp_path / "figures").iterdir()] == ["confusion.png"]
+    assert sorted(path.name for path in (tmp_path / "figures").iterdir()) == [
+        "confusion.png",
+        "reliability.png",
+    ]
 
 
 def test_without_matplotlib(chain: Chain, tmp_path, capsys, monkeypatch):

@@ -102,6 +102,15 @@ def test_invalid_files(rare, support, tmp_path, lines, expected):
         choose_task(rare, read_support(rare, tmp_path / "s.csv"))
 
 
+def test_a_file_in_latin_1_is_noted(rare, support, tmp_path, capsys):
+    file = write(tmp_path / "s.csv", support)
+    head, *lines = file.read_text().splitlines()
+    text = "\n".join([f"{head},ward", *(f"{line},S\xfcd" for line in lines)])
+    file.write_bytes(text.replace(",", ";").encode("latin-1"))
+    assert read_support(rare, file) == support
+    assert "note: s.csv is not UTF-8; read as Windows-1252" in capsys.readouterr().out
+
+
 def test_through_all_stages(chain, data, rare, support, tmp_path, capsys, monkeypatch):
     every = {**support, "DF": ids_of(rare, "DF", 99)}  # a class that is all support
     file, labels, d = write(tmp_path / "s.csv", every), tmp_path / "labels", tmp_path / "d"

@@ -29,13 +29,12 @@ class Setting:
     """What describes a flag besides its field's name, type and default.
 
     `flags`: other spellings, of which the help shows the long one; `positional`: an argument
-    without a flag. `choices`: the valid values, if the annotation is not a Literal; one that ends
-    in /NAME stands for any name. `low`, `high`,
+    without a flag or, if it has `flags`, with one or without. `choices`: the valid values, if the
+    annotation is not a Literal; one that ends in /NAME stands for any name. `low`, `high`,
     `below`: the range, `below` excluded. `fixed`: a resumed run may not change it. `inherited`:
     "default", a later stage uses it unless given another value; "always", it must use it.
     `runtime`: affects where and how fast a command runs, not its results. `former`: its field's
-    name in older files. `auto`: the default
-    depends on the machine, as this text says.
+    name in older files. `auto`: the default depends on the machine, as this text says.
     """
 
     help: str
@@ -107,7 +106,7 @@ class Field:
     def flag(self) -> str:
         """The flag as the help shows it."""
         if self.about.positional:
-            return self.name.upper()
+            return self.about.metavar or self.name.upper()
         long = [flag for flag in self.about.flags if flag.startswith("--")]
         return long[0] if long else "--" + self.name.replace("_", "-")
 
@@ -295,7 +294,11 @@ def _add(group: Any, field: Field, cls: type[Settings]) -> None:
             options["nargs"] = "*" if isinstance(field.default, list) else "+"
     options["help"] = about.help.replace("%", "%%") + _default(field, cls).replace("%", "%%")
     if about.positional:
-        if not required:
+        if about.flags:
+            options["help"] += f"; also as {about.flags[0]} {field.flag}"
+            also = {**options, "dest": _also(field), "help": argparse.SUPPRESS}
+            group.add_argument(*about.flags, **also)
+        if about.flags or not required:
             # argparse would pass the default SUPPRESS of a positional argument to its type.
             options |= {"nargs": "?", "default": None}
         group.add_argument(field.name, **options)
@@ -320,8 +323,23 @@ def _default(field: Field, cls: type[Settings]) -> str:
 
 def parse(cls: type[Settings], argv: Sequence[str] | None = None) -> dict[str, Any]:
     """Return the settings given on the command line, by name."""
-    values = vars(parser_of(cls).parse_args(argv))
+    parser = parser_of(cls)
+    values = vars(parser.parse_args(argv))
+    for name, field in cls.fields().items():
+        if not (field.about.positional and field.about.flags):
+            continue
+        given = [v for v in (values.pop(name), values.pop(_also(field), None)) if v is not None]
+        flag = f"{field.about.flags[0]} {given[-1]}" if given else ""
+        if len(set(given)) > 1:
+            parser.error(f"{field.flag} is {given[0]} and also {flag}; give one of them")
+        if not given and field.default is dataclasses.MISSING:
+            parser.error(f"the following arguments are required: {field.flag}")
+        values[name] = given[0] if given else None
     return {name: value for name, value in values.items() if value is not None}
+
+
+def _also(field: Field) -> str:
+    return f"{field.name} as {field.about.flags[0]}"
 
 
 def resolve(

@@ -16,6 +16,7 @@ from datasets.episode import draw_task
 from moco.checkpoint import load_checkpoint, query_encoder
 from moco.config import STAGES
 from moco.evaluate import MetaLearner
+from networks import CONVOLUTIONAL, TRANSFORMERS
 from trainer.signals import Stopped, Watch
 
 METHODS = [name for name, stage in STAGES.items() if stage.adapts]
@@ -290,6 +291,38 @@ def test_other_backbones(arch, method, hues, encoder, tmp_path):
         assert not checkpoint["state_dict"]["query_encoder.backbone.blocks.2.drop.steps"]
     call("test", hues, "--resume", tmp_path, "--k-shot", 1, "-j", 0)
     assert (tmp_path / "test_adapted_3way_1shot_seed0.json").exists()
+
+
+@pytest.mark.parametrize("arch", CONVOLUTIONAL)
+@EVERY_METHOD
+def test_networks_of_libraries(method, arch, hues, encoder, tmp_path):
+    """Each trains an epoch and is scored; relation networks need one whose map is at hand."""
+    if arch.startswith("timm/"):
+        pytest.importorskip("timm")
+    elif method == "relationnet":
+        arch = "torchvision/resnet18"
+    flags = [*flags_of(method, encoder), "-b", 1, "--epochs", 1, "--arch", arch]
+    checkpoint = train(method, hues, tmp_path, *flags)
+    assert checkpoint["epoch"] == 1 and checkpoint["args"]["arch"] == arch
+    call("test", hues, "--resume", tmp_path, "--k-shot", 2, "-j", 0)
+    scores = json.loads((tmp_path / "test_adapted_3way_2shot_seed0.json").read_text())
+    assert sum(map(sum, scores["confusion"])) == 30
+
+
+@pytest.mark.parametrize("method", ["maml", "protonet"])
+def test_transformers(method, hues, encoder, tmp_path):
+    """They have no BatchNorm, whose statistics MAML would replace."""
+    flags = [*flags_of(method, encoder), "-b", 1, "--epochs", 1]
+    train(method, hues, tmp_path, *flags, "--arch", TRANSFORMERS[0])
+    call("test", hues, "--resume", tmp_path, "--k-shot", 2, "-j", 0)
+
+
+@pytest.mark.parametrize("arch", [CONVOLUTIONAL[0], TRANSFORMERS[0]])
+def test_relation_networks_need_a_map(arch, hues, encoder, tmp_path, capsys, monkeypatch):
+    argv = [hues, "--model-path", tmp_path, *flags_of("relationnet", encoder), "--arch", arch]
+    message = refused(capsys, monkeypatch, "baselines.relationnet", *argv)
+    assert f"--arch {arch} has no map of its features" in message
+    assert not (tmp_path / "checkpoint.pth.tar").exists()
 
 
 def test_several_processes_are_refused(hues, encoder, tmp_path, capsys, monkeypatch):

@@ -2,7 +2,7 @@ import unicodedata
 
 import pytest
 
-from common.names import clean, folded, nearest, printable
+from common.names import clean, counted, folded, nearest, printable, quoted
 
 NFD = unicodedata.normalize("NFD", "nævusé")
 
@@ -38,3 +38,10 @@ def test_near_misses():
 def test_printable():
     assert printable("nævus 1.jpg") == "nævus 1.jpg"
     assert printable("ä\nb\udce4") == "ä\\nb\\udce4"
+
+
+def test_class_names_stay_apart_from_numbers():
+    assert counted({"NV": 30, "light_dysplastic": 60}) == "NV 30, light_dysplastic 60"
+    assert counted({"3": 30, "NV": 60}) == "'3' 30, 'NV' 60"
+    assert counted({"scar, old": 1, "3": 2}, limit=1) == "'scar, old' 1 and 1 more"
+    assert quoted("a\nb") == r"'a\nb'" and counted({}) == ""

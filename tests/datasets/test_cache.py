@@ -175,3 +175,13 @@ def test_files_are_read_if_the_cache_cannot_be_written(images, tmp_path, capsys)
             decoded(images, 32, cache)
         with pytest.raises(InputError, match="--views batch"):
             decoded(images, 32, cache, required=True)
+
+
+def test_where_the_pixels_lie_is_told(images, tmp_path, capsys):
+    for _ in range(2):  # written, and found
+        file = decoded(images, 32, tmp_path / "cache").paths[0].file
+        said = capsys.readouterr().out
+        assert f"cache: pixels of 3 images, 0.0 MB, {file}; --cache DIR" in said
+        assert "--no-cache" in said and said.count("\n") == 1
+    decoded(images, 32, None)
+    assert capsys.readouterr().out == ""

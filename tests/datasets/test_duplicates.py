@@ -166,7 +166,7 @@ def test_rows_of_a_medmnist_file(tmp_path):
     )
     assert (len(data.base), len(data.rare)) == (4, 4)
     pixels[5] = pixels[0]
-    with pytest.raises(InputError, match=r"train_images\[0\] of .*\(0\) = train_images\[5\]"):
+    with pytest.raises(InputError, match=r"train_images\[0\] of .*\('0'\) = train_images\[5\]"):
         make(labels)
 
 

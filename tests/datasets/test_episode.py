@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from common.errors import InputError
 from datasets.episode import Task, draw_task, load_task, save_task
-from datasets.images import image_set
+from datasets.images import describe, image_set
 
 
 def rare_set(counts):
@@ -204,3 +204,10 @@ def test_task_files_without_excluded_ids():
     values = draw_task(RARE, 3, 2, 0).to_dict()
     del values["excluded_ids"]
     assert Task.from_dict(values).excluded_ids == ()
+
+
+def test_numbers_as_class_names_are_told_from_counts():
+    rare = rare_set({"3": 3, "4": 6})
+    with pytest.raises(InputError, match=r"in \[1, 2\], got 5: toy has '3' 3, '4' 6"):
+        draw_task(rare, None, 5, 0)
+    assert describe(rare.fingerprint()).startswith("toy ('3' 3, '4' 6; ids ")

@@ -92,6 +92,14 @@ def test_invalid_files_of_groups(folder, tmp_path, rows, message):
         with_groups(open_dataset(folder, *CHOICE), table(tmp_path / "g.csv", *rows))
 
 
+def test_a_file_of_groups_in_latin_1_is_noted(folder, tmp_path):
+    file = table(tmp_path / "g.csv", "Image;GROUP", "scar/0.png;M\xfcller")
+    file.write_bytes(file.read_text(encoding="utf-8").encode("latin-1"))
+    data = with_groups(open_dataset(folder, *CHOICE), file)
+    assert data.groups == {"scar/0.png": "Müller"}
+    assert "note: g.csv is not UTF-8; read as Windows-1252" in data.summary()
+
+
 def test_lesions_of_isic_are_groups(tmp_path):
     synthetic.make(tmp_path, base=34, rare=26, size=24, seed=0)
     data = open_dataset(tmp_path)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import unicodedata
 
 import pytest
@@ -77,7 +78,7 @@ def test_absolute_paths(folder, tmp_path):
 @pytest.mark.parametrize(
     ("base", "rare", "says"),
     [
-        (None, None, "classes common, healthy, rare one, rare two; .*--rare-classes"),
+        (None, None, "classes 'common', 'healthy', 'rare one', 'rare two'; .*--rare-classes"),
         (["common"], None, "--base-classes and .*--rare-classes"),
         (["common"], ["unheard of"], "classes common, healthy"),
         (["common", "healthy"], ["rare one", "common"], "duplicates .*: common"),
@@ -129,7 +130,7 @@ def test_a_near_miss_of_a_class_is_refused(folder, kind):
     (folder / other).mkdir()
     Image.new("RGB", (8, 8)).save(folder / other / "9.png")
     root = csv_of(folder) if kind == "csv" else folder
-    says = r"capitals or spaces alone: Rare  One \(1 images; beside rare one\)"
+    says = r"capitals or spaces alone: 'Rare  One' \(1 images; beside 'rare one'\)"
     with pytest.raises(InputError, match=says):
         open_dataset(root, *CHOICE)
     data = open_dataset(root, ["healthy", "common"], ["rare one", other])
@@ -140,7 +141,7 @@ def test_a_near_miss_of_a_class_is_refused(folder, kind):
 def test_an_absent_class_and_the_nearest_one(folder):
     with pytest.raises(InputError) as error:
         open_dataset(folder, ["healthy", "comon"], ["rare one", "xyz"])
-    assert "has no class comon (nearest: common), xyz; " in str(error.value)
+    assert "has no class 'comon' (nearest: 'common'), 'xyz'; " in str(error.value)
     with pytest.raises(InputError, match=r"no class ward \(a folder inside common\), "):
         open_dataset(folder, ["ward"], ["rare one", "xyz"])
 
@@ -239,7 +240,7 @@ def test_two_columns_of_groups(folder, columns):
 
 def test_a_class_called_as_images_without_label(folder):
     (folder / "rare one").rename(folder / "?")
-    assert "? 3" in open_dataset(folder, CHOICE[0], ["rare two", "?"]).summary()
+    assert "'?' 3" in open_dataset(folder, CHOICE[0], ["rare two", "?"]).summary()
 
 
 def test_a_data_folder_that_is_not_utf8(folder, tmp_path):
@@ -247,3 +248,52 @@ def test_a_data_folder_that_is_not_utf8(folder, tmp_path):
     data = open_dataset(other, *CHOICE)
     json.dumps(data.rare.fingerprint(), ensure_ascii=False).encode()
     assert data.name == r"clinic\udcff"
+
+
+def flat(folder, inside="."):
+    """The images in `folder / inside`, with no class folders, and the table of `csv_of`."""
+    lines = ["path;Label"]
+    for path in sorted(folder.rglob("*.png")):
+        name = f"{inside}/{path.relative_to(folder)}".replace(" ", "").replace("/", "-")
+        name = name.removeprefix(".-").replace(f"{inside}-", f"{inside}/", inside != ".")
+        (folder / name).parent.mkdir(exist_ok=True)
+        lines.append(f"{name};{path.relative_to(folder).parts[0]}")
+        path.rename(folder / name)
+    for name in COUNTS:
+        shutil.rmtree(folder / name)
+    (folder / "labels.CSV").write_text("\n".join(lines), encoding="utf-8")
+    return lines[1:]
+
+
+@pytest.mark.parametrize("inside", [".", "images"])
+def test_folder_with_one_table_is_that_table(folder, inside):
+    lines = flat(folder, inside)
+    Image.new("RGB", (8, 8)).save(folder / "new.png")
+    (folder / "._labels.csv").write_bytes(b"\0")
+    data = open_dataset(folder, *CHOICE)
+    assert data.name == "clinic"
+    assert data.base.counts() == {"healthy": 4, "common": 5}
+    assert data.rare.counts() == {"rare two": 2, "rare one": 3}
+    assert {*data.base.ids, *data.rare.ids} == {line.partition(";")[0] for line in lines}
+    assert data.passed_over["images that labels.CSV does not list"] == ("new.png",)
+    assert data.passed_over["not images"] == ("notes/read me.txt",)  # not the table
+    with pytest.raises(InputError, match="--group-column ward: .*labels.CSV has the columns"):
+        open_dataset(folder, *CHOICE, group_column="ward")
+
+
+def test_folder_with_several_tables_is_refused(folder):
+    flat(folder)
+    (folder / "support.tsv").write_text("image\tlabel")
+    with pytest.raises(InputError, match="2 tables and no 3 class folders; .*labels.CSV, support."):
+        open_dataset(folder, *CHOICE)
+
+
+def test_table_beside_class_folders_is_told(folder):
+    csv_of(folder)
+    (folder / "clinical.csv").write_text("patient,age\n1,40\n")
+    data = open_dataset(folder, *CHOICE)
+    assert data.passed_over[own.BESIDE] == ("images.csv",)
+    assert data.passed_over["outside the class folders"] == ("clinical.csv",)
+    assert "1  tables beside class folders (pass one as DATA" in data.summary()
+    with pytest.raises(InputError, match="no class 'nv'.*; to read .*/images.csv instead of the"):
+        open_dataset(folder, ["nv", "healthy"], CHOICE[1])

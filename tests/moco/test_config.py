@@ -37,6 +37,14 @@ COMMANDS = {
 }
 
 
+@EVERY_SCRIPT
+def test_data_folder_by_position_or_flag(script):
+    words = [word for word in MINIMAL[script] if word not in ("DATA", "--datadir")]
+    forms = ["DATA", *words], [*words, "DATA"], [*words, "--datadir", "DATA"]
+    first, *others = [parse(SETTINGS[script], form) for form in forms]
+    assert str(first["data"]) == "DATA" and all(other == first for other in others)
+
+
 @pytest.mark.parametrize("script", COMMANDS)
 def test_the_original_commands_parse(script):
     assert parse(SETTINGS[script], COMMANDS[script].split())["arch"] == "resnet12"

@@ -61,7 +61,7 @@ def test_summary_and_level(rows):
     lines = prediction_summary(rows + error_rows({"d": "x"}), CLASSES, 0.05).splitlines()
     assert lines[0].split()[-3:] == ["none", "of", "these"]
     assert lines[1].split()[-3:] == ["2", "75.0%", "1"]
-    assert lines[2].split() == ["VASC", "1", "70.0%", "0"]
+    assert lines[2].split() == ["'VASC'", "1", "70.0%", "0"]
     assert lines[3].split() == ["total", "3", "73.3%", "1"]
     assert lines[4].split() == ["unreadable", "1"]
     assert [verdict(row, 0.005) for row in rows] == ["none of these"] * 3

@@ -134,3 +134,9 @@ def test_other_tasks_cannot_be_compared():
         paired(rows, other)
     with pytest.raises(InputError, match="fewer than 2 tasks"):
         paired(rows, rows[:1])
+
+
+def test_numbers_as_class_names_are_told_from_counts():
+    table = score_table(score(np.array([0, 1]), np.array([0, 0]), ("3", "4")))
+    assert table.splitlines()[0].split()[-2:] == ["'3'", "'4'"]
+    assert [line.split()[0] for line in table.splitlines()[1:3]] == ["'3'", "'4'"]

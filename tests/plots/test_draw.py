@@ -104,6 +104,32 @@ def test_confusion_adds_tasks_up():
 
 
 @pytest.mark.parametrize("alone", [True, False])
+def test_reliability_pools_the_tasks(tmp_path, alone):
+    """Two tasks: at 0.9 one image of two is right, at 0.6 one of one."""
+    head = "image,truth,prediction,p_x,p_y_z"
+    texts_of = {"a": "a,x,x,.9,.1\nb,y_z,y_z,.4,.6", "b": "a,y_z,x,.9,.1"}
+    group = []
+    for name, rows in texts_of.items():
+        (tmp_path / f"{name}.csv").write_text(f"{head}\n{rows}\n")
+        group.append(Result(tmp_path / f"{name}.json", {"task": task()}))
+    results = {(Path("a"), "lr", "1-shot", ("x", "y_z")): group}
+    if not alone:
+        results[Path("b"), "direct", "1-shot", ("x", "y_z")] = group[:1]
+    figure = draw.draw_reliability(results)
+    ax = figure.axes[0]
+    accuracy, gap = ax.containers
+    assert [bar.get_height() for bar in accuracy] == [1, 0.5]
+    assert [bar.get_x() for bar in accuracy] == pytest.approx([8 / 15, 13 / 15])
+    assert [bar.get_height() for bar in gap] == pytest.approx([-0.4, 0.4])
+    assert [bar.get_y() for bar in gap] == [1, 0.5]
+    (shares,) = (patch for patch in ax.patches if hasattr(patch, "get_data"))
+    assert shares.get_data().values[[8, 13]] == pytest.approx([1 / 3, 2 / 3])
+    # (1 · 0.4 + 2 · 0.4) / 3
+    assert "ECE 40.0 %\naccuracy 66.7 %\nconfidence 80.0 %" in texts(figure)
+    assert ax.get_title() == ("" if alone else "a\n1-shot, LR, 2 tasks")
+
+
+@pytest.mark.parametrize("alone", [True, False])
 def test_long_names_have_room(alone):
     """The OCT set's: nothing in the figure is cut off, and no two labels of an axis overlap."""
     classes = tuple(oct.RARE_CLASSES)
@@ -183,7 +209,7 @@ def test_long_titles_are_wrapped():
 
 def test_file_names_stand_under_lookalikes(chain, data):
     result = read_result(chain.student / "test_direct_3way_2shot_seed0.json")
-    mistakes = worst_mistakes(result.path.with_suffix(".csv"), 5)
+    mistakes = worst_mistakes(result, 5)
 
     def embed(_, *sets):
         return [np.eye(len(images), 4) + 1 for images in sets]

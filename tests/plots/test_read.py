@@ -159,19 +159,21 @@ def test_shots_and_classifiers_are_not_grouped():
 
 @pytest.mark.parametrize("text", [None, "image;truth\n1;x\n", "truth,prediction\nx,y\n"])
 def test_invalid_predictions(tmp_path, text):
+    one = result(str(tmp_path), 0)
     if text is not None:
-        (tmp_path / "test.csv").write_text(text)
-    with pytest.raises(InputError, match="test.csv"):
-        read.worst_mistakes(tmp_path / "test.csv", 3)
+        one.path.with_suffix(".csv").write_text(text)
+    with pytest.raises(InputError, match="test_0.csv"):
+        read.worst_mistakes(one, 3)
 
 
 def test_mistakes(tmp_path):
-    path = tmp_path / "test.csv"
-    path.write_text(
+    one = result(str(tmp_path), 0)
+    one.path.with_suffix(".csv").write_text(
         "image,truth,prediction,p_x,p_y\na,x,x,.9,.1\nb,x,y,.2,.8\nc,y,x,.7,.3\nd,y,x,.95,.05\n"
     )
-    assert [row["image"] for row in read.worst_mistakes(path, 2)] == ["d", "b"]
-    assert result("a", 0).mistakes == 1
+    assert [row["image"] for row in read.worst_mistakes(one, 2)] == ["d", "b"]
+    assert [row["p"] for row in read.read_predictions(one)][0] == [0.9, 0.1]
+    assert one.mistakes == 1
 
 
 def test_most_similar():

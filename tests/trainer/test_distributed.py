@@ -72,7 +72,7 @@ def test_an_unexpected_error_of_a_rank(tmp_path, capfd):
 
 def test_pick_device(capsys):
     assert distributed.pick_device("cpu").type == "cpu"
-    for name in ("gpu", "meta", "cuda:x"):
+    for name in ("gpu", "meta", "cuda:x", "mps"):
         with pytest.raises(InputError, match=f"--device {name}: expected auto"):
             distributed.pick_device(name)
     if not torch.cuda.is_available():

@@ -198,8 +198,37 @@ def test_older_files(chain, tmp_path):
 
 def test_require_match_shows_both_values():
     settings = config.Labelling(
-        datadir=Path(), resume=Path(), savedir=Path(), arch="resnet12", augnum=5, amp=False
+        data=Path(), resume=Path(), savedir=Path(), arch="resnet12", augnum=5, amp=False
     )
     settings.require_match({"arch": "resnet12", "n_way": 3, "k_shot": 5}, "here")
     with pytest.raises(InputError, match="--arch resnet12 conflicts with here, .*--arch conv4"):
         settings.require_match({"arch": "conv4"}, "here")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Either(Settings):
+    folder: Path = setting(help="where", positional=True, flags=("--in-dir",), metavar="DIR")
+    rate: float = setting(0.1, "the rate")
+
+
+@pytest.mark.parametrize(
+    "words", [["x"], ["--in_dir", "x"], ["x/", "--in-dir", "x"], ["--in-dir=x", "x"]]
+)
+def test_positional_argument_also_as_a_flag(words):
+    for argv in (["--rate", "0.2", *words], [*words, "--rate", "0.2"]):
+        assert parse(Either, argv) == {"folder": Path("x"), "rate": 0.2}
+
+
+@pytest.mark.parametrize(
+    "words, message",
+    [
+        (["x", "--in-dir", "y"], "DIR is x and also --in-dir y; give one of them"),
+        ([], "required: DIR"),
+    ],
+)
+def test_positional_argument_twice_or_missing(words, message, capsys):
+    with pytest.raises(SystemExit):
+        parse(Either, words)
+    printed = capsys.readouterr().err
+    assert message in printed and printed.count("\n") == 1
+    assert "where; also as --in-dir DIR" in " ".join(parser_of(Either).format_help().split())
