@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from common.files import atomic_write, refuse_to_overwrite
+from common.files import refuse_to_overwrite, write_text
 from common.seeding import stream_seed
 from datasets.open import open_data
 from moco import resume
@@ -89,8 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         "weights": initial and initial.record,
         "made_by": provenance(),
     }
-    with atomic_write(folder / LOG) as file:
-        file.write(json.dumps({"start_epoch": 0, **about}).encode() + b"\n")
+    write_text(folder / LOG, json.dumps({"start_epoch": 0, **about}) + "\n")
     weights = {"state_dict": model.state_dict(), "optimizer": {}}
     save_checkpoint(folder, {**about, "epoch": 0, **weights})
     features = model.query_encoder.out_features

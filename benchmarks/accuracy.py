@@ -27,7 +27,7 @@ from datasets.cache import default_folder
 from datasets.duplicates import without_copies
 from datasets.episode import draw_task
 from moco.checkpoint import load_checkpoint
-from moco.evaluate import FrozenEncoder
+from moco.evaluate import FrozenEncoder, by_id
 from moco.loader import EpochBatches, training_loader
 from moco.scores import score
 from plots.read import read_log
@@ -99,14 +99,13 @@ def accuracies(args: argparse.Namespace, checkpoint: dict, data: Collection) -> 
     device = pick_device(args.device)
     torch_defaults()
     encoder = FrozenEncoder(checkpoint, device)
-    embeddings = encoder.embed(data.rare)
-    row_of = {name: row for row, name in enumerate(data.rare.ids)}
+    embeddings = by_id(data.rare, encoder.embed(data.rare))
     values = []
     for seed in TASKS:
         task = draw_task(data.rare, None, 5, seed)
         query = task.query(data.rare)
         f_c = encoder.fit(task.support(data.rare), augnum=5)
-        predicted = f_c.predict(embeddings[[row_of[name] for name in query.ids]])
+        predicted = f_c.predict(embeddings(query))
         values.append(score(np.array(query.labels), predicted, task.classes)["accuracy"])
     return values
 

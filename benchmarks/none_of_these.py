@@ -25,7 +25,7 @@ from datasets.images import ImageSet
 from datasets.open import decoded, open_data
 from moco.checkpoint import load_checkpoint
 from moco.config import STAGES, Classes, Reading, Testing
-from moco.evaluate import FrozenEncoder, fit_classifier
+from moco.evaluate import FrozenEncoder, by_id, fit_classifier
 from moco.outliers import fit_reference
 from trainer import cli
 from trainer.distributed import pick_device
@@ -62,18 +62,16 @@ def measure(
 
     base: M×D; rare_embeddings: K×D and copies: K×C×D, in the order of `rare`.
     """
-    row_of = {i: row for row, i in enumerate(rare.ids)}
+    copies_of, embeddings_of = by_id(rare, copies), by_id(rare, rare_embeddings)
     found: dict[str, list[float]] = {}
     for seed in range(seeds):
         task = draw_task(rare, None, k_shot, seed)
-        support, query = (
-            [row_of[i] for i in part.ids] for part in (task.support(rare), task.query(rare))
-        )
+        support, query = task.support(rare), task.query(rare)
         order = np.random.default_rng(seed).permutation(len(base))
         half, held_out = (base[rows] for rows in np.array_split(order, 2))
-        new, labels = rare_embeddings[query], np.array(task.support(rare).labels)
-        reference = fit_reference(copies[support], labels, half, {})
-        score_by = others(copies[support], labels, half) | {METHOD: reference.none_of_these}
+        new, shots, labels = embeddings_of(query), copies_of(support), np.array(support.labels)
+        reference = fit_reference(shots, labels, half, {})
+        score_by = others(shots, labels, half) | {METHOD: reference.none_of_these}
         truth = np.repeat([1, 0], [len(held_out), len(new)])  # 1: none of these
         for name, none in score_by.items():
             auc = roc_auc_score(truth, np.concatenate([none(held_out), none(new)]))

@@ -1,7 +1,9 @@
 """Safe reading, atomic writing and locking of files."""
 
 import contextlib
+import csv
 import glob
+import io
 import json
 import os
 import secrets
@@ -98,6 +100,19 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` in UTF-8 by `atomic_write`."""
+    with atomic_write(path) as file:
+        file.write(text.encode())
+
+
+def csv_text(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as the text of a CSV file; None is an empty value."""
+    text = io.StringIO()
+    csv.writer(text, lineterminator="\n").writerows(rows)
+    return text.getvalue()
 
 
 @contextlib.contextmanager

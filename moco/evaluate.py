@@ -166,15 +166,16 @@ def _fit_copies(copies: np.ndarray, labels: Sequence[int], normalize: bool) -> P
 Predictor = Callable[[ImageSet | None, ImageSet], np.ndarray]
 
 
+def by_id(images: ImageSet, values: np.ndarray) -> Callable[[ImageSet], np.ndarray]:
+    """Return a function that gives the `values`, M×…, of some of the M `images`."""
+    row_of = {i: row for row, i in enumerate(images.ids)}
+    return lambda some: values[[row_of[i] for i in some.ids]]
+
+
 def direct(encoder: FrozenEncoder, classifier: nn.Module, query: ImageSet) -> Predictor:
     """Encode the images of `query` once; return the predictor by a student's classifier f_c′."""
-    embeddings = dict(zip(query.ids, encoder.embed(query, progress="testing")))
-
-    def predict(_: ImageSet | None, query: ImageSet) -> np.ndarray:
-        rows = torch.from_numpy(np.stack([embeddings[i] for i in query.ids]))
-        return classifier(rows).softmax(dim=1).numpy()
-
-    return predict
+    embeddings = by_id(query, encoder.embed(query, progress="testing"))
+    return lambda _, query: classifier(torch.from_numpy(embeddings(query))).softmax(dim=1).numpy()
 
 
 def regressions(
@@ -191,19 +192,18 @@ def regressions(
     regression on the first, `FrozenEncoder.fit`, and applies it to the second. With a list of
     `temperatures` it calibrates the probabilities by `support_temperature`, and adds this to it.
     """
-    copies = dict(zip(support.ids, encoder.copies(support, augnum, progress="support copies")))
-    plain = None if temperatures is None else dict(zip(support.ids, encoder.embed(support)))
-    embeddings = dict(zip(query.ids, encoder.embed(query, progress="testing")))
+    copies = by_id(support, encoder.copies(support, augnum, progress="support copies"))
+    plain = None if temperatures is None else by_id(support, encoder.embed(support))
+    embeddings = by_id(query, encoder.embed(query, progress="testing"))
 
     def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
         assert support is not None
-        fitted = np.stack([copies[i] for i in support.ids])
+        fitted = copies(support)
         f_c = _fit_copies(fitted, support.labels, normalize)
-        probabilities = f_c.predict_proba(np.stack([embeddings[i] for i in query.ids]))
+        probabilities = f_c.predict_proba(embeddings(query))
         if temperatures is None or plain is None:
             return probabilities
-        held_out = np.stack([plain[i] for i in support.ids])
-        temperature = support_temperature(fitted, held_out, support.labels, normalize)
+        temperature = support_temperature(fitted, plain(support), support.labels, normalize)
         temperatures.append(temperature)
         return with_temperature(probabilities, temperature)
 
@@ -309,12 +309,11 @@ class _Function(nn.Module):
 def adaptations(learner: MetaLearner, images: ImageSet) -> Predictor:
     """Embed `images`, the support and query images of any number of tasks, once; return the
     predictor, which adapts to a task."""
-    embeddings = dict(zip(images.ids, learner.embed(images, progress="embedding")))
+    embeddings = by_id(images, learner.embed(images, progress="embedding"))
 
     def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
         assert support is not None
-        classify = learner.adapt(np.stack([embeddings[i] for i in support.ids]), support.labels)
-        return classify(np.stack([embeddings[i] for i in query.ids]))
+        return learner.adapt(embeddings(support), support.labels)(embeddings(query))
 
     return predict
 

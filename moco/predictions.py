@@ -1,13 +1,13 @@
 """Predictions of images without labels: rows of the CSV file, added to later, and their summary."""
 
 import csv
-import io
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import refusing
+from common.files import csv_text
 from common.names import beside_numbers
 from datasets.images import ImageSet
 
@@ -60,12 +60,8 @@ def predictions_text(rows: Sequence[Row], classes: Sequence[str], level: float) 
     columns = ["image", "prediction", *(f"p_{name}" for name in classes)]
     columns += [NONE, VERDICT] * any(row.get(NONE) for row in rows)
     columns += [ERROR] * any(row.get(ERROR) for row in rows)
-    text = io.StringIO("\ufeff")
-    text.seek(0, io.SEEK_END)
-    writer = csv.DictWriter(text, columns, extrasaction="ignore", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows({**row, VERDICT: verdict(row, level)} for row in rows)
-    return text.getvalue()
+    told = [{**row, VERDICT: verdict(row, level)} for row in rows]
+    return "\ufeff" + csv_text([columns, *([row.get(name) for name in columns] for row in told)])
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> list[Row]:

@@ -2,7 +2,6 @@
 
 import csv
 import hashlib
-import io
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
@@ -13,6 +12,7 @@ from scipy.stats import t, wilcoxon
 from sklearn.metrics import confusion_matrix, f1_score, roc_auc_score
 
 from common.errors import InputError, listed, refusing
+from common.files import csv_text
 from common.names import beside_numbers
 from datasets.episode import Task
 from datasets.images import ImageSet
@@ -153,12 +153,8 @@ def summary_table(found: dict[str, dict]) -> str:
 
 def tasks_csv(rows: Sequence[dict[str, Any]]) -> str:
     """Return CSV text: a row per task of `task_row`, empty for classes that the task lacks."""
-    text = io.StringIO()
     columns = list(dict.fromkeys(name for row in rows for name in row))
-    writer = csv.DictWriter(text, columns, lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
+    return csv_text([columns, *([row.get(name) for name in columns] for row in rows)])
 
 
 def read_tasks(path: Path) -> list[dict[str, Any]]:
@@ -213,11 +209,8 @@ def predictions_csv(
     images: ImageSet, probabilities: np.ndarray, classes: Sequence[str], truth: bool = True
 ) -> str:
     """Return CSV text: per image its id, true class (if `truth`), prediction and probabilities."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    columns = ["truth"] if truth else []
-    writer.writerow(["image", *columns, "prediction", *(f"p_{name}" for name in classes)])
+    rows = [["image", *["truth"] * truth, "prediction", *(f"p_{name}" for name in classes)]]
     for name, label, row in zip(images.ids, images.labels, probabilities):
-        true_class = [images.classes[label]] if truth else []
-        writer.writerow([name, *true_class, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
-    return text.getvalue()
+        true_class = [images.classes[label]] * truth
+        rows.append([name, *true_class, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+    return csv_text(rows)

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.errors import InputError, refusing
-from common.files import atomic_write, parse_json, refuse_to_overwrite
+from common.files import parse_json, refuse_to_overwrite, write_text
 from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, describe, same_images
@@ -186,9 +186,8 @@ class Evaluation:
 def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:
     """Write the JSON file of the scores and the CSV file `table`."""
     files[0].unlink(missing_ok=True)  # an interrupted --overwrite must not look done
-    for file, content in ((files[1], table), (files[0], json.dumps(scores, indent=1))):
-        with atomic_write(file) as out:
-            out.write(content.encode())
+    write_text(files[1], table)
+    write_text(files[0], json.dumps(scores, indent=1))
     print(f"written: {files[0]}, {files[1]}")
 
 

@@ -1,7 +1,5 @@
 """Write a table as Markdown and CSV: our scores beside the paper's."""
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterable, Sequence
@@ -10,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import wilcoxon
 
-from common.files import atomic_write
+from common.files import csv_text, write_text
 from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
 from plots.read import read_log
@@ -208,13 +206,11 @@ def markdown(rows: Sequence[Sequence[object]]) -> str:
 
 def _csv(study: Study) -> str:
     """Return one line per cell and metric, in percent: ours, the number of runs, the paper's."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
+    rows: list[list[object]] = [
         "table dataset arch image_size epochs amp lesion_disjoint method n_way k_shot metric "
         "ours_mean ours_std runs paper_mean paper_std difference_in_std "
         "tasks_mean tasks_ci95 tasks".split()
-    )
+    ]
     scores, many, table = read_scores(study), read_many(study), study.table
     fields = [table.number, table.dataset, study.arch, study.image_size, study.epochs, study.amp]
     for (method, shot), paper in table.paper.items():
@@ -225,12 +221,12 @@ def _csv(study: Study) -> str:
             mean, std = mean_std(run[metric] for run in runs.values()) if runs else (None, None)
             delta = (mean - paper_mean) / paper_std if runs and paper_std else None
             numbers = ["" if x is None else f"{x:.2f}" for x in (mean, std)]
-            writer.writerow(
+            rows.append(
                 [*fields, study.group_disjoint, method, table.n_way, shot, metric, *numbers,
                  len(runs), paper_mean, paper_std, "" if delta is None else f"{delta:.2f}",
                  *_interval(over, metric)]
             )  # fmt: skip
-    return text.getvalue()
+    return csv_text(rows)
 
 
 def _interval(over: dict[str, dict], metric: str) -> list[object]:
@@ -245,13 +241,11 @@ def _interval(over: dict[str, dict], metric: str) -> list[object]:
 
 def _runs_csv(study: Study) -> str:
     """Return one line per run, in percent."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(["method", "k_shot", "seed", *study.table.metrics])
+    rows: list[list[object]] = [["method", "k_shot", "seed", *study.table.metrics]]
     for (method, shot), runs in read_scores(study).items():
         for seed, run in sorted(runs.items()):
-            writer.writerow([method, shot, seed, *(f"{value:.2f}" for value in run.values())])
-    return text.getvalue()
+            rows.append([method, shot, seed, *(f"{value:.2f}" for value in run.values())])
+    return csv_text(rows)
 
 
 def write_table(study: Study, command: str) -> str:
@@ -287,6 +281,5 @@ def write_table(study: Study, command: str) -> str:
     name = f"table{study.table.number}" + "_disjoint" * study.group_disjoint
     files = {".md": text, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
     for suffix, content in files.items():
-        with atomic_write(study.root / f"{name}{suffix}") as file:
-            file.write(content.encode())
+        write_text(study.root / f"{name}{suffix}", content)
     return text

@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from common.errors import reason
-from common.files import atomic_write
+from common.files import write_text
 from common.packages import optional
 
 from .distributed import is_main
@@ -56,8 +56,7 @@ class RunLog:
             with contextlib.suppress(ValueError):
                 if json.loads(line).get("epoch", 0) <= done:
                     lines.append(line + "\n")
-        with atomic_write(self.path) as file:
-            file.write("".join(lines).encode())
+        write_text(self.path, "".join(lines))
 
     def _write(self, values: dict) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
