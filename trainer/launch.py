@@ -10,7 +10,7 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
@@ -78,23 +78,29 @@ def launch(plan: Plan, worker: Worker, *arguments: object) -> None:
                 pass
         except (mp.ProcessExitedException, mp.ProcessRaisedException):
             codes = [process.exitcode for process in context.processes]
-            if signals:
-                started = all(code in EXIT_CODES for code in codes)
-                raise Stopped(signals[0], started) from None
-            if killed := [n for n, code in enumerate(codes) if code == -signal.SIGKILL]:
-                raise InputError(
-                    f"local rank {listed(killed)} of {plan.nproc} was killed (out of memory?); "
-                    + RERUN
-                ) from None
-            messages = []
-            while not errors.empty():
-                messages.append(errors.get())
-            if messages:  # a lost connection is a consequence, not the cause
-                code, cause = min(messages, key=lambda found: found[1].startswith(LOST_CONNECTION))
-                raise (InputError if code == 2 else Unexpected)(cause) from None
-            if stopped := [code for code in codes if code in EXIT_CODES]:
-                raise Stopped(stopped[0] - 128) from None
+            if cause := _cause(codes, signals, errors):
+                raise cause from None
             raise
+
+
+def _cause(
+    codes: Sequence[int | None], signals: Sequence[int], errors: SimpleQueue[tuple[int, str]]
+) -> Exception | None:
+    """Return why processes ended with these exit codes, after `signals` to this process; None if it
+    is unknown."""
+    if signals:
+        return Stopped(signals[0], all(code in EXIT_CODES for code in codes))
+    if killed := [n for n, code in enumerate(codes) if code == -signal.SIGKILL]:
+        ranks = f"local rank {listed(killed)} of {len(codes)}"
+        return InputError(f"{ranks} was killed (out of memory?); {RERUN}")
+    messages = []
+    while not errors.empty():
+        messages.append(errors.get())
+    if messages:  # a lost connection is a consequence, not the cause
+        code, cause = min(messages, key=lambda found: found[1].startswith(LOST_CONNECTION))
+        return (InputError if code == 2 else Unexpected)(cause)
+    stopped = [code for code in codes if code and code in EXIT_CODES]
+    return Stopped(stopped[0] - 128) if stopped else None
 
 
 @contextlib.contextmanager
