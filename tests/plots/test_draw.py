@@ -63,6 +63,25 @@ def test_curves():
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
 
 
+def test_drops_of_the_rate_are_marked_where_the_loss_may_rise():
+    a = run("a", loss=[3, 2, 1, 2], acc1=[0.1] * 4, lr=[0.03, 0.03, 0.003, 0.003])
+    figure = draw.draw_curves([a, run("b", loss=[3, 2, 1, 2], lr=[0.03, 0.02, 0.015, 0.0103])])
+    loss, accuracy = figure.axes
+    marks = [line for line in loss.lines if line.get_color() == "grey"]
+    assert [list(line.get_xdata()) for line in marks] == [[2.5, 2.5]]
+    assert [text.get_text() for text in loss.texts] == ["rate ÷ 10"]
+    assert not accuracy.texts and list(loss.lines[-1].get_ydata()) == [3, 2, 1, 2]
+
+
+def test_axis_labels_fit():
+    with draw.pyplot().rc_context(draw.STYLE):
+        figure = draw.draw_curves([run("a", **dict.fromkeys(draw.CURVES, [1, 2]))])
+        figure.canvas.draw()
+        for ax in figure.axes:
+            box = ax.yaxis.label.get_window_extent()
+            assert box.y0 >= figure.bbox.y0 and box.y1 <= figure.bbox.y1, ax.get_ylabel()
+
+
 def test_runs_in_many_curves_look_different():
     figure = draw.draw_curves([run(f"r{n}", loss=[n, n]) for n in range(20)])
     looks = {(line.get_color(), line.get_linestyle()) for line in figure.axes[0].lines}
