@@ -318,6 +318,7 @@ def draw_tasks(tasks: Sequence[Tasks]):
             color, values = RUN_COLORS[i % len(RUN_COLORS)], found.scores["accuracy"]
             mean, half = 100 * values["mean"], 100 * values["ci95"]
             label = f"{mean:.1f} ± {half:.1f} %" + f", {name}" * (len(panels[shots]) > 1)
+            label = fitted(label, size[0] - 0.5)
             accuracies = [100 * row["accuracy"] for row in found.rows]
             for kind, style in (("stepfilled", {"alpha": 0.3}), ("step", {})):
                 ax.hist(accuracies, bins, histtype=kind, color=color, **style)

@@ -9,7 +9,7 @@ from common.errors import InputError
 from datasets import oct, open_dataset
 from datasets.pseudo import PseudoLabels
 from plots import draw
-from plots.read import Result, Run, read_result, worst_mistakes
+from plots.read import Result, Run, Tasks, read_result, worst_mistakes
 
 RARE = {"dataset": "synthetic", "counts": {"x": 5, "y_z": 5}, "sha256": ""}
 
@@ -235,3 +235,21 @@ def test_file_names_stand_under_lookalikes(chain, data):
 
     figure = draw.draw_lookalikes(result, open_dataset(data), embed)
     assert {row["image"] for row in mistakes} <= {ax.get_xlabel() for ax in figure.axes}
+
+
+@pytest.mark.parametrize("shots", [(1,), (1, 5)])
+def test_long_names_fit_beside_histograms(shots):
+    name = "papsmear-conv4_released-224px-200epochs-amp-encoders"
+    found = [
+        Tasks(Path(f"{n}-{name}/tasks.json"), k, {"accuracy": {"mean": 0.5, "ci95": 0.1}},
+              [{"accuracy": 0.4}, {"accuracy": 0.6}])
+        for n in "ab" for k in shots
+    ]  # fmt: skip
+    with draw.pyplot().rc_context(draw.STYLE):
+        figure = draw.draw_tasks(found)
+        figure.canvas.draw()
+        for ax in figure.axes:
+            assert ax.get_window_extent().width > 150
+            box = ax.get_legend().get_window_extent()
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+            assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1
