@@ -40,7 +40,7 @@ def test_a_chosen_task(rare, support):
     task = choose_task(rare, support)
     assert task.chosen and not draw_task(rare, 2, 1, 0).chosen
     assert task.classes == ("DF", "VASC") and task.name == "2way_chosen"
-    assert "chosen, not drawn (1, 3)" in str(task)
+    assert "chosen, not drawn (DF 1, VASC 3)" in str(task)
     assert task.support(rare).ids == (*support["DF"], *support["VASC"])
     assert len(task.query(rare)) == 7 + 8 - 4
     assert Task.from_dict(json.loads(json.dumps(task.to_dict()))) == task
@@ -118,7 +118,7 @@ def test_through_all_stages(chain, data, rare, support, tmp_path, capsys, monkey
                  "--savedir", labels, "-j", 0]  # fmt: skip
     call(*labelling, "--support", file)
     printed = capsys.readouterr().out
-    assert "chosen, not drawn (7, 3)" in printed and "only --predict" in printed
+    assert "chosen, not drawn (DF 7, VASC 3)" in printed and "only --predict" in printed
     task = load_task(labels)
     assert task.chosen and task.classes == ("DF", "VASC")
     call(*labelling, "--support", file)
