@@ -80,7 +80,8 @@ def make_parser() -> cli.ArgumentParser:
     add(
         "--amp",
         action="store_true",
-        help="train in mixed precision (bfloat16); without it, in float32, on GPUs too",
+        help="train and adapt to tasks in mixed precision (bfloat16); without it, in float32, on "
+        "GPUs too",
     )
     group = parser.add_argument_group("execution")
     add = group.add_argument

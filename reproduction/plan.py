@@ -335,13 +335,18 @@ def _student(jobs: dict[str, Job], study: Study, name: str, shot: str, seed: int
     return _add(jobs, study, f"student {name} {task}", command, **fields)
 
 
+def _scored_with(study: Study, model: str) -> str:
+    """Return the precision of a score: float32, but a meta-trained model adapts as it trained."""
+    return "--amp" if study.amp and model in META else "--no-amp"
+
+
 def _many(jobs: dict[str, Job], study: Study, method: str, shot: str) -> str:
     model, classifier = model_of(study, method)
     training = _meta(jobs, study, model, shot) if model in META else _encoder(jobs, study, model)
     file = many_file(study, method, shot)
     flags = [*_task_flags(study, shot, None), "--tasks", study.tasks]
     command = ["test.py", study.data, "--resume", jobs[training].folder, *flags]
-    command += ["--output", file.parent, "--overwrite", "--no-amp"]
+    command += ["--output", file.parent, "--overwrite", _scored_with(study, model)]
     name = f"tasks {model} {_tasks_name(study, shot)} {classifier}"
     fields = {"folder": file.parent, "output": file.name, "needs": (training,)}
     return _add(jobs, study, name, command, **fields)
@@ -361,7 +366,7 @@ def _score(jobs: dict[str, Job], study: Study, method: str, shot: str, seed: int
     command = ["test.py", study.data, "--resume", jobs[training].folder, *task_flags]
     command += ["--load-cla"] * (classifier == "direct")
     command += ["--no-teacher"] * (model in STUDENTS)  # it has rows of its own
-    command += ["--output", folder, "--overwrite", "--no-amp"]
+    command += ["--output", folder, "--overwrite", _scored_with(study, model)]
     name = f"score {model} {_task_name(study, shot, seed)} {classifier}"
     fields = {"folder": folder, "output": "test_*.json", "needs": (training,)}
     return _add(jobs, study, name, command, **fields)

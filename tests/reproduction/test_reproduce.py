@@ -294,6 +294,10 @@ def test_mixed_precision_has_its_own_folder_and_heading(capsys):
     assert trained and all("--amp" in c for c in trained)  # students inherit it
     for command in commands(capsys, "--table", 5):  # whatever the machine's own default is
         assert command[0] == "main_distill.py" or "--no-amp" in command
+    scores = [c for c in commands(capsys, "--table", 5, "--amp") if c[0] == "test.py"]
+    for command in scores:  # adapting to a task is training, too
+        assert ("--amp" in command) == ("meta" in Path(command[3]).parts)
+        assert ("--no-amp" in command) == ("--amp" not in command)
 
 
 @pytest.mark.parametrize(
