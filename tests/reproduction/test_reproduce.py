@@ -27,6 +27,7 @@ from reproduction.plan import (
     STUDENTS,
     Job,
     jobs_of,
+    many_file,
     read_tables,
     score_folder,
 )
@@ -53,7 +54,8 @@ def study(*argv: object):
 
 @pytest.mark.parametrize("number", read_tables())
 def test_commands_of_every_table_parse(number, capsys):
-    """Each stage reads the outputs of earlier commands, and no two write to the same folder."""
+    """Each stage reads the outputs of earlier commands, no two write to the same folder, and every
+    cell is scored."""
     written: set[str] = set()
     for script, *words in commands(capsys, "--table", number):
         given = parse(BY_WORD[script], words)
@@ -65,6 +67,11 @@ def test_commands_of_every_table_parse(number, capsys):
         made = str(given[makes])
         assert made not in written
         written.add(made)
+    whole = study("--table", number, "--dry-run")
+    cells = [score_folder(whole, *cell) for cell in whole.cells()]
+    assert len(cells) == 3 * len(whole.table.paper)
+    cells += [many_file(whole, *row).parent for row in whole.many()]
+    assert set(map(str, cells)) <= written
 
 
 def test_table_5_runs_what_the_paper_did(capsys):
