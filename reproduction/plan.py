@@ -354,5 +354,6 @@ class Planner:
         command = ["test.py", self.study.data, "--resume", training.folder, *flags]
         # In float32; but a meta-trained model adapts as it trained.
         adapts_in_amp = self.study.amp and training.name.startswith("meta ")
-        command += ["--output", file.parent, "--overwrite", "--amp" if adapts_in_amp else "--no-amp"]
+        command += ["--output", file.parent, "--overwrite"]
+        command += ["--amp" if adapts_in_amp else "--no-amp"]
         return self.add(name, command, file.parent, file.name, [training])

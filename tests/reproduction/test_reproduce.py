@@ -67,9 +67,9 @@ def test_commands_of_every_table_parse(number, capsys):
         assert made not in written
         written.add(made)
     whole = study("--table", number, "--dry-run")
-    cells = [score_folder(whole, *cell) for cell in whole.cells()]
+    cells = [whole.score_folder(*cell) for cell in whole.cells()]
     assert len(cells) == 3 * len(whole.table.paper)
-    cells += [many_file(whole, *row).parent for row in whole.many()]
+    cells += [whole.many_file(*row).parent for row in whole.many()]
     assert set(map(str, cells)) <= written
 
 
