@@ -27,7 +27,6 @@ from reproduction.plan import (
     STUDENTS,
     Job,
     jobs_of,
-    many_file,
     read_tables,
 )
 from trainer import cli
