@@ -187,7 +187,7 @@ def _hint(name: str, listing: Listing, available: Iterable[str]) -> str:
     for row in listing.rows:
         outer, *inner = row.id.split("/")[:-1] or [""]
         if name in map(clean, inner):
-            return f" (a folder inside {outer})"
+            return f" (a folder inside {quoted(outer)})"
     near = nearest(name, available)
     return f" (nearest: {quoted(near)})" if near else ""
 

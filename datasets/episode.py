@@ -66,9 +66,13 @@ class Task:
     def __str__(self) -> str:
         excluded = f", {len(self.excluded_ids)} images excluded" if self.excluded_ids else ""
         if self.chosen:
-            numbers = ", ".join(str(len(ids)) for ids in self.support_ids)
+            numbers = counted(self.support_counts())
             return f"{self.n_way}-way, support set chosen, not drawn ({numbers}){excluded}"
         return f"{self.n_way}-way {self.shots}, seed {self.seed}{excluded}"
+
+    def support_counts(self) -> dict[str, int]:
+        """Return the number of support images of each class."""
+        return dict(zip(self.classes, map(len, self.support_ids)))
 
     def same_support(self, other: "Task") -> bool:
         """Return whether another task has the same support images of the same classes."""

@@ -229,8 +229,7 @@ def support_temperature(
 
 def require_calibratable(task: Task) -> None:
     """Raise InputError if a class of a task has no second support image, to hold out."""
-    counts = dict(zip(task.classes, map(len, task.support_ids)))
-    if min(counts.values()) < 2:
+    if min((counts := task.support_counts()).values()) < 2:
         raise InputError(
             "--temperature cv holds out support images and needs at least 2 of each class, got "
             f"{counted(counts)}; --temperature none leaves the probabilities as they are"

@@ -11,9 +11,9 @@ from common.failures import tracebacks_to
 from datasets.images import ImageSet
 from trainer.config import readers_of
 from trainer.performance import compiling_pays
-from trainer.trainer import Run, StepFn, Trainer, Values, nothing
+from trainer.trainer import Run, StepFn, Trainer, Values, learning_rate, nothing
 
-from .config import ImageTraining
+from .config import ContrastiveTraining, ImageTraining
 from .evaluate import encode, knn_score
 from .loader import EpochBatches, closing_loader, training_loader
 from .weights import initial_weights, load_initial
@@ -47,7 +47,26 @@ def train(
     )  # fmt: skip
     loader = closing_loader(make_loader)
     trainer = Trainer(model, step_fn, images, batches, loader, settings, run, device)
-    trainer.fit(after_epoch, knn_scorer(model, images, settings, device))
+    score = knn_scorer(model, images, settings, device)
+
+    def note_and_score(epoch: int) -> Values:  # on rank 0
+        if note := note_on_drop(settings, epoch):
+            print(note, flush=True)
+        return score(epoch)
+
+    trainer.fit(after_epoch, note_and_score)
+
+
+def note_on_drop(settings: ImageTraining, epoch: int) -> str:
+    """Return why the contrastive loss may rise after `epoch`, if the learning rate drops there."""
+    drops = isinstance(settings, ContrastiveTraining) and not settings.cos
+    if not drops or epoch not in settings.schedule or epoch >= settings.epochs:
+        return ""
+    rate = learning_rate(settings.lr, epoch, settings.epochs, settings.schedule, settings.cos)
+    return (
+        f"note: learning rate {rate:.2g} after epoch {epoch}: the contrastive loss may rise now, "
+        "as keys in the queue age less and are harder to tell from new ones (docs/training.md)"
+    )
 
 
 def begin(model: nn.Module, settings: ImageTraining, run: Run) -> None:

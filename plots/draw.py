@@ -33,11 +33,12 @@ CURVES = {  # key in the log: axis label, scale factor
     "loss": ("Loss", 1),
     "loss_con": ("Contrastive loss", 1),
     "loss_cls": ("Classification loss", 1),
-    "accuracy": ("Training accuracy (%)", 100),
+    "accuracy": ("Training\naccuracy (%)", 100),
     "acc1": ("Contrastive\naccuracy (%)", 100),
     "agreement": ("Agreement with\npseudo labels (%)", 100),
     "knn_balanced": ("k-NN balanced\naccuracy (%)", 100),
 }
+CONTRASTIVE = ("loss", "loss_con")  # which a drop of the learning rate may raise
 # Colour-blind safe (Okabe and Ito); runs and classes start at different colours.
 RUN_COLORS = ["#0072B2", "#D55E00", "#009E73", "#000000", "#E69F00", "#56B4E9", "#CC79A7"]
 CLASS_COLORS = [
@@ -148,11 +149,17 @@ def draw_curves(runs: Sequence[Run]):
         text, factor = CURVES[key]
         ax.set(xlabel="Epoch", ylabel=text)
         ax.locator_params(axis="x", integer=True, nbins=5)
+        drops = {n: times for run in runs for n, times in run.drops().items()}
+        for n, times in drops.items() if key in CONTRASTIVE else ():  # see docs/training.md
+            ax.axvline(n - 0.5, color="grey", linestyle=":", linewidth=0.8)
+            ax.annotate(f"rate ÷ {times:.0f}", (n - 0.5, 1), (1.5, -1), va="top", rotation=90,
+                        xycoords=("data", "axes fraction"), textcoords="offset points", size=6,
+                        color="grey")  # fmt: skip
         for i, (name, line) in enumerate(zip(names, lines)):
             style = {
                 "color": RUN_COLORS[i % len(RUN_COLORS)],
                 "linestyle": DASHES[i // len(RUN_COLORS) % len(DASHES)],
-                "marker": "o" if len(line) <= 25 else None,
+                "marker": "o" if 0 < len(line) <= 25 else None,
                 "markersize": 2.5,
             }
             values = [value * factor for value in line.values()]
@@ -311,6 +318,7 @@ def draw_tasks(tasks: Sequence[Tasks]):
             color, values = RUN_COLORS[i % len(RUN_COLORS)], found.scores["accuracy"]
             mean, half = 100 * values["mean"], 100 * values["ci95"]
             label = f"{mean:.1f} ± {half:.1f} %" + f", {name}" * (len(panels[shots]) > 1)
+            label = fitted(label, size[0] - 0.5)
             accuracies = [100 * row["accuracy"] for row in found.rows]
             for kind, style in (("stepfilled", {"alpha": 0.3}), ("step", {})):
                 ax.hist(accuracies, bins, histtype=kind, color=color, **style)
@@ -368,7 +376,7 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
     )
     columns = len(mistakes)
     figure, axes = pyplot().subplots(
-        3, columns, figsize=(0.5 + 1.3 * columns, 4.9), squeeze=False, layout="constrained"
+        3, columns, figsize=(0.5 + 1.3 * columns, 5.0), squeeze=False, layout="constrained"
     )
     for ax in axes.flat:
         ax.set(xticks=[], yticks=[])
@@ -382,7 +390,7 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
         candidates = np.flatnonzero(np.array(support.labels) == predicted)
         candidate, support_cosine = most_similar(embedding, support_embeddings[candidates])
         truth, prediction = (class_label(row[key], 20) for key in ("truth", "prediction"))
-        mistake = f"{truth}\n→ {prediction} ({row['confidence']:.2f})"
+        mistake = f"{truth}\n→ {prediction}\nprobability {row['confidence']:.2f}"
         of_base = f"{class_label(base.classes[base.labels[nearest]], 22)}\ncosine {cosine:.2f}"
         of_support = f"{class_label(row['prediction'], 22)}\ncosine {support_cosine:.2f}"
         shown = [(query, column, mistake), (base, nearest, of_base)]

@@ -33,6 +33,12 @@ class Run:
         """Return the value `key` by epoch, where it was logged."""
         return {n: values[key] for n, values in sorted(self.epochs.items()) if key in values}
 
+    def drops(self) -> dict[int, float]:
+        """Return by what the learning rate was divided before an epoch, where it fell at once."""
+        rates = self.line("lr")
+        found = {n: rates.get(n - 1, 0) / rate for n, rate in rates.items() if rate}
+        return {n: factor for n, factor in found.items() if factor > 1.5}
+
     def temperatures(self) -> dict[str, dict[int, float]]:
         """Return each class's τ_n by epoch; empty for a run without correction."""
         classes = self.task.classes if self.task else ()

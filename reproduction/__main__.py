@@ -79,8 +79,8 @@ def make_parser() -> cli.ArgumentParser:
     add("--allow-duplicates", action="store_true",
         help="count copies of an image as separate images")  # fmt: skip
     add("--amp", action="store_true",
-        help="train in mixed precision (bfloat16); without it, in float32, on GPUs "
-        "too")  # fmt: skip
+        help="train and adapt to tasks in mixed precision (bfloat16); without it, in float32, on "
+        "GPUs too")  # fmt: skip
     add = parser.add_argument_group("execution").add_argument
     add("--executor", choices=["local", "slurm"], default="local", help="where to run the jobs")
     add("--jobs", type=positive, default=1, metavar="N",

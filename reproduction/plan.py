@@ -352,5 +352,8 @@ class Planner:
     def test(self, name: str, training: Job, flags: Sequence[object], file: Path) -> Job:
         """Add the scoring of a training, which writes `file`."""
         command = ["test.py", self.study.data, "--resume", training.folder, *flags]
-        command += ["--output", file.parent, "--overwrite", "--no-amp"]
+        # In float32; but a meta-trained model adapts as it trained.
+        adapts_in_amp = self.study.amp and training.name.startswith("meta ")
+        command += ["--output", file.parent, "--overwrite"]
+        command += ["--amp" if adapts_in_amp else "--no-amp"]
         return self.add(name, command, file.parent, file.name, [training])

@@ -105,7 +105,7 @@ def test_a_relabelled_image_is_refused_by_every_stage(data, chain, tmp_path, cap
         ["plots.__main__", chain.student, "--data", root, "--out", tmp_path / "p"],
     ):
         error = refused(capsys, monkeypatch, *argv)
-        assert all(part in error for part in (f"{one} (NV)", f"{other} (VASC)")), error
+        assert all(part in error for part in (f"{one} ('NV')", f"{other} ('VASC')")), error
     call("main_moco", root, "--model_path", tmp_path / "a", *TINY, "--epochs", 0,
          "--allow-duplicates")  # fmt: skip
 

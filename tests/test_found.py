@@ -43,7 +43,7 @@ def test_quiet_and_other_processes(data, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr(script, "launch", lambda *_: None)
     other = ["--world-size", 2, "--rank", 1, "--dist-url", "tcp://localhost:1", "--overwrite"]
     script.main([str(arg) for arg in (*argv, *other)])
-    assert "isic2018" not in capsys.readouterr().out
+    assert "isic2018:" not in capsys.readouterr().out
 
 
 @pytest.fixture(scope="module")

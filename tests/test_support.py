@@ -40,7 +40,7 @@ def test_a_chosen_task(rare, support):
     task = choose_task(rare, support)
     assert task.chosen and not draw_task(rare, 2, 1, 0).chosen
     assert task.classes == ("DF", "VASC") and task.name == "2way_chosen"
-    assert "chosen, not drawn (1, 3)" in str(task)
+    assert "chosen, not drawn (DF 1, VASC 3)" in str(task)
     assert task.support(rare).ids == (*support["DF"], *support["VASC"])
     assert len(task.query(rare)) == 7 + 8 - 4
     assert Task.from_dict(json.loads(json.dumps(task.to_dict()))) == task
@@ -60,7 +60,7 @@ def test_a_drawn_task_has_a_seed(rare):
 def test_a_class_without_query_images(rare, support):
     task = choose_task(rare, {**support, "DF": ids_of(rare, "DF", 99)})
     assert task.query(rare, complete=False).counts() == {"DF": 0, "VASC": 5}
-    with pytest.raises(InputError, match="no query images of DF.*--predict"):
+    with pytest.raises(InputError, match="no query images of 'DF'.*--predict"):
         task.query(rare)
 
 
@@ -92,7 +92,7 @@ def test_a_column_of_all_images(rare, support, tmp_path):
         (["nowhere.jpg,DF"], "line 2: nowhere.jpg is not a rare image, not 'DF'"),
         (["{df},VASC"], "is of class 'DF', not 'VASC'"),
         (["{df},DF", "{df},DF"], "has duplicates"),
-        (["{df},DF"], "at least 2 of the rare classes DF, AKIEC, VASC, got DF"),
+        (["{df},DF"], "at least 2 of the rare classes 'DF', 'AKIEC', 'VASC', got 'DF'"),
     ],
 )
 def test_invalid_files(rare, support, tmp_path, lines, expected):
@@ -118,7 +118,7 @@ def test_through_all_stages(chain, data, rare, support, tmp_path, capsys, monkey
                  "--savedir", labels, "-j", 0]  # fmt: skip
     call(*labelling, "--support", file)
     printed = capsys.readouterr().out
-    assert "chosen, not drawn (7, 3)" in printed and "only --predict" in printed
+    assert "chosen, not drawn (DF 7, VASC 3)" in printed and "only --predict" in printed
     task = load_task(labels)
     assert task.chosen and task.classes == ("DF", "VASC")
     call(*labelling, "--support", file)
@@ -141,7 +141,7 @@ def test_through_all_stages(chain, data, rare, support, tmp_path, capsys, monkey
     call("test", data, "--resume", chain.pretrained, "--support", file, "--predict", new, *out)
     assert (tmp_path / "out" / "predict_new_lr_2way_chosen.csv").is_file()
     error = refused(capsys, monkeypatch, "test", data, "--resume", d)
-    assert "no query images of DF" in error and "--predict" in error
+    assert "no query images of 'DF'" in error and "--predict" in error
     # A student's task is its own.
     error = refused(capsys, monkeypatch, "test", data, "--resume", d, "--support", other)
     assert "was trained for another task" in error

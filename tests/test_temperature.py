@@ -76,7 +76,8 @@ def test_predictions(scored, chain, data, tmp_path, capsys):
     rare = open_dataset(data).rare
     for path in rare.paths[:2]:
         shutil.copy(path, new / path.name)
-    argv = [data, "--resume", chain.pretrained, *RUN, "--predict", new, "--no-none-of-these"]
+    argv = [data, "--resume", chain.pretrained, *RUN, "--predict", new, "--no-none-of-these",
+            "--skip-unreadable"]  # fmt: skip
     for kind in ("none", "cv"):
         call("test", *argv, "--temperature", kind, "--output", tmp_path / kind)
     temperature = result(scored / "cv", f"test_lr_{NAME}_seed0")[0]["temperature"]
@@ -88,7 +89,7 @@ def test_predictions(scored, chain, data, tmp_path, capsys):
     # A file that cannot be read is added; no image is computed, the temperature stays.
     (new / "x.png").write_bytes(b"")
     capsys.readouterr()
-    call("test", *argv, "--temperature", "cv", "--output", tmp_path / "cv", "--skip-unreadable")
+    call("test", *argv, "--temperature", "cv", "--output", tmp_path / "cv")
     assert f"temperature {temperature:.2f};" in capsys.readouterr().out
     about, rows = result(tmp_path / "cv", "predict_*")
     assert about["temperature"] == temperature and rows["x.png"]["error"]

@@ -84,7 +84,7 @@ def test_a_content_in_a_class_not_used_is_told(folder):
     write(folder / "spare" / "x.bmp", 21)
     write(folder / "spare" / "y.bmp", 40)  # within the class: does not matter
     data = opened(folder)
-    note = "images that are also in a class not used (1): scar/1.bmp (spare: spare/x.bmp)"
+    note = "images that are also in a class not used (1): scar/1.bmp ('spare': spare/x.bmp)"
     assert data.notes == (note,) and f"note: {note}" in data.summary()
     assert data.to_dict()["notes"] == [note]
     assert len(data.rare) == 8 and data.others.counts() == {"spare": 6}
@@ -118,7 +118,7 @@ def test_a_csv_file_that_lists_one_content_twice(folder):
     data = opened(table)
     assert data.passed_over[REASON] == ("scar/1.bmp (as copy.bmp)",)
     table.write_text("\n".join(["path,label", *rows, "copy.bmp,burn"]))
-    with pytest.raises(InputError, match=r"copy\.bmp \(burn\) = .*scar/1\.bmp \(scar\)"):
+    with pytest.raises(InputError, match=r"copy\.bmp \('burn'\) = .*scar/1\.bmp \('scar'\)"):
         opened(table)
 
 
@@ -130,7 +130,7 @@ def test_every_layout(tmp_path, smears):
     two.write_bytes(one.read_bytes())
     assert len(without_copies(data, None).rare) == len(data.rare) - 1
     data.base.paths[0].write_bytes(one.read_bytes())
-    with pytest.raises(InputError, match=r"in two classes \(1\): .*\(NV\) = .*\(DF\)"):
+    with pytest.raises(InputError, match=r"in two classes \(1\): .*\('NV'\) = .*\('DF'\)"):
         without_copies(data, None)
 
     root = shutil.copytree(smears, tmp_path / "smears")

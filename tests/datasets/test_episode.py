@@ -86,7 +86,7 @@ def test_a_class_without_query_images_is_refused():
     task = draw_task(RARE, 4, 6, 0)
     support = task.support(RARE).ids
     fewer = RARE.take([i for i in RARE.ids if i in support or not i.startswith("D")])
-    with pytest.raises(InputError, match="no query images of D"):
+    with pytest.raises(InputError, match="no query images of 'D'"):
         task.query(fewer)
 
 

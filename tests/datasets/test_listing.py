@@ -190,7 +190,9 @@ def test_a_folder_that_differs_in_capitals_from_a_class(tmp_path, module):
         save(tmp_path / name / "0.png")
     other = module.CLASSES[1].swapcase()
     save(tmp_path / other / "1.png")
-    with pytest.raises(InputError, match=f"capitals .*{other} .folder; beside {other.swapcase()}"):
+    with pytest.raises(
+        InputError, match=f"capitals .*'{other}' .folder; beside '{other.swapcase()}'"
+    ):
         open_dataset(tmp_path)
 
 

@@ -51,7 +51,7 @@ def test_images_reach_worker_processes(tmp_path):
 
 def test_numbered_classes_and_greyscale(tmp_path):
     path = make(tmp_path / "octmnist.npz", (28, 28), classes=4)
-    with pytest.raises(InputError, match="classes 0, 1, 2, 3; .*--base-classes"):
+    with pytest.raises(InputError, match="classes '0', '1', '2', '3'; .*--base-classes"):
         open_dataset(path)
     data = open_dataset(path, ["3", "0"], ["1", "2"])
     assert data.base.classes == ("3", "0") and data.base.labels[0] == 0

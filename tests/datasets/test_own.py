@@ -80,8 +80,8 @@ def test_absolute_paths(folder, tmp_path):
     [
         (None, None, "classes 'common', 'healthy', 'rare one', 'rare two'; .*--rare-classes"),
         (["common"], None, "--base-classes and .*--rare-classes"),
-        (["common"], ["unheard of"], "classes common, healthy"),
-        (["common", "healthy"], ["rare one", "common"], "duplicates .*: common"),
+        (["common"], ["unheard of"], "classes 'common', 'healthy'"),
+        (["common", "healthy"], ["rare one", "common"], "duplicates .*: 'common'"),
         (["common", "healthy"], ["rare one"], "--rare-classes .*at least 2 classes, got 1"),
     ],
 )
@@ -114,7 +114,7 @@ def test_folders_of_one_name_in_two_spellings_are_one_class(folder):
     data = open_dataset(folder, ["nævusé"], ["rare two", "rare one"])
     assert data.base.counts() == {"nævusé": 2} and len(set(data.base.ids)) == 2
     (note,) = data.notes
-    assert "nævusé: one class from the folders 'n\\xe6vuse\\u0301', 'n\\xe6vus\\xe9'" in note
+    assert "'nævusé': one class from the folders 'n\\xe6vuse\\u0301', 'n\\xe6vus\\xe9'" in note
 
 
 def test_a_blank_folder_name(folder):
@@ -142,7 +142,7 @@ def test_an_absent_class_and_the_nearest_one(folder):
     with pytest.raises(InputError) as error:
         open_dataset(folder, ["healthy", "comon"], ["rare one", "xyz"])
     assert "has no class 'comon' (nearest: 'common'), 'xyz'; " in str(error.value)
-    with pytest.raises(InputError, match=r"no class ward \(a folder inside common\), "):
+    with pytest.raises(InputError, match=r"no class 'ward' \(a folder inside 'common'\), "):
         open_dataset(folder, ["ward"], ["rare one", "xyz"])
 
 
@@ -226,7 +226,7 @@ def test_a_folder_with_the_name_of_another_class(folder):
     data = open_dataset(folder, *CHOICE)
     assert data.base.counts()["common"] == 6
     assert data.notes == (
-        "1 images in folders with the name of another class: common/Rare One/ (as common)",
+        "1 images in folders with the name of another class: common/Rare One/ (as 'common')",
     )
 
 

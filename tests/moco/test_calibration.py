@@ -108,5 +108,5 @@ def test_support_temperature_predicts_images_that_were_held_out(counts):
 def test_one_image_of_a_class_leaves_none_to_hold_out():
     rare = {"dataset": "x", "counts": {}, "sha256": ""}
     require_calibratable(Task(("3", "scar"), None, None, (("a", "b"), ("c", "d")), rare))
-    with pytest.raises(InputError, match="at least 2 of each class, got '3' 1, scar 2;"):
+    with pytest.raises(InputError, match="at least 2 of each class, got '3' 1, 'scar' 2;"):
         require_calibratable(Task(("3", "scar"), None, None, (("a",), ("c", "d")), rare))

@@ -209,3 +209,9 @@ def test_ranges_are_in_the_message(words, message, capsys):
 def test_integers_of_any_length():
     given = parse(Pretraining, [*MINIMAL["main_moco"], "--seed", "9" * 400])
     assert given["seed"] == int("9" * 400)
+
+
+def test_datadir_where_the_data_folder_is_a_flag():
+    drawing = parse(load_script("plots.__main__").Drawing, ["RUN", "--datadir", "DATA"])
+    table = load_script("reproduction.__main__").make_parser().parse_args(["--datadir", "DATA"])
+    assert str(drawing["data"]) == str(table.data) == "DATA"

@@ -9,7 +9,7 @@ from common.errors import InputError
 from datasets import oct, open_dataset
 from datasets.pseudo import PseudoLabels
 from plots import draw
-from plots.read import Result, Run, read_result, worst_mistakes
+from plots.read import Result, Run, Tasks, read_result, worst_mistakes
 
 RARE = {"dataset": "synthetic", "counts": {"x": 5, "y_z": 5}, "sha256": ""}
 
@@ -61,6 +61,25 @@ def test_curves():
     assert list(agreement.lines[-1].get_ydata()) == pytest.approx([10, 20, 30])
     assert loss.get_ylabel() == "Loss" and "%" in agreement.get_ylabel()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+
+
+def test_drops_of_the_rate_are_marked_where_the_loss_may_rise():
+    a = run("a", loss=[3, 2, 1, 2], acc1=[0.1] * 4, lr=[0.03, 0.03, 0.003, 0.003])
+    figure = draw.draw_curves([a, run("b", loss=[3, 2, 1, 2], lr=[0.03, 0.02, 0.015, 0.0103])])
+    loss, accuracy = figure.axes
+    marks = [line for line in loss.lines if line.get_color() == "grey"]
+    assert [list(line.get_xdata()) for line in marks] == [[2.5, 2.5]]
+    assert [text.get_text() for text in loss.texts] == ["rate ÷ 10"]
+    assert not accuracy.texts and list(loss.lines[-1].get_ydata()) == [3, 2, 1, 2]
+
+
+def test_axis_labels_fit():
+    with draw.pyplot().rc_context(draw.STYLE):
+        figure = draw.draw_curves([run("a", **dict.fromkeys(draw.CURVES, [1, 2]))])
+        figure.canvas.draw()
+        for ax in figure.axes:
+            box = ax.yaxis.label.get_window_extent()
+            assert box.y0 >= figure.bbox.y0 and box.y1 <= figure.bbox.y1, ax.get_ylabel()
 
 
 def test_runs_in_many_curves_look_different():
@@ -216,3 +235,21 @@ def test_file_names_stand_under_lookalikes(chain, data):
 
     figure = draw.draw_lookalikes(result, open_dataset(data), embed)
     assert {row["image"] for row in mistakes} <= {ax.get_xlabel() for ax in figure.axes}
+
+
+@pytest.mark.parametrize("shots", [(1,), (1, 5)])
+def test_long_names_fit_beside_histograms(shots):
+    name = "papsmear-conv4_released-224px-200epochs-amp-encoders"
+    found = [
+        Tasks(Path(f"{n}-{name}/tasks.json"), k, {"accuracy": {"mean": 0.5, "ci95": 0.1}},
+              [{"accuracy": 0.4}, {"accuracy": 0.6}])
+        for n in "ab" for k in shots
+    ]  # fmt: skip
+    with draw.pyplot().rc_context(draw.STYLE):
+        figure = draw.draw_tasks(found)
+        figure.canvas.draw()
+        for ax in figure.axes:
+            assert ax.get_window_extent().width > 150
+            box = ax.get_legend().get_window_extent()
+            assert figure.bbox.x0 <= box.x0 and box.x1 <= figure.bbox.x1
+            assert figure.bbox.y0 <= box.y0 and box.y1 <= figure.bbox.y1

@@ -52,7 +52,8 @@ def study(*argv: object):
 
 @pytest.mark.parametrize("number", read_tables())
 def test_commands_of_every_table_parse(number, capsys):
-    """Each stage reads the outputs of earlier commands, and no two write to the same folder."""
+    """Each stage reads the outputs of earlier commands, no two write to the same folder, and every
+    cell is scored."""
     written: set[str] = set()
     for script, *words in commands(capsys, "--table", number):
         given = parse(BY_WORD[script], words)
@@ -64,6 +65,11 @@ def test_commands_of_every_table_parse(number, capsys):
         made = str(given[makes])
         assert made not in written
         written.add(made)
+    whole = study("--table", number, "--dry-run")
+    cells = [whole.score_folder(*cell) for cell in whole.cells()]
+    assert len(cells) == 3 * len(whole.table.paper)
+    cells += [whole.many_file(*row).parent for row in whole.many()]
+    assert set(map(str, cells)) <= written
 
 
 def test_table_5_runs_what_the_paper_did(capsys):
@@ -160,11 +166,8 @@ def test_narrowing(capsys):
 def test_too_few_epochs_for_dic(capsys):
     short = study("--table", 5, "--dry-run", "--epochs", 10)
     assert "too short for DIC" in table.heading(short)
-    assert [str(flag) for flag in short.training_flags(cosine=False)[-3:]] == [
-        "--schedule",
-        "6",
-        "8",
-    ]
+    assert short.training_flags(cosine=False)[-3:] == ["--schedule", 6, 8]
+    assert "--schedule" not in short.training_flags(cosine=True)
     assert "too short" not in table.heading(study("--table", 5, "--dry-run", "--epochs", 11))
     shortest = study("--table", 5, "--dry-run", "--epochs", 1)
     assert shortest.training_flags(cosine=False)[-3:] == ["--schedule", 1, 1]
@@ -295,6 +298,10 @@ def test_mixed_precision_has_its_own_folder_and_heading(capsys):
     assert trained and all("--amp" in c for c in trained)  # students inherit it
     for command in commands(capsys, "--table", 5):  # whatever the machine's own default is
         assert command[0] == "main_distill.py" or "--no-amp" in command
+    scores = [c for c in commands(capsys, "--table", 5, "--amp") if c[0] == "test.py"]
+    for command in scores:  # adapting to a task is training, too
+        assert ("--amp" in command) == ("meta" in Path(command[3]).parts)
+        assert ("--no-amp" in command) == ("--amp" not in command)
 
 
 @pytest.mark.parametrize(
