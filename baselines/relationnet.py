@@ -71,6 +71,16 @@ def block(channels: int) -> nn.Sequential:
     )
 
 
+def initialise(module: nn.Module) -> None:
+    """Initialise a layer of the relation module as the authors' code does."""
+    if isinstance(module, nn.Conv2d):
+        nn.init.kaiming_normal_(module.weight, mode="fan_out", nonlinearity="relu")
+        nn.init.zeros_(module.bias)
+    elif isinstance(module, nn.Linear):
+        nn.init.normal_(module.weight, std=0.01)
+        nn.init.ones_(module.bias)
+
+
 class RelationNet(MetricModel):
     """The embedding f_φ, a backbone's last map, and the relation module g_φ.
 
@@ -92,10 +102,7 @@ class RelationNet(MetricModel):
             nn.ReLU(inplace=True),
             nn.Linear(HIDDEN, 1),
         )
-        for module in self.relation.modules():
-            if isinstance(module, nn.Linear):  # as in the authors' code
-                nn.init.normal_(module.weight, std=0.01)
-                nn.init.ones_(module.bias)
+        self.relation.apply(initialise)
 
     def relation_logits(self, maps: Tensor, class_maps: Tensor) -> Tensor:
         """Return the relations of M maps to N class maps before the sigmoid, M×N."""

@@ -130,3 +130,17 @@ def test_adapted_relations_are_shares_of_their_sum():
     p = model.adapt(maps, LABELS)(queries)
     r = model.relation_logits(queries, class_maps(maps, LABELS)).sigmoid()
     assert torch.allclose(p, r / r.sum(dim=1, keepdim=True), atol=1e-6)
+
+
+def test_the_relation_module_starts_as_the_authors_does():
+    """Convolutions: N(0, 2 / (9·64)), biases 0; linear layers: N(0, 0.01²), biases 1."""
+    torch.manual_seed(0)
+    relation = RelationNet("conv4", 32, k_shot=1).relation
+    for layer in relation.modules():
+        if isinstance(layer, torch.nn.Conv2d):
+            assert layer.weight.std().item() == pytest.approx(math.sqrt(2 / (9 * 64)), rel=0.02)
+            assert not layer.bias.any()
+    assert relation[4].weight.std().item() == pytest.approx(0.01, rel=0.05)
+    assert (relation[4].bias == 1).all() and relation[6].bias.item() == 1
+    r = relation(torch.randn(5, 128, 2, 2)).sigmoid()
+    assert r.std() < 0.02  # the plateau at a constant: training starts there
