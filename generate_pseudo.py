@@ -24,7 +24,7 @@ from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_
 from moco import resume
 from moco.checkpoint import load_checkpoint
 from moco.config import STAGES, TEACHERS, Labelling, inherited_from, require_undrawn
-from moco.evaluate import FrozenEncoder
+from moco.evaluate import FrozenEncoder, linear_map
 from trainer import cli
 from trainer.distributed import readers
 from trainer.provenance import provenance
@@ -82,11 +82,14 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(support, data.base)  # lists unreadable images of both sets
     base_images = decoded(data.base, checkpoint["args"]["image_size"], settings.cache_folder)
 
-    embeddings, probabilities = teach(settings, checkpoint, device, support, base_images)
+    embeddings, probabilities, classifier = teach(
+        settings, checkpoint, device, support, base_images
+    )
     labels = PseudoLabels(
         ids=data.base.ids,
         probabilities=probabilities,
         embeddings=embeddings,
+        classifier=classifier,
         about={
             "task": task.to_dict(),
             "data": data.to_dict(),
@@ -130,15 +133,16 @@ def teach(
     device: torch.device,
     support: ImageSet,
     base: ImageSet,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return embeddings f_q(x), M×D, and probabilities p = F(x), M×N, of all base images."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return embeddings f_q(x), M×D, and probabilities p = F(x), M×N, of all base images, and f_c
+    as `linear_map` does."""
     workers = readers(settings.workers)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
     f_q = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
     f_c = f_q.fit(support, settings.augnum, settings.normalize)
     # (c) p = F(x) for every base image
     embeddings = f_q.embed(base, progress="labelling")
-    return embeddings, f_c.predict_proba(embeddings).astype(np.float32)
+    return embeddings, f_c.predict_proba(embeddings).astype(np.float32), linear_map(f_c)
 
 
 if __name__ == "__main__":

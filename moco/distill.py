@@ -19,12 +19,18 @@ from .evaluate import encode
 
 
 def distillation_step(
-    settings: Distillation, student: Student, y: Tensor, teacher_embeddings: np.ndarray
+    settings: Distillation,
+    student: Student,
+    y: Tensor,
+    teacher_embeddings: np.ndarray,
+    weights: Tensor | None = None,
+    bias: Tensor | None = None,
 ) -> StepFn:
     """Return the training step of the `student`, which computes eq. (2).
 
-    y: M×N pseudo labels, on the training device; `teacher_embeddings`: M×D. Regression needs
-    embeddings of the same dimension D; raises InputError if it is asked for with another.
+    y: M×N pseudo labels, on the training device; `teacher_embeddings`: M×D. `weights`, M, and
+    `bias`, N: see `balance.Balanced`. Regression needs embeddings of the same dimension D; raises
+    InputError if it is asked for with another.
     """
     targets = torch.from_numpy(teacher_embeddings).to(y.device)
     comparable = targets.shape[1] == student.queue.shape[1]
@@ -36,10 +42,11 @@ def distillation_step(
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         contrastive_logits, embeddings, class_logits = model(*views)
+        balanced = class_logits if bias is None else class_logits + bias
         loss_cls = losses.classification_loss(
-            y[rows], class_logits, student.class_temperatures, epoch, settings.epochs,
+            y[rows], balanced, student.class_temperatures, epoch, settings.epochs,
             settings.alpha, settings.pseudo_label, settings.cls_loss,
-            settings.correction != "none",
+            settings.correction != "none", 1.0 if weights is None else weights[rows],
         )  # fmt: skip
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),
