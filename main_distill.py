@@ -16,10 +16,9 @@ from datasets.images import ImageSet
 from datasets.open import decoded, open_data
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import resume
-from moco.balance import balance
 from moco.builder import Student
 from moco.config import Distillation, classifier_start, student_start, teacher_settings
-from moco.distill import class_correction, distillation_step
+from moco.distill import align, class_correction, distillation_step
 from moco.train import train
 from moco.weights import require_teachers_start, weights_record
 from trainer import cli
@@ -85,16 +84,15 @@ def worker(
     classes = about["task"]["classes"]
     pair = settings.encoder_pair()
     student = Student(n_way=len(classes), **pair, batchnorm_groups=groups)
-    balanced = balance(settings.pseudo_balance, torch.from_numpy(labels.probabilities))
-    soft_labels, hard_labels = balanced.probabilities, balanced.probabilities.argmax(dim=1)
+    soft_labels = torch.from_numpy(labels.probabilities)
+    if settings.pseudo_balance == "align":
+        soft_labels = align(soft_labels)
+    hard_labels = soft_labels.argmax(dim=1)
     one_hot = F.one_hot(hard_labels, len(classes)).float()
     y = one_hot if "hard" in settings.pseudo_label else soft_labels
     if settings.student_classifier == "teacher":
         student.classifier.load(torch.from_numpy(labels.classifier))
-    step = distillation_step(
-        settings, student, y.to(device), labels.embeddings, balanced.weights.to(device),
-        balanced.bias.to(device),
-    )  # fmt: skip
+    step = distillation_step(settings, student, y.to(device), labels.embeddings)
     after_epoch = class_correction(settings, student, base, hard_labels, classes, device)
     run = resume.run_of(settings, about, source)
     train(student, step, base, settings, run, device, after_epoch=after_epoch)

@@ -247,11 +247,10 @@ class Correction(Settings):
         "none", "dic: by the classes' dispersions, eqs. (6)-(9); ddl: by their numbers of pseudo "
         "labels", fixed=True,
     )  # fmt: skip
-    pseudo_balance: Literal[
-        "none", "align", "sinkhorn", "logit-adjust", "select", "reweight", "confidence"
-    ] = setting(
-        "none", "how the pseudo labels are balanced over the rare classes: align, sinkhorn, other labels; "
-        "select, reweight, confidence, weights of the images; logit-adjust, the student's logits", fixed=True,
+    pseudo_balance: Literal["none", "align"] = setting(
+        "none", "align: pseudo labels divided by their mean over the base images (distribution "
+        "alignment), for a student whose classifier begins anew from a teacher that calls nearly all "
+        "of them one class; not in the papers", fixed=True,
     )  # fmt: skip
     dic_gamma: float = setting(
         0.1, "gamma of eqs. (6)-(9): limits the spread of the class temperatures", low=0, high=1,

@@ -18,19 +18,24 @@ from .config import Distillation
 from .evaluate import encode
 
 
+def align(p: Tensor) -> Tensor:
+    """Distribution alignment of pseudo labels to a uniform prior, 1/N: ReMixMatch (Berthelot et al.
+    2020, arXiv 1911.09785, section 3.1), with the mean over all base images.
+
+    p̃ = Normalize(p / p̄), p: M×N probabilities of the teacher, p̄: their mean over the M images.
+    Returns M×N probabilities. A class that no image has any probability of keeps 0.
+    """
+    ratios = p / p.mean(dim=0).clamp(min=torch.finfo(p.dtype).tiny)
+    return ratios / ratios.sum(dim=1, keepdim=True)
+
+
 def distillation_step(
-    settings: Distillation,
-    student: Student,
-    y: Tensor,
-    teacher_embeddings: np.ndarray,
-    weights: Tensor | None = None,
-    bias: Tensor | None = None,
+    settings: Distillation, student: Student, y: Tensor, teacher_embeddings: np.ndarray
 ) -> StepFn:
     """Return the training step of the `student`, which computes eq. (2).
 
-    y: M×N pseudo labels, on the training device; `teacher_embeddings`: M×D. `weights`, M, and
-    `bias`, N: see `balance.Balanced`. Regression needs embeddings of the same dimension D; raises
-    InputError if it is asked for with another.
+    y: M×N pseudo labels, on the training device; `teacher_embeddings`: M×D. Regression needs
+    embeddings of the same dimension D; raises InputError if it is asked for with another.
     """
     targets = torch.from_numpy(teacher_embeddings).to(y.device)
     comparable = targets.shape[1] == student.queue.shape[1]
@@ -42,11 +47,10 @@ def distillation_step(
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         contrastive_logits, embeddings, class_logits = model(*views)
-        balanced = class_logits if bias is None else class_logits + bias
         loss_cls = losses.classification_loss(
-            y[rows], balanced, student.class_temperatures, epoch, settings.epochs,
+            y[rows], class_logits, student.class_temperatures, epoch, settings.epochs,
             settings.alpha, settings.pseudo_label, settings.cls_loss,
-            settings.correction != "none", 1.0 if weights is None else weights[rows],
+            settings.correction != "none",
         )  # fmt: skip
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),

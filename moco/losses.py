@@ -37,21 +37,20 @@ def distillation_loss(parts: dict[str, Tensor], kinds: str) -> Tensor:
     return sum((name in kinds.split("+")) * loss for name, loss in parts.items())
 
 
-def cross_entropy(y: Tensor, logits: Tensor, weights: float | Tensor = 1.0) -> Tensor:
+def cross_entropy(y: Tensor, logits: Tensor) -> Tensor:
     """Eq. (3), L_cls for (adaptive) hard labels: −Σ_n y_n log p′_n, with p′ = softmax(logits).
 
-    y: B×N probabilities; logits: B×N of F′; weights: of the images, B (1 in the papers).
+    y: B×N probabilities; logits: B×N of F′.
     """
-    return -(weights * (y * F.log_softmax(logits, dim=1)).sum(dim=1)).mean()
+    return -(y * F.log_softmax(logits, dim=1)).sum(dim=1).mean()
 
 
-def kl_divergence(y: Tensor, logits: Tensor, weights: float | Tensor = 1.0) -> Tensor:
+def kl_divergence(y: Tensor, logits: Tensor) -> Tensor:
     """Eq. (4), L_cls for (adaptive) soft labels: KL(y ∥ p′) = Σ_n y_n log(y_n / p′_n).
 
-    y: B×N probabilities; logits: B×N of F′; weights: of the images, B (1 in the papers).
+    y: B×N probabilities; logits: B×N of F′.
     """
-    parts = F.kl_div(F.log_softmax(logits, dim=1), y, reduction="none")  # B×N
-    return (weights * parts.T).sum() / len(y)
+    return F.kl_div(F.log_softmax(logits, dim=1), y, reduction="batchmean")
 
 
 def adaptive_labels(y: Tensor, p: Tensor, epoch: int, epochs: int, alpha: float) -> Tensor:
@@ -154,14 +153,13 @@ def classification_loss(
     pseudo_label: str,
     cls_loss: str,
     corrected: bool,
-    weights: float | Tensor = 1.0,
 ) -> Tensor:
     """L_cls(y_adpt, p_DIC) on the corrected logits: eq. (3) for hard labels, eq. (4) for soft ones.
 
     y: B×N, one-hot for hard labels; logits: B×N of F′; temperatures: N. `pseudo_label`: "hard" or
     "soft", or with eq. (5) "adaptive-hard" or "adaptive-soft". `cls_loss`: "paper" or "released";
     the latter differs with DIC or DDL (`corrected`), and without them passes gradient through the
-    labels. `weights`: of the images, B; "paper" only.
+    labels.
     """
     p = logits.softmax(dim=1)
     if cls_loss == "paper":
@@ -173,5 +171,4 @@ def classification_loss(
             return released_dic_loss(y, logits, temperatures)
         return released_loss(y, logits)
     logits = corrected_logits(logits, temperatures)
-    loss = cross_entropy if pseudo_label.endswith("hard") else kl_divergence
-    return loss(y, logits, weights)
+    return cross_entropy(y, logits) if pseudo_label.endswith("hard") else kl_divergence(y, logits)
