@@ -26,7 +26,7 @@ from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_
 from moco import resume
 from moco.checkpoint import load_checkpoint
 from moco.config import STAGES, TEACHERS, Labelling, inherited_from, require_undrawn
-from moco.evaluate import FrozenEncoder
+from moco.evaluate import FrozenEncoder, linear_map
 from trainer import cli
 from trainer.distributed import readers
 from trainer.settings import parse
@@ -63,9 +63,11 @@ def main(argv: list[str] | None = None) -> None:
         check_readable(support, data.base)  # lists unreadable images of both sets
     base_images = decoded(data.base, checkpoint["args"]["image_size"], settings.cache_folder)
 
-    embeddings, probabilities = teach(settings, checkpoint, device, support, base_images)
+    embeddings, probabilities, classifier = teach(
+        settings, checkpoint, device, support, base_images
+    )
     about |= resume.about_output(settings, checkpoint)
-    labels = PseudoLabels(data.base.ids, probabilities, embeddings, about)
+    labels = PseudoLabels(data.base.ids, probabilities, embeddings, about, classifier)
     files[1].unlink(missing_ok=True)  # so that an interrupted overwrite leaves no such pair
     save_task(settings.savedir, task, about["made_by"])
     save_pseudo_labels(settings.savedir, labels)
@@ -146,15 +148,16 @@ def teach(
     device: torch.device,
     support: ImageSet,
     base: ImageSet,
-) -> tuple[np.ndarray, np.ndarray]:
-    """Return embeddings f_q(x), M×D, and probabilities p = F(x), M×N, of all base images."""
+) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+    """Return embeddings f_q(x), M×D, and probabilities p = F(x), M×N, of all base images, and f_c
+    as `linear_map` does."""
     workers = readers(settings.workers)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
     f_q = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
     f_c = f_q.fit(support, settings.augnum, settings.normalize)
     # (c) p = F(x) for every base image
     embeddings = f_q.embed(base, progress="labelling")
-    return embeddings, f_c.predict_proba(embeddings).astype(np.float32)
+    return embeddings, f_c.predict_proba(embeddings).astype(np.float32), linear_map(f_c)
 
 
 if __name__ == "__main__":

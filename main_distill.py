@@ -17,8 +17,8 @@ from datasets.open import decoded, open_data
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import resume
 from moco.builder import Student
-from moco.config import Distillation, student_start, teacher_settings
-from moco.distill import class_correction, distillation_step
+from moco.config import Distillation, classifier_start, student_start, teacher_settings
+from moco.distill import align, class_correction, distillation_step
 from moco.train import train
 from moco.weights import require_teachers_start, weights_record
 from trainer import cli
@@ -34,6 +34,7 @@ def main(argv: list[str] | None = None) -> None:
     task, labels = load_pseudo_labels(savedir)
     teacher = teacher_settings(labels.about["teacher"], savedir)
     given, teacher = student_start(given, teacher)
+    given = classifier_start(given, teacher, labels.about, labels.classifier is not None)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
     plan = launch_plan(settings)
     if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:
@@ -82,10 +83,14 @@ def worker(
     classes = about["task"]["classes"]
     pair = settings.encoder_pair()
     student = Student(n_way=len(classes), **pair, batchnorm_groups=groups)
-    hard_labels = torch.from_numpy(labels.hard())
     soft_labels = torch.from_numpy(labels.probabilities)
+    if settings.pseudo_balance == "align":
+        soft_labels = align(soft_labels)
+    hard_labels = soft_labels.argmax(dim=1)
     one_hot = F.one_hot(hard_labels, len(classes)).float()
     y = one_hot if "hard" in settings.pseudo_label else soft_labels
+    if settings.student_classifier == "teacher":
+        student.classifier.load(torch.from_numpy(labels.classifier))
     step = distillation_step(settings, student, y.to(device), labels.embeddings)
     after_epoch = class_correction(settings, student, base, hard_labels, classes, device)
     run = resume.run_of(settings, about, source)

@@ -5,8 +5,8 @@ python test.py DATA --resume OUT --k-shot 5 --seed 0
 python generate_pseudo.py DATA --resume OUT --savedir LABELS
 
 By default the logistic regression on its features is fitted on the support images themselves
-(--augnum 0), as is usual for frozen features: Kornblith et al. 2019 (arXiv 1805.08974), Chen et al.
-2020 (arXiv 2002.05709, appendix B.8).
+(--augnum 0): frozen features are compared without augmentation by Kornblith et al. 2019 (arXiv
+1805.08974) and Chen et al. 2020 (arXiv 2002.05709, appendix B.8).
 """
 
 import json

@@ -1,5 +1,6 @@
 """Pseudo-label file: the teacher's predictions for every base image, with the image ids."""
 
+import dataclasses
 import hashlib
 import json
 import zipfile
@@ -24,14 +25,16 @@ class PseudoLabels:
     """Pseudo labels of M base images for an N-way task.
 
     `probabilities` (M×N, rows sum to 1) are p = F(x), `embeddings` (M×D) the teacher's f_q(x), of
-    the images `ids`. `about` records the task, the base set's fingerprint, the teacher's settings,
-    and the command and commit.
+    the images `ids`. `classifier` is f_c, N×(D+1) weights and biases of logits whose softmax is p;
+    None in older files, and if f_c normalises the embeddings. `about` records the task, the base
+    set's fingerprint, the teacher's settings, and the command and commit.
     """
 
     ids: tuple[str, ...]
     probabilities: np.ndarray
     embeddings: np.ndarray
     about: dict
+    classifier: np.ndarray | None = None
 
     def hard(self) -> np.ndarray:
         """Return argmax p, as class indices."""
@@ -63,11 +66,15 @@ class PseudoLabels:
         if missing := [name for name in base.ids if name not in row_of]:
             raise InputError(f"missing pseudo labels of {listed(missing)}")
         rows = [row_of[name] for name in base.ids]
-        return PseudoLabels(base.ids, self.probabilities[rows], self.embeddings[rows], self.about)
+        return dataclasses.replace(
+            self, ids=base.ids, probabilities=self.probabilities[rows],
+            embeddings=self.embeddings[rows],
+        )  # fmt: skip
 
 
 def save_pseudo_labels(folder: Path, labels: PseudoLabels) -> None:
     """Save `labels` to `folder`, as an .npz file without pickles."""
+    f_c = labels.classifier
     with atomic_write(folder / PSEUDO_FILE) as file:
         np.savez_compressed(
             file,
@@ -75,6 +82,7 @@ def save_pseudo_labels(folder: Path, labels: PseudoLabels) -> None:
             probabilities=labels.probabilities.astype(np.float32),
             embeddings=labels.embeddings.astype(np.float32),
             about=np.array(json.dumps({"format": FORMAT, **labels.about})),
+            **({} if f_c is None else {"classifier": f_c.astype(np.float32)}),
         )
 
 
@@ -90,9 +98,11 @@ def load_pseudo_labels(folder: Path) -> tuple[Task, PseudoLabels]:
     with refusing(f"pseudo-label file {path} is invalid"):
         with zipfile.ZipFile(path) as file:
             ids, probabilities, embeddings, about = (read_array(file, name) for name in ARRAYS)
-        labels = PseudoLabels(
-            tuple(ids.tolist()), probabilities, embeddings, parse_json(str(about), FORMAT)
-        )
+            classifier = None
+            if "classifier.npy" in file.namelist():
+                classifier = read_array(file, "classifier")
+        about = parse_json(str(about), FORMAT)
+        labels = PseudoLabels(tuple(ids.tolist()), probabilities, embeddings, about, classifier)
         recorded = _validate(labels)
     if recorded != task:
         raise InputError(f"{path} was made for {recorded}, but {TASK_FILE} is {task}")
@@ -114,8 +124,12 @@ def _validate(labels: PseudoLabels) -> Task:
     for array, columns in ((p, task.n_way), (embeddings, width)):
         if array.shape != (images, columns) or array.dtype != np.float32:
             raise ValueError(f"expected a float32 array of shape {images}×{columns}")
-    if not np.isfinite(embeddings).all():
-        raise ValueError("embeddings contain NaN or Inf")
+    f_c = labels.classifier
+    if f_c is not None and (f_c.shape, f_c.dtype) != ((task.n_way, width + 1), np.float32):
+        raise ValueError(f"expected a float32 classifier of shape {task.n_way}×{width + 1}")
+    for name, array in (("embeddings", embeddings), ("classifier", f_c)):
+        if array is not None and not np.isfinite(array).all():
+            raise ValueError(f"{name} contain NaN or Inf")
     if not ((p >= 0) & (p <= 1)).all() or abs(p.sum(axis=1) - 1).max(initial=0) > 1e-3:
         raise ValueError("rows of probabilities must be in [0, 1] and sum to 1")
     return task

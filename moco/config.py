@@ -253,6 +253,11 @@ class Correction(Settings):
         "none", "dic: by the classes' dispersions, eqs. (6)-(9); ddl: by their numbers of pseudo "
         "labels", fixed=True,
     )  # fmt: skip
+    pseudo_balance: Literal["none", "align"] = setting(
+        "none", "align: pseudo labels divided by their mean over the base images (distribution "
+        "alignment), for a student whose classifier begins anew from a teacher that calls nearly all "
+        "of them one class; not in the papers", fixed=True,
+    )  # fmt: skip
     dic_gamma: float = setting(
         0.1, "gamma of eqs. (6)-(9): limits the spread of the class temperatures", low=0, high=1,
         metavar="G", fixed=True,
@@ -286,6 +291,11 @@ class Distillation(Correction, ContrastiveTraining):
     student_weights: Literal["teacher-init", "fresh"] = setting(
         None, "teacher-init: the pretrained weights that the teacher began with; fresh: random",
         auto="teacher-init if the teacher began with pretrained weights", fixed=True,
+    )  # fmt: skip
+    student_classifier: Literal["teacher", "fresh"] = setting(
+        None, "teacher: the student's classifier begins as the teacher's f_c; fresh: random, as in "
+        "the papers", auto="teacher if the student begins with its teacher's very encoder, else "
+        "fresh", fixed=True,
     )  # fmt: skip
     p_label: bool = setting(
         True, "use the pseudo labels; without them, contrast only, as a control", negatable=True,
@@ -448,6 +458,31 @@ def student_start(
     dropped = ("weights", *FROM_WEIGHTS) if pretrained and start == "fresh" else ()
     kept = {name: value for name, value in teacher.items() if name not in dropped}
     return {**given, "student_weights": start}, kept
+
+
+def classifier_start(
+    given: Mapping[str, Any], teacher: Mapping[str, Any], about: Mapping[str, Any], known: bool
+) -> dict[str, Any]:
+    """Return the settings `given` and those of the teacher with what f_c′ starts from.
+
+    It can start as f_c if the student's embeddings start as the teacher's: those of a pretrained
+    encoder that was not trained here, without a layer on top, as `about`, of the pseudo labels,
+    says; and if f_c is `known` from their file. Raises InputError if it is asked for otherwise.
+    """
+    same = given["student_weights"] == "teacher-init" and about.get("epoch") == 0
+    same = same and given.get("moco_dim", teacher.get("moco_dim")) == 0
+    start = given.get("student_classifier") or ("teacher" if same and known else "fresh")
+    if start == "teacher" and not same:
+        raise InputError(
+            "--student-classifier teacher: the student does not begin with its teacher's very "
+            "encoder; that takes a frozen pretrained teacher (baselines.pretrained) and --moco-dim 0"
+        )
+    if start == "teacher" and not known:
+        raise InputError(
+            "--student-classifier teacher: the pseudo labels are without the teacher's classifier; "
+            "make them again by generate_pseudo.py, without --normalize"
+        )
+    return {**given, "student_classifier": start}
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,17 @@ from .config import Distillation
 from .evaluate import encode
 
 
+def align(p: Tensor) -> Tensor:
+    """Distribution alignment of pseudo labels to a uniform prior, 1/N: ReMixMatch (Berthelot et al.
+    2020, arXiv 1911.09785, section 3.1), with the mean over all base images.
+
+    p̃ = Normalize(p / p̄), p: M×N probabilities of the teacher, p̄: their mean over the M images.
+    Returns M×N probabilities. A class that no image has any probability of keeps 0.
+    """
+    ratios = p / p.mean(dim=0).clamp(min=torch.finfo(p.dtype).tiny)
+    return ratios / ratios.sum(dim=1, keepdim=True)
+
+
 def distillation_step(
     settings: Distillation, student: Student, y: Tensor, teacher_embeddings: np.ndarray
 ) -> StepFn:

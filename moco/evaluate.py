@@ -87,6 +87,19 @@ def fit_classifier(embeddings: np.ndarray, labels: np.ndarray, normalize: bool =
     return f_c.fit(embeddings.astype(np.float64), labels)
 
 
+def linear_map(f_c: Pipeline) -> np.ndarray | None:
+    """Return f_c as N×(D+1) weights and biases of logits whose softmax is its `predict_proba`.
+
+    None if it normalises the embeddings first.
+    """
+    if len(f_c) > 1:
+        return None
+    regression = f_c[-1]
+    rows = np.column_stack([regression.coef_, regression.intercept_])
+    # Of two classes scikit-learn has one row, the log odds of the second.
+    return np.concatenate([-rows / 2, rows / 2]) if len(rows) == 1 else rows
+
+
 class _Frozen:
     """A network of a checkpoint, without gradients, and how its images are encoded."""
 

@@ -1,5 +1,6 @@
 """f_c′: the student's linear classifier on the embedding."""
 
+import torch
 from torch import Tensor, nn
 
 
@@ -14,6 +15,12 @@ class LinearClassifier(nn.Module):
         self.linear = nn.Linear(embedding_dim, n_way)
         nn.init.normal_(self.linear.weight, std=0.01)
         nn.init.zeros_(self.linear.bias)
+
+    @torch.no_grad()
+    def load(self, weights: Tensor) -> None:
+        """Start from weights and biases, `n_way`×(D+1)."""
+        self.linear.weight.copy_(weights[:, :-1])
+        self.linear.bias.copy_(weights[:, -1])
 
     def forward(self, embeddings: Tensor) -> Tensor:
         return self.linear(embeddings)

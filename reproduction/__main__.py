@@ -62,7 +62,9 @@ def make_parser() -> cli.ArgumentParser:
     size = at_least(MIN_IMAGE_SIZE)
     add("--image-size", type=size, default=IMAGE_SIZE, metavar="PIXELS",
         help="image width and height")  # fmt: skip
-    add("-a", "--arch", choices=list(BACKBONES), help="backbone (default: the table's)")
+    add("-a", "--arch", choices=list(BACKBONES),
+        help="backbone (default: the table's); always from random weights, as in the papers: for a "
+        "pretrained encoder use baselines.pretrained and test.py --tasks")  # fmt: skip
     add("--seeds", type=natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="seeds of the tasks and of the models trained on them")  # fmt: skip
     add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")

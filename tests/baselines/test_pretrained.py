@@ -10,7 +10,12 @@ import torch
 from baselines import pretrained
 from conftest import call, load_script, refused, states_equal
 from datasets.pseudo import load_pseudo_labels
-from moco.checkpoint import backbone_weights, load_checkpoint, query_encoder
+from moco.checkpoint import (
+    backbone_weights,
+    load_checkpoint,
+    query_encoder,
+    student_classifier,
+)
 from models import build_encoder
 from networks import NETWORKS, TRANSFORMERS, weights_file
 
@@ -75,12 +80,19 @@ def test_students_of_a_frozen_teacher(frozen, data, tmp_path):
     assert begun["weights"] == teacher["weights"]
     args = begun["args"]
     assert (args["student_weights"], args["moco_dim"], args["lr"]) == ("teacher-init", 0, 1e-4)
+    assert args["student_classifier"] == "teacher"
+    _, found = load_pseudo_labels(labels)
+    f_c = student_classifier(begun)
+    p = f_c(torch.from_numpy(found.embeddings)).softmax(dim=1)  # untrained, it is its teacher
+    np.testing.assert_allclose(p.detach(), found.probabilities, atol=1e-5)
     other = student(data, labels, tmp_path / "e", "--epochs", 0, "--moco-dim", 16)
+    assert other["args"]["student_classifier"] == "fresh"
     assert states_equal(backbone_weights(other), backbone_weights(teacher))
     assert other["state_dict"]["queue"].shape == (32, 16)
     trained = student(data, labels, tmp_path / "t", "--epochs", 1, "--moco-dim", 16)
     assert not states_equal(backbone_weights(trained), backbone_weights(teacher))
     fresh = student(data, labels, tmp_path / "f", "--epochs", 0, "--student-weights", "fresh")
+    assert fresh["args"]["student_classifier"] == "fresh"
     assert fresh["weights"] is None and fresh["args"]["weights"] == "none"
     assert (fresh["args"]["lr"], fresh["args"]["moco_dim"]) == (0.03, 0)
     found = zip(backbone_weights(fresh).values(), backbone_weights(teacher).values())
@@ -186,6 +198,8 @@ def test_refusals(chain, data, tmp_path, capsys, monkeypatch):
     error = no(*flags, "--student-weights", "teacher-init")
     assert "--student-weights teacher-init: the teacher began with random weights" in error
     assert "a fresh student begins with random weights" in no(*flags, "--weights", "default")
+    error = no(*flags, "--student-classifier", "teacher")
+    assert "the student does not begin with its teacher's very encoder" in error
     path = weights_file("torchvision/vit_for_tests", tmp_path)
     wrong = ["--arch", "torchvision/vit_b_16", "--image-size", 32, "--weights", path]
     for command in (["baselines.pretrained"], ["main_moco", data, "-j", 0]):

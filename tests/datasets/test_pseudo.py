@@ -51,6 +51,20 @@ def test_matched_by_id(tmp_path, labels):
     assert np.array_equal(found.hard(), labels.probabilities.argmax(axis=1))
 
 
+def test_the_teachers_classifier_travels_along(tmp_path, labels):
+    save(tmp_path, labels)
+    assert load_pseudo_labels(tmp_path)[1].classifier is None  # as in older files
+    f_c = np.arange(18, dtype=np.float32).reshape(3, 6)
+    save(tmp_path, dataclasses.replace(labels, classifier=f_c))
+    found = load_pseudo_labels(tmp_path)[1]
+    assert np.array_equal(found.classifier, f_c) and found.sha256() == labels.sha256()
+    assert np.array_equal(found.for_images(BASE).classifier, f_c)
+    for wrong, message in ((f_c[:2], "shape 3×6"), (f_c + np.nan, "classifier contain NaN")):
+        save(tmp_path, dataclasses.replace(labels, classifier=wrong))
+        with pytest.raises(InputError, match=message):
+            load_pseudo_labels(tmp_path)
+
+
 def test_another_data_folder(tmp_path, labels):
     other = BASE.take(BASE.ids[1:])
     with pytest.raises(InputError, match=r"toy \(x 6, y 6.*toy \(x 5, y 6"):

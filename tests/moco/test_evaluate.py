@@ -10,7 +10,14 @@ from datasets.cache import cached, pixels
 from datasets.episode import draw_task
 from datasets.images import read_image
 from moco.augment import plain_view
-from moco.evaluate import FrozenEncoder, encode, fit_classifier, knn_score, regressions
+from moco.evaluate import (
+    FrozenEncoder,
+    encode,
+    fit_classifier,
+    knn_score,
+    linear_map,
+    regressions,
+)
 from models import build_encoder
 from trainer.performance import prepare
 
@@ -149,3 +156,15 @@ def test_knn_score_of_good_and_bad_embeddings():
     assert bad["knn_balanced"] < 0.5
     assert knn_score(good, np.array([0] * 99 + [1])) == {}
     assert knn_score(good, np.zeros(100, int)) == {}  # always right
+
+
+@pytest.mark.parametrize("n_way", [2, 3, 4])
+def test_the_classifier_as_a_linear_map(n_way):
+    generator = np.random.default_rng(n_way)
+    embeddings, labels = generator.normal(size=(5 * n_way, 6)), np.arange(5 * n_way) % n_way
+    f_c = fit_classifier(embeddings, labels)
+    found = linear_map(f_c)
+    assert found.shape == (n_way, 7)
+    logits = torch.from_numpy(embeddings @ found[:, :-1].T + found[:, -1])
+    np.testing.assert_allclose(logits.softmax(dim=1), f_c.predict_proba(embeddings))
+    assert linear_map(fit_classifier(embeddings, labels, normalize=True)) is None
