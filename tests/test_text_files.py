@@ -34,7 +34,7 @@ def without_encoding(code: str) -> list[int]:
         opens = name == "open" and not is_binary and (not on_path or is_mode)
         opens |= name in ("TextIOWrapper", "loadtxt", "savetxt", "genfromtxt", "FileHandler")
         opens |= name in ("TemporaryFile", "NamedTemporaryFile") and is_mode and not is_binary
-        opens |= name in ("read_text", "write_text")
+        opens |= on_path and name in ("read_text", "write_text")
         opens |= name in STARTERS and bool({"text", "universal_newlines"} & given.keys())
         if opens and "encoding" not in given and None not in given:
             lines.append(node.lineno)
@@ -47,7 +47,7 @@ def without_encoding(code: str) -> list[int]:
         ("open(p)", 1), ("open(p, 'w', newline='')", 1), ("open(p, 'wb')", 0),
         ("open(p, mode='rb')", 0), ("open(p, encoding='utf-8')", 0), ("p.open('a')", 1),
         ("p.open('rb')", 0), ("Image.open(p)", 0), ("archive.open(name)", 0), ("p.read_text()", 1),
-        ("p.write_text(x, encoding='utf-8')", 0), ("subprocess.run(c, text=True)", 1),
+        ("p.write_text(x, encoding='utf-8')", 0), ("write_text(p, x)", 0), ("subprocess.run(c, text=True)", 1),
         ("subprocess.run(c, capture_output=True)", 0), ("subprocess.run(c, encoding='utf-8')", 0),
     ],
 )  # fmt: skip
