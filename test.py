@@ -11,7 +11,7 @@ import common.startup  # noqa: F401
 import baselines
 from common.errors import InputError
 from common.failures import tracebacks_to
-from common.files import write_text
+from common.files import write_utf8
 from datasets import Collection
 from datasets.cache import files_key
 from datasets.content import content_key
@@ -63,7 +63,7 @@ def main(argv: list[str] | None = None) -> None:
         name, rows, paths = predict_images(run, data, task)
         if settings.sheet:
             page = sheet(rows, paths, task.classes, settings.none_level, name)
-            write_text(settings.sheet, page)
+            write_utf8(settings.sheet, page)
             print(f"written: {settings.sheet}")
         return
     if settings.sheet:

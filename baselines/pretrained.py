@@ -15,7 +15,7 @@ from pathlib import Path
 
 import torch
 
-from common.files import refuse_to_overwrite, write_text
+from common.files import refuse_to_overwrite, write_utf8
 from common.seeding import stream_seed
 from datasets.open import open_data
 from moco import resume
@@ -89,7 +89,7 @@ def main(argv: list[str] | None = None) -> None:
         "weights": initial and initial.record,
         "made_by": provenance(),
     }
-    write_text(folder / LOG, json.dumps({"start_epoch": 0, **about}) + "\n")
+    write_utf8(folder / LOG, json.dumps({"start_epoch": 0, **about}) + "\n")
     weights = {"state_dict": model.state_dict(), "optimizer": {}}
     save_checkpoint(folder, {**about, "epoch": 0, **weights})
     features = model.query_encoder.out_features

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import common.startup  # noqa: F401
 
-from common.files import write_text
+from common.files import write_utf8
 
 
 def make_parser(description: str) -> argparse.ArgumentParser:
@@ -18,4 +18,4 @@ def make_parser(description: str) -> argparse.ArgumentParser:
 def save(result: dict, out: Path | None) -> None:
     """Write the results so far as a JSON file, if one is asked for."""
     if out:
-        write_text(out, json.dumps(result, indent=1))
+        write_utf8(out, json.dumps(result, indent=1))

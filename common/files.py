@@ -102,7 +102,7 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
 
 
-def write_text(path: Path, text: str) -> None:
+def write_utf8(path: Path, text: str) -> None:
     """Write `text` in UTF-8 by `atomic_write`."""
     with atomic_write(path) as file:
         file.write(text.encode())

@@ -12,7 +12,7 @@ from pathlib import Path
 from tqdm import tqdm
 
 from common.errors import InputError
-from common.files import folder_lock, write_text
+from common.files import folder_lock, write_utf8
 
 from .images import ArrayImage, ImageSet, _array, _load, read_image
 
@@ -182,7 +182,7 @@ def _kept(first: str, cache: Path | None) -> Iterator[dict[str, list]]:
         if file and known != before:
             values = {key: entry for key, entry in known.items() if entry[1]}
             with contextlib.suppress(OSError):
-                write_text(file, json.dumps(values))
+                write_utf8(file, json.dumps(values))
 
 
 def _is_entry(entry: object) -> bool:

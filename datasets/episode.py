@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from common.errors import InputError, listed, refusing
-from common.files import parse_json, write_text
+from common.files import parse_json, write_utf8
 from common.names import counted, quoted
 
 from .images import ImageSet, require_fingerprint, same_images
@@ -299,7 +299,7 @@ def _split(counts: Iterable[int]) -> tuple[list[set[int]], list[set[int]]]:
 def save_task(folder: Path, task: Task, made_by: dict) -> None:
     """Save `task` and its provenance `made_by` to `folder`."""
     contents = {"format": FORMAT, **task.to_dict(), "made_by": made_by}
-    write_text(folder / TASK_FILE, json.dumps(contents, indent=1))
+    write_utf8(folder / TASK_FILE, json.dumps(contents, indent=1))
 
 
 def load_task(folder: Path) -> Task:

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from common.errors import InputError, refusing
-from common.files import parse_json, refuse_to_overwrite, write_text
+from common.files import parse_json, refuse_to_overwrite, write_utf8
 from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, describe, same_images
@@ -186,8 +186,8 @@ class Evaluation:
 def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:
     """Write the JSON file of the scores and the CSV file `table`."""
     files[0].unlink(missing_ok=True)  # an interrupted --overwrite must not look done
-    write_text(files[1], table)
-    write_text(files[0], json.dumps(scores, indent=1))
+    write_utf8(files[1], table)
+    write_utf8(files[0], json.dumps(scores, indent=1))
     print(f"written: {files[0]}, {files[1]}")
 
 

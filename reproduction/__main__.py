@@ -18,7 +18,7 @@ from pathlib import Path
 import baselines
 from common.errors import InputError, listed, refusing
 from common.failures import tracebacks_to
-from common.files import parse_json, require_writable, write_text
+from common.files import parse_json, require_writable, write_utf8
 from datasets import Collection, open_dataset
 from datasets.cache import default_folder
 from datasets.duplicates import without_copies
@@ -266,7 +266,7 @@ def require_same_images(root: Path, data: Collection) -> None:
     sets = {"base": data.base, "rare": data.rare}
     current = {part: images.fingerprint() for part, images in sets.items()}
     if not path.exists():
-        return write_text(path, json.dumps(current, indent=1))
+        return write_utf8(path, json.dumps(current, indent=1))
     with refusing(f"{path} is broken; remove it"):
         recorded = parse_json(path.read_bytes(), newest=0)
         for part in current:

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import wilcoxon
 
-from common.files import csv_text, write_text
+from common.files import csv_text, write_utf8
 from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
 from plots.read import read_log
@@ -281,5 +281,5 @@ def write_table(study: Study, command: str) -> str:
     name = f"table{study.table.number}" + "_disjoint" * study.group_disjoint
     files = {".md": text, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
     for suffix, content in files.items():
-        write_text(study.root / f"{name}{suffix}", content)
+        write_utf8(study.root / f"{name}{suffix}", content)
     return text

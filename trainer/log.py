@@ -10,7 +10,7 @@ from typing import Any
 from tqdm import tqdm
 
 from common.errors import reason
-from common.files import write_text
+from common.files import write_utf8
 from common.packages import optional
 
 from .distributed import is_main
@@ -56,7 +56,7 @@ class RunLog:
             with contextlib.suppress(ValueError):
                 if json.loads(line).get("epoch", 0) <= done:
                     lines.append(line + "\n")
-        write_text(self.path, "".join(lines))
+        write_utf8(self.path, "".join(lines))
 
     def _write(self, values: dict) -> None:
         with open(self.path, "a", encoding="utf-8") as file:
