@@ -17,15 +17,10 @@ from datasets.cache import files_key
 from datasets.content import content_key
 from datasets.episode import Task
 from datasets.open import decoded, notes_of, open_data, require_contents
-from moco import resume
-from moco.beside import beside, print_beside
-from moco.checkpoint import load_checkpoint, no_classifier
-from moco.config import Testing, require_undrawn
-from moco.evaluate import require_calibratable
-from moco.many_tasks import score_tasks
-from moco.predict import predict_images
-from moco.scores import predictions_csv, score_table
-from moco.testing import (
+from evaluation.beside import beside, print_beside
+from evaluation.many_tasks import score_tasks
+from evaluation.predict import predict_images
+from evaluation.run import (
     Evaluation,
     another_task,
     group_word,
@@ -34,6 +29,11 @@ from moco.testing import (
     temperature_of,
     write_results,
 )
+from moco import resume
+from moco.checkpoint import load_checkpoint, no_classifier
+from moco.config import Testing, require_undrawn
+from moco.evaluate import require_calibratable
+from moco.scores import predictions_csv, score_table
 from plots.sheet import sheet
 from trainer import cli
 from trainer.settings import parse

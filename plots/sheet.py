@@ -9,7 +9,7 @@ from pathlib import Path
 from common.errors import InputError
 from datasets.images import read_image
 from datasets.listing import ArrayImage
-from moco.predictions import ERROR, NONE, NONE_OF_THESE, Row, confidence, verdict
+from evaluation.predictions import ERROR, NONE, NONE_OF_THESE, Row, confidence, verdict
 
 SIDE = 160  # largest width and height of a thumbnail, in pixels
 STYLE = """

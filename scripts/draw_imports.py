@@ -13,7 +13,7 @@ FLOORS = (  # from the bottom up
     {"models", "common"},  # backbones; errors, files, seeds
     {"datasets"},  # data
     {"trainer"},  # training any model safely
-    {"moco", "plots"},  # the method; the papers' figures
+    {"moco", "evaluation", "plots"},  # the method; its scores and predictions; figures
     {"main_moco", "generate_pseudo", "main_distill", "test", "baselines", "reproduction"},
     {"scripts", "benchmarks"},  # start scripts; speed and memory
 )

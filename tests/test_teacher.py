@@ -6,7 +6,7 @@ import shutil
 import pytest
 
 from conftest import TINY, call
-from moco.beside import STUDENT_DIRECT, STUDENT_LR, TEACHER, print_beside
+from evaluation.beside import STUDENT_DIRECT, STUDENT_LR, TEACHER, print_beside
 from moco.checkpoint import load_checkpoint
 from trainer.checkpoint import save
 

@@ -47,7 +47,8 @@ def without_encoding(code: str) -> list[int]:
         ("open(p)", 1), ("open(p, 'w', newline='')", 1), ("open(p, 'wb')", 0),
         ("open(p, mode='rb')", 0), ("open(p, encoding='utf-8')", 0), ("p.open('a')", 1),
         ("p.open('rb')", 0), ("Image.open(p)", 0), ("archive.open(name)", 0), ("p.read_text()", 1),
-        ("p.write_text(x, encoding='utf-8')", 0), ("write_text(p, x)", 0), ("subprocess.run(c, text=True)", 1),
+        ("p.write_text(x, encoding='utf-8')", 0), ("write_text(p, x)", 0),
+        ("subprocess.run(c, text=True)", 1),
         ("subprocess.run(c, capture_output=True)", 0), ("subprocess.run(c, encoding='utf-8')", 0),
     ],
 )  # fmt: skip

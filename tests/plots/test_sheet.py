@@ -8,7 +8,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from moco.predictions import error_rows
+from evaluation.predictions import error_rows
 from plots.sheet import SIDE, sheet
 
 CLASSES = ("DF", "<b>&scar")

@@ -7,11 +7,19 @@ from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
 from datasets.open import decoded, draw, notes_of
+from moco.config import STAGES
+from moco.evaluate import require_calibratable
+from moco.scores import (
+    paired,
+    paired_table,
+    read_tasks,
+    summary,
+    summary_table,
+    task_row,
+    tasks_csv,
+)
 
-from .config import STAGES
-from .evaluate import require_calibratable
-from .scores import paired, paired_table, read_tasks, summary, summary_table, task_row, tasks_csv
-from .testing import Evaluation, group_word, score_of, temperature_of, write_results
+from .run import Evaluation, group_word, score_of, temperature_of, write_results
 
 
 def score_tasks(run: Evaluation, data: Collection) -> None:

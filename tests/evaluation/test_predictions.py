@@ -8,7 +8,7 @@ import pytest
 
 from common.errors import InputError
 from datasets.images import ImageSet
-from moco.predictions import (
+from evaluation.predictions import (
     error_rows,
     merged,
     predicted_rows,

@@ -13,9 +13,9 @@ from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
 from datasets.images import ImageSet, check_readable
 from datasets.open import decoded, open_unlabelled, require_contents
+from moco.evaluate import FrozenEncoder, MetaLearner
+from moco.outliers import Reference, fit_reference, load_reference
 
-from .evaluate import FrozenEncoder, MetaLearner
-from .outliers import Reference, fit_reference, load_reference
 from .predictions import (
     Row,
     error_rows,
@@ -25,7 +25,7 @@ from .predictions import (
     predictions_text,
     read_predictions,
 )
-from .testing import Evaluation, another_task, note_on_source, temperature_of, write_results
+from .run import Evaluation, another_task, note_on_source, temperature_of, write_results
 
 
 def predict_images(

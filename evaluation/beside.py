@@ -2,12 +2,12 @@
 
 from common.errors import InputError
 from datasets.images import ImageSet
+from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
+from moco.config import TEACHERS
+from moco.evaluate import FrozenEncoder, direct, regressions
+from moco.scores import beside_table
 
-from .checkpoint import load_checkpoint, no_classifier, student_classifier
-from .config import TEACHERS
-from .evaluate import FrozenEncoder, direct, regressions
-from .scores import beside_table
-from .testing import Evaluation, score_of
+from .run import Evaluation, score_of
 
 TEACHER = "teacher, logistic regression"
 STUDENT_DIRECT, STUDENT_LR = "student, its own classifier", "student, logistic regression"

@@ -14,13 +14,12 @@ from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, describe, same_images
 from datasets.open import choose, draw
+from moco import resume
+from moco.checkpoint import student_classifier
+from moco.config import STAGES, Testing
+from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
+from moco.scores import score
 from trainer.distributed import readers
-
-from . import resume
-from .checkpoint import student_classifier
-from .config import STAGES, Testing
-from .evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
-from .scores import score
 
 
 @dataclass(frozen=True)

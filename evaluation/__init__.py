@@ -1,0 +1,1 @@
+"""What test.py does: a task, many tasks, predictions, a student beside its teacher."""
