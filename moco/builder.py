@@ -17,7 +17,8 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
 
     One process then behaves like `groups` GPUs, each with a part of the batch. Shuffled BatchNorm
     needs this: in a single group a query and its key share their statistics, which leak the
-    positive. The running statistics follow the mean over the groups.
+    positive. The running statistics follow the mean over the groups. With 0 groups it normalises by
+    the running statistics and leaves them as they are, as pretrained weights expect.
     """
 
     def __init__(self, num_features: int, groups: int):
@@ -28,6 +29,10 @@ class GroupedBatchNorm2d(nn.BatchNorm2d):
         """Accept N×C, too: what a BatchNorm1d normalises."""
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.groups == 0:
+            return F.batch_norm(
+                x, self.running_mean, self.running_var, self.weight, self.bias, eps=self.eps
+            )
         if not self.training or self.groups == 1:
             return super().forward(x)
         parts = []

@@ -153,7 +153,7 @@ class Contrast(Settings):
     mlp: bool = binding(False, "MoCo v2's projection head, with a hidden layer", negatable=True)
     bn_groups: int = recipe(
         4, "parts into which BatchNorm splits the total batch, as on that many GPUs; at least "
-        "one per process", low=1, metavar="N",
+        "one per process; 0: it keeps the statistics of --weights", low=0, metavar="N",
     )  # fmt: skip
 
 

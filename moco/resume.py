@@ -150,18 +150,22 @@ def resolve_encoding(
 
 
 def batchnorm_groups(settings: ContrastiveTraining, base_images: int, processes: int) -> int:
-    """Return the number of BatchNorm groups per process; 1 for a backbone without BatchNorm.
+    """Return the number of BatchNorm groups per process; 1 for a backbone without BatchNorm, 0 if
+    its statistics are kept.
 
     Raises InputError if the batch cannot be split equally into processes and groups, the queue is
-    not a multiple of the batch, or the base set is smaller than one batch.
+    not a multiple of the batch, or the base set is smaller than one batch; or if random weights
+    have no statistics to keep.
     """
     batch, groups = settings.batch_size, processes
     grouped = has_batchnorm(settings.arch, settings.image_size)
     if grouped:
-        groups = max(groups, settings.bn_groups)
+        groups = max(groups, settings.bn_groups) if settings.bn_groups else 0
     if batch % processes:
         raise InputError(f"--batch-size {batch} must be divisible by {processes} processes")
-    if grouped and (groups % processes or batch % groups or batch // groups < 2):
+    if grouped and not groups and settings.weights == "none":
+        raise InputError("--bn-groups 0 keeps BatchNorm's statistics: it takes --weights with them")
+    if grouped and groups and (groups % processes or batch % groups or batch // groups < 2):
         raise InputError(
             f"--batch-size {batch} cannot be split into {groups} BatchNorm groups of at least 2 "
             f"images over {processes} processes; change -b or --bn-groups"

@@ -119,6 +119,18 @@ def test_grouped_running_statistics_are_the_mean_over_groups():
     torch.testing.assert_close(grouped(x[:3]), grouped(x)[:3])
 
 
+def test_without_groups_batchnorm_keeps_its_statistics():
+    kept = GroupedBatchNorm2d(5, groups=0)
+    nn.init.normal_(kept.running_mean), nn.init.uniform_(kept.running_var), kept.train()
+    before = {name: value.clone() for name, value in kept.state_dict().items()}
+    x = (torch.randn(6, 5, 4, 4) * 3 + 1).requires_grad_()
+    found = kept(x)
+    found.sum().backward()  # trains weight and bias
+    assert kept.weight.grad.abs().sum() > 0 and kept.bias.grad.tolist() == [96] * 5
+    assert all(torch.equal(value, before[name]) for name, value in kept.state_dict().items())
+    torch.testing.assert_close(found, kept.eval()(x))
+
+
 def test_group_batchnorm_keeps_the_state_dict():
     plain = build_encoder("resnet12", 16)
     keys = list(plain.state_dict())
