@@ -89,6 +89,8 @@ def require_consistent(run: Evaluation) -> None:
             "--temperature cv fits a logistic regression on parts of the support set; this "
             f"classifier is another: {run.classifier}"
         )
+    if settings.norm_statistics == "image" and (settings.predict or run.adapts):
+        raise InputError("--norm-statistics image is for scoring an encoder or a student")
     if settings.data is None and not (settings.predict and settings.load_cla):
         raise InputError("missing data folder; only --predict with --load-cla works without it")
 

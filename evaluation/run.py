@@ -64,9 +64,11 @@ class Evaluation:
 
     @property
     def options(self) -> tuple:
-        """How a `FrozenEncoder` is to run: device, amp, batch size, data-loading processes."""
+        """How a `FrozenEncoder` is to run: device, amp, batch size, data-loading processes,
+        statistics of BatchNorm."""
         settings = self.settings
-        return self.device, settings.amp, settings.batch_size, readers(settings.workers)
+        workers = readers(settings.workers)
+        return self.device, settings.amp, settings.batch_size, workers, settings.norm_statistics
 
     def predictor(
         self,

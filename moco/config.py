@@ -367,6 +367,10 @@ class Testing(Classes, Regression, Choosing, Encoding):
         "none", "calibrate the probabilities of the logistic regression: cv, by a temperature from "
         "cross-validation within the support set, for 2 or more images of each class",
     )  # fmt: skip
+    norm_statistics: Literal["running", "image"] = setting(
+        "running", "statistics of BatchNorm when scoring: those of the training, or each image's "
+        "own, as those of the authors' 4-conv-block, which tests one image at a time",
+    )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",
         metavar="DIR",

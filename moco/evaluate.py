@@ -100,6 +100,29 @@ def linear_map(f_c: Pipeline) -> np.ndarray | None:
     return np.concatenate([-rows / 2, rows / 2]) if len(rows) == 1 else rows
 
 
+def normalize_by_image(network: nn.Module, image_size: int) -> None:
+    """Make each BatchNorm of feature maps normalise by the statistics of the image at hand.
+
+    The authors' 4-conv-block uses those of the batch at test time, too, and theirs is one image.
+    Raises InputError for a network without such a layer, or whose maps have a single pixel there.
+    """
+    layers = {name: m for name, m in network.named_modules() if isinstance(m, nn.BatchNorm2d)}
+    for name, layer in layers.items():
+        own = nn.InstanceNorm2d(layer.num_features, layer.eps, affine=layer.affine)
+        own.load_state_dict({k: v for k, v in layer.state_dict().items() if k in own.state_dict()})
+        parent, _, last = name.rpartition(".")
+        setattr(network.get_submodule(parent), last, own.eval().requires_grad_(False))
+    if not layers:
+        raise InputError("--norm-statistics image: the network has no BatchNorm of feature maps")
+    try:
+        with torch.no_grad():
+            network(torch.zeros(1, 3, image_size, image_size))
+    except ValueError:
+        raise InputError(
+            f"--norm-statistics image: at {image_size} pixels a map to normalise has one pixel"
+        ) from None
+
+
 class _Frozen:
     """A network of a checkpoint, without gradients, and how its images are encoded."""
 
@@ -110,8 +133,11 @@ class _Frozen:
         amp: bool = False,
         batch_size: int = 32,
         workers: int = 0,
+        norm_statistics: str = "running",
     ):
         self.network = self.build(checkpoint)
+        if norm_statistics == "image":
+            normalize_by_image(self.network, checkpoint["args"]["image_size"])
         self.device, self.batch_size, self.workers = torch.device(device), batch_size, workers
         self.image_size = checkpoint["args"]["image_size"]
         self.aug_plus = checkpoint["args"]["aug_plus"]

@@ -53,10 +53,12 @@ def test_mean_of_the_rows_is_written_and_printed(chain, data, scored, capsys):
 
 
 def test_settings_of_the_regression_apply(chain, data, scored, tmp_path):
-    """--normalize and --augnum change the scores of the same tasks."""
+    """--normalize, --augnum, --norm-statistics change the scores of the same tasks."""
     rows = read_tasks(scored / f"{NAME}.csv")
     argv = [data, "--resume", chain.pretrained, "--k-shot", 2, "--tasks", 4, "-j", 0]
-    for number, more in enumerate((["--augnum", 0], ["--normalize"])):
+    for number, more in enumerate(
+        (["--augnum", 0], ["--normalize"], ["--norm-statistics", "image"])
+    ):
         call("test", *argv, *more, "--output", tmp_path / str(number))
         other = read_tasks(tmp_path / str(number) / f"{NAME}.csv")
         assert [row["task"] for row in other] == [row["task"] for row in rows]

@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import nn
 
+from common.errors import InputError
 from datasets import open_dataset
 from datasets.cache import cached, pixels
 from datasets.episode import draw_task
@@ -16,6 +17,7 @@ from moco.evaluate import (
     fit_classifier,
     knn_score,
     linear_map,
+    normalize_by_image,
     regressions,
 )
 from models import build_encoder
@@ -34,6 +36,37 @@ def test_encode_is_in_order_in_evaluation_mode(data):
         view = plain_view(32)(read_image(rare.paths[7]))
         alone = encoder.eval()(view[None])[0]
     np.testing.assert_allclose(found[7], alone, rtol=1e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("arch, size", [("conv4_released", 64), ("resnet12", 32)])
+def test_statistics_of_each_image(arch, size):
+    """As training mode computes it for the image alone, whatever else is in the batch."""
+    encoder = build_encoder(arch, 8).eval()
+    images = torch.rand(3, 3, size, size)
+    with torch.no_grad():
+        for layer in encoder.modules():
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.weight.uniform_(0.5, 2)
+                layer.bias.normal_()
+        running = encoder(images)
+        for layer in encoder.modules():
+            layer.train(isinstance(layer, nn.BatchNorm2d))
+            if isinstance(layer, nn.BatchNorm2d):
+                layer.momentum = 0.0
+        alone = torch.cat([encoder(image[None]) for image in images])
+        encoder.eval()
+        assert torch.equal(encoder(images), running)  # momentum 0 changes no statistics
+        normalize_by_image(encoder, size)
+        torch.testing.assert_close(encoder(images), alone, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(running, alone, rtol=0.1)
+
+
+def test_statistics_of_one_pixel_or_none():
+    encoder = nn.Sequential(nn.Conv2d(3, 4, 16), nn.BatchNorm2d(4)).eval()
+    with pytest.raises(InputError, match="at 16 pixels .*one pixel"):
+        normalize_by_image(encoder, 16)
+    with pytest.raises(InputError, match="no BatchNorm"):
+        normalize_by_image(nn.Conv2d(3, 4, 3), 16)
 
 
 def test_cached_images_have_the_same_embeddings(data, tmp_path):
