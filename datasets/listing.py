@@ -261,7 +261,7 @@ def found(name: str, parts: Counts, passed_over: Names, notes: Sequence[str] = (
         "dataset": name,
         **{part.replace(" ", "_"): counts for part, counts in parts.items()},
         "passed_over": {
-            reason: {"number": number_of(names), "first": list(names[:NAMED])}
+            reason: {"number": number_of(names), "first": list(map(str, names[:NAMED]))}
             for reason, names in passed_over.items()
         },
         "notes": list(notes),

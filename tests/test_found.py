@@ -172,3 +172,26 @@ def test_the_block_in_the_docs(tmp_path):
     block = open_dataset(root, ["nevus", "melanoma"], ["scar", "angioma"]).summary()
     text = (REPOSITORY / "docs" / "data.md").read_text()
     assert textwrap.indent(block, "    ") in text
+
+
+def test_files_of_a_messy_folder_can_be_read_again(clinic, tmp_path, capsys):
+    """Thumbnail folders, empty classes, odd names: what is passed over is recorded everywhere."""
+    data = shutil.copytree(clinic, tmp_path / "data")
+    (data / "NV" / "@eaDir").mkdir()
+    (data / "NV" / "@eaDir" / "t.jpg").write_bytes(b"x")
+    (data / "Thumbs.db").write_bytes(b"x")
+    (data / "leer").mkdir()
+    a, labels, student = (tmp_path / name for name in ("a", "labels", "student"))
+    call("main_moco", data, "--model-path", a, *CLASSES, *TINY, "--epochs", 1)
+    call("generate_pseudo", data, "--resume", a, "--savedir", labels, "--k-shot", 2)
+    call("main_distill", data, "--savedir", labels, "--model-path", student, "-j", 0)
+    call("test", data, "--resume", student, "--load-cla", "-j", 0)
+    capsys.readouterr()
+    call("main_moco", data, "--model-path", a, *CLASSES, *TINY, "--epochs", 1)
+    assert "1 epochs already done" in capsys.readouterr().out
+    first = load_checkpoint(student)["data"]["passed_over"]
+    named = [name for reason in first.values() for name in reason["first"]]
+    assert {"NV/@eaDir/", "leer/"} <= set(named)
+    call("baselines.pretrained", data, "--arch", "torchvision/resnet18", "--weights", "none",
+         "--image-size", 32, "--model-path", tmp_path / "frozen", *CLASSES)  # fmt: skip
+    call("test", data, "--resume", tmp_path / "frozen", "--k-shot", 2, "-j", 0)

@@ -4,9 +4,10 @@ import os
 import shutil
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import torch
 
@@ -15,11 +16,13 @@ from common.files import atomic_write
 
 CHECKPOINT = "checkpoint.pth.tar"
 PREVIOUS = "checkpoint.previous.pth.tar"
+PLAIN = (str, int, float, bool, type(None), bytes)
 
 
 def save(folder: Path, contents: dict) -> None:
     """Write `contents` to `folder`, keeping the checkpoint before as PREVIOUS. At any time at least
-    one of the two is complete."""
+    one of the two is complete. Raises TypeError if they could not be read again."""
+    require_readable(contents)
     remove_unfinished(folder)
     with atomic_write(folder / CHECKPOINT) as file:
         torch_save(contents, file)
@@ -36,6 +39,19 @@ def torch_save(contents: dict, file: BinaryIO) -> None:
         if isinstance(error.__context__, OSError):
             raise error.__context__ from None
         raise
+
+
+def require_readable(value: Any, where: str = "the checkpoint") -> None:
+    """Raise TypeError if `torch.load(weights_only=True)` would refuse a part of `value`."""
+    if type(value) in (dict, OrderedDict):
+        for key, part in value.items():
+            require_readable(key, where)
+            require_readable(part, f"{where}[{key!r}]")
+    elif type(value) in (list, tuple, set):
+        for part in value:
+            require_readable(part, where)
+    elif not isinstance(value, torch.Tensor) and type(value) not in PLAIN:
+        raise TypeError(f"{where} holds a {type(value).__name__}, which cannot be read again")
 
 
 def _keep_previous(folder: Path) -> None:

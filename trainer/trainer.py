@@ -17,7 +17,7 @@ from common.errors import InputError, refusing
 from common.seeding import stream_seed
 from datasets.images import ImageSet
 
-from .checkpoint import CHECKPOINT, PREVIOUS
+from .checkpoint import CHECKPOINT, PREVIOUS, require_readable
 from .config import TrainingSettings
 from .distributed import (
     all_max,
@@ -130,6 +130,7 @@ class Trainer:
         if start_epoch is not None:
             self.epoch = start_epoch
         about = run.about
+        require_readable(about)  # now, not when an epoch is to be saved
         require_same_on_all_ranks(
             (self.epoch, self.step, config.epochs, config.lr, config.seed,
              {**about["base"], "dataset": None}, about["task"]), run.folder,
