@@ -193,6 +193,8 @@ def main(argv: list[str] | None = None) -> None:
     study = study_of(read_tables()[args.table], args)
     jobs = jobs_of(study)
     if args.dry_run:
+        if args.data and args.data.exists():
+            require_dataset(study, open_dataset(args.data, args.base_classes, args.rare_classes))
         if args.hours:
             print_hours(study, jobs, base_images(study, args))
         for job in jobs:
@@ -240,17 +242,22 @@ def open_images(study: Study, args: argparse.Namespace) -> Collection:
     data = with_groups(data, study.groups) if study.groups else data
     data = without_copies(data, default_folder(), study.allow_duplicates)
     print(data.summary())
-    if data.name != study.table.dataset and not study.own:
-        raise InputError(
-            f"table {args.table} needs {study.table.dataset}, but {args.data} is {data.name}; for "
-            "your own images, name --base-classes and --rare-classes"
-        )
+    require_dataset(study, data)
     for shot, seed in itertools.product(study.shots, study.seeds):
         k_shot = None if shot == "all" else int(shot)
         options = (study.table.n_way, k_shot, seed, study.group_disjoint, study.rare_split)
         draw(data, *options).query(data.rare)
     require_same_images(study.root, data)
     return data
+
+
+def require_dataset(study: Study, data: Collection) -> None:
+    """Raise InputError if the data are another data set than the table's."""
+    if data.name != study.table.dataset and not study.own:
+        raise InputError(
+            f"table {study.table.number} needs {study.table.dataset}, but {study.data} is "
+            f"{data.name}; for your own images, name --base-classes and --rare-classes"
+        )
 
 
 def show_table(study: Study, command: str) -> None:

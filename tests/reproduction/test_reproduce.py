@@ -605,3 +605,11 @@ def test_every_method_has_a_model():
 
 def test_every_row_of_every_table_is_built():
     assert {method for t in read_tables().values() for method in t.methods} == METHODS.keys()
+
+
+def test_a_dry_run_on_other_data_than_the_tables(data, tmp_path, capsys, monkeypatch):
+    plan = ["--table", 5, "--dry-run", "--datadir"]
+    assert "table 5 needs papsmear, but" in refused(
+        capsys, monkeypatch, "reproduction.__main__", *plan, data
+    )
+    call("reproduction.__main__", *plan, tmp_path / "not yet here")
