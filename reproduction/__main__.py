@@ -83,6 +83,9 @@ def make_parser() -> cli.ArgumentParser:
     add("--amp", action="store_true",
         help="train and adapt to tasks in mixed precision (bfloat16); without it, in float32, on "
         "GPUs too")  # fmt: skip
+    add("--norm-statistics", choices=["running", "image"], default="running",
+        help="statistics of BatchNorm when scoring, as in test.py; meta-learning rows always adapt "
+        "them to the support set")  # fmt: skip
     add = parser.add_argument_group("execution").add_argument
     add("--executor", choices=["local", "slurm"], default="local", help="where to run the jobs")
     add("--jobs", type=positive, default=1, metavar="N",
@@ -130,7 +133,8 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
     data, out, groups = args.data or Path("DATA"), args.out, args.groups
     if not args.dry_run:  # the commands run in the repository's folder
         data, out, groups = data.resolve(), out.resolve(), groups and groups.resolve()
-    same = ("image_size", "epochs", "group_disjoint", "allow_duplicates", "amp", "tasks")
+    same = ("image_size", "epochs", "group_disjoint", "allow_duplicates", "amp", "tasks",
+            "norm_statistics")  # fmt: skip
     return Study(
         table=table,
         data=data,

@@ -129,6 +129,7 @@ class Study:
     groups: Path | None = None
     allow_duplicates: bool = False
     amp: bool = False
+    norm_statistics: str = "running"
     images: int | None = None  # number of base and rare images
     machine: tuple[str, ...] = ()
     tasks: int = TASKS
@@ -172,15 +173,24 @@ class Study:
             model = "hybrid"
         return model, classifier
 
+    def scored_by_image(self, model: str) -> bool:
+        """Whether a model is scored with BatchNorm's statistics of each image; a meta-trained one
+        adapts them to the support set."""
+        return self.norm_statistics == "image" and model not in META
+
+    def scores_of(self, model: str) -> Path:
+        """Return the folder of a model's scores."""
+        return self.root / ("scores_image" if self.scored_by_image(model) else "scores") / model
+
     def score_folder(self, method: str, shot: str, seed: int) -> Path:
         """Return the folder of a cell's scores."""
         model, classifier = self.model_of(method)
-        return self.root / "scores" / model / self.task_name(shot, seed) / classifier
+        return self.scores_of(model) / self.task_name(shot, seed) / classifier
 
     def many_file(self, method: str, shot: str) -> Path:
         """Return the JSON file of a row's scores over many tasks."""
         model, classifier = self.model_of(method)
-        folder = self.root / "scores" / model / f"{self.task_name(shot)}_tasks" / classifier
+        folder = self.scores_of(model) / f"{self.task_name(shot)}_tasks" / classifier
         n_way = self.table.n_way
         return folder / f"tasks_{classifier}_{n_way}way_{shot}shot_{self.tasks}tasks.json"
 
@@ -200,6 +210,9 @@ class Study:
 
     def group_flags(self) -> list[object]:
         return ["--groups", self.groups] if self.groups else []
+
+    def statistics_flags(self, model: str) -> list[object]:
+        return ["--norm-statistics", "image"] * self.scored_by_image(model)
 
     def training_flags(self, cosine: bool) -> list[object]:
         """Return the flags of any training; the learning rate drops at 60 and 80 % of the epochs,
@@ -337,11 +350,13 @@ class Planner:
         flags += ["--no-teacher"] * (model in STUDENTS)  # it has rows of its own
         name = f"score {model} {study.task_name(shot, seed)} {classifier}"
         folder = study.score_folder(method, shot, seed)
+        flags += self.study.statistics_flags(model)
         return self.test(name, training, flags, folder / "test_*.json")
 
     def many(self, method: str, shot: str) -> Job:
         model, classifier = self.study.model_of(method)
         flags = [*self.study.task_flags(shot), "--tasks", self.study.tasks]
+        flags += self.study.statistics_flags(model)
         name = f"tasks {model} {self.study.task_name(shot)} {classifier}"
         training = self.of_all_tasks(model, shot)
         return self.test(name, training, flags, self.study.many_file(method, shot))

@@ -96,6 +96,8 @@ def heading(study: Study) -> str:
         narrower.append("group-disjoint tasks")
     if study.allow_duplicates:
         narrower.append("copies counted as images")
+    if study.norm_statistics == "image":
+        narrower.append("scored with BatchNorm's statistics of each image")
     if study.epochs <= DIC_INTERVAL:
         narrower.append("too short for DIC, whose rows do without it")
     block = study.arch if study.arch == RELEASED_BACKBONES.get(table.arch) else table.arch
@@ -279,6 +281,7 @@ def write_table(study: Study, command: str) -> str:
     parts += ["## Made with", f"    {command}", "\n".join(f"- {x}" for x in made_with(study))]
     text = "\n\n".join(parts) + "\n"
     name = f"table{study.table.number}" + "_disjoint" * study.group_disjoint
+    name += "_image_statistics" * (study.norm_statistics == "image")
     files = {".md": text, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
     for suffix, content in files.items():
         write_utf8(study.root / f"{name}{suffix}", content)

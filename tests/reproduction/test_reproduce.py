@@ -613,3 +613,19 @@ def test_a_dry_run_on_other_data_than_the_tables(data, tmp_path, capsys, monkeyp
         capsys, monkeypatch, "reproduction.__main__", *plan, data
     )
     call("reproduction.__main__", *plan, tmp_path / "not yet here")
+
+
+def test_scores_by_the_statistics_of_each_image(capsys):
+    """Only the scoring changes, into folders of its own; meta-learning rows stay as they are."""
+    plain = commands(capsys, "--table", 5)
+    by_image = commands(capsys, "--table", 5, "--norm-statistics", "image")
+    assert len(plain) == len(by_image)
+    changed = [pair for pair in zip(plain, by_image) if pair[0] != pair[1]]
+    assert len(changed) == sum(
+        words[0] == "test.py" and "/meta/" not in str(words) for words in plain
+    )
+    for before, after in changed:
+        assert after[0] == "test.py" and "--norm-statistics" in after
+        assert any("/scores_image/" in str(word) for word in after)
+    image = study("--table", 5, "--dry-run", "--norm-statistics", "image")
+    assert "statistics of each image" in table.heading(image)
