@@ -28,8 +28,9 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
     ids = {*data.base.ids, *data.rare.ids}
     known = ids | {*data.others.ids}
     names = list(map(finder(known), (row[IMAGE] for row in rows)))
-    require_unique(table, names)
-    groups = {name: clean(row[column]) for name, row in zip(names, rows)}
+    labels = [clean(row[column]) for row in rows]
+    require_unique(table, names, labels)
+    groups = dict(zip(names, labels))
     if not ids & groups.keys():
         raise InputError(
             f"--groups {table}: none of its {len(groups)} ids is an image of {data.name}, whose "

@@ -181,7 +181,7 @@ def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
     Raises InputError as `read_support` and `choose_task` do.
     """
     groups = _groups(data) if group_disjoint else None
-    return choose_task(data.rare, read_support(data.rare, table), groups)
+    return choose_task(data.rare, read_support(data, table), groups)
 
 
 def with_contents(task: Task, rare: ImageSet, cache: Path | None) -> Task:
@@ -211,17 +211,18 @@ def require_contents(
     print(f"note: {names}")
 
 
-def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
+def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
     """Return the ids of the support images by class that a CSV file names.
 
     Its columns are `label` and `image` or `path`: an image id, or a path, relative to the file's
     folder or to the current one. If it has a column `support`, only the rows marked there count (1,
     yes or x; not 0, no or an empty one), so that the CSV file of all images can be used. Raises
     InputError as `table_rows` does, for any other mark, and for an image that is listed twice, is
-    not among `rare` or has another class there.
+    not a rare one or has another class in `data`.
     """
+    rare, sets = data.rare, (data.rare, data.base, data.others)
     found: dict[str, list[str]] = {}
-    class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
+    class_of = {i: s.classes[label] for s in sets for i, label in zip(s.ids, s.labels)}
     id_of: dict[str, str] = {}
     wrong = []
     find = finder(class_of)
@@ -241,20 +242,25 @@ def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
             raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
         name = find(name)
         if name not in class_of:
-            id_of = id_of or {os.path.realpath(str(p)): i for p, i in zip(rare.paths, rare.ids)}
+            id_of = id_of or {
+                os.path.realpath(str(p)): i for s in sets for p, i in zip(s.paths, s.ids)
+            }
             paths = (
                 os.path.realpath(folder / form)
                 for folder in (table.parent, Path())
                 for form in (name, name.replace("\\", "/"))
             )
             name = next((id_of[path] for path in paths if path in id_of), name)
-        if class_of.get(name) != label:
-            actual = (
-                f"of class {quoted(class_of[name])}" if name in class_of else "not a rare image"
-            )
-            if name in rare.copies and name not in class_of:
-                actual = f"a copy of {rare.copies[name]}"
-            wrong.append(f"line {line}: {name} is {actual}, not {quoted(label)}")
+        copy_of, actual = {**data.base.copies, **rare.copies}.get(name), class_of.get(name)
+        if actual is None:
+            what = f"is a copy of {copy_of}" if copy_of else "is not an image there"
+            if printable(name) in data.passed_over.get(UNREADABLE, ()):
+                what = "cannot be read"
+            wrong.append(f"line {line}: {name} {what}")
+        elif actual not in rare.classes:
+            wrong.append(f"line {line}: {name} is of {quoted(actual)}, which is no rare class")
+        elif actual != label:
+            wrong.append(f"line {line}: {name} is of class {quoted(actual)}, not {quoted(label)}")
         found.setdefault(label, []).append(name)
     for note in notes:
         print(f"note: {note}")
