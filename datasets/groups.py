@@ -43,6 +43,18 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
     return replace(data, groups=groups, notes=notes)
 
 
+def with_folders(data: Collection) -> Collection:
+    """Return `data` with the first folder below the class folder as each image's group; folders of
+    one name in two classes are one group, and an image directly in its class folder has none.
+
+    Raises InputError if no image lies in such a folder.
+    """
+    used = {*data.base.ids, *data.rare.ids}
+    if not used & data.folders.keys():
+        raise InputError(f"--group-folders: {data.name} has no folders within its class folders")
+    return replace(data, groups=data.folders)
+
+
 def finder(ids: Iterable[str]) -> Callable[[str], str]:
     """Return a function that gives, for an id as typed, the one of `ids` that it is but for its
     slashes and Unicode form; the name itself if there is none."""

@@ -14,7 +14,7 @@ from .cache import cached, default_folder, described
 from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
-from .groups import finder, with_groups
+from .groups import finder, with_folders, with_groups
 from .images import ImageSet, check_readable, image_set, unreadable, without_unreadable
 from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
 from .tables import require_unique, table_paths, table_rows
@@ -27,7 +27,7 @@ UNMARKED = ("", "0", "no", "n", "false", "f", "query")
 class DataSettings(Protocol):
     """The settings that say how data is opened.
 
-    Also read where they exist: `cache_folder`, `groups` and `group_column`.
+    Also read where they exist: `cache_folder`, `groups`, `group_column` and `group_folders`.
     """
 
     @property
@@ -51,15 +51,21 @@ def open_data(
     """Open the dataset in `folder` and print what was found, if `show` (on rank 0).
 
     Copies are left out, unless --allow-duplicates is given. --skip-unreadable drops images that
-    cannot be decoded from the parts in `use`. Raises InputError as `open_dataset`, `with_groups`
-    and `without_copies` do.
+    cannot be decoded from the parts in `use`. Raises InputError as `open_dataset`, `with_groups`,
+    `with_folders` and `without_copies` do, and for two sources of groups.
     """
     table, column = getattr(settings, "groups", None), getattr(settings, "group_column", None)
+    folders = getattr(settings, "group_folders", False)
+    if folders and (table or column):
+        raise InputError("--group-folders takes folders as groups; leave out --groups and "
+                         "--group-column")  # fmt: skip
     data = open_dataset(
         folder, settings.base_classes, settings.rare_classes, None if table else column
     )
     if table:
         data = with_groups(data, table, column)
+    if folders:
+        data = with_folders(data)
     cache = getattr(settings, "cache_folder", default_folder())
     data = without_copies(data, cache, settings.allow_duplicates)
     if settings.skip_unreadable:
@@ -67,6 +73,9 @@ def open_data(
             images = getattr(data, part)
             kept = set(without_unreadable(images, show).ids)
             data = data.without((i for i in images.ids if i not in kept), UNREADABLE)
+        if unread := [part for part in ("base", "rare") if part not in use]:
+            note = f"{unread[0]} images are not read here; any unreadable ones are counted, too"
+            data = replace(data, notes=(*data.notes, note))
     if show:
         print(data.summary(settings.quiet))
     return data
@@ -123,11 +132,15 @@ def open_unlabelled(
 
 
 def decoded(
-    images: ImageSet, image_size: int, cache: Path | None, required: bool = False
+    images: ImageSet,
+    image_size: int,
+    cache: Path | None,
+    required: bool = False,
+    quiet: bool = False,
 ) -> ImageSet:
     """Return `images` backed by a cache in the folder `cache`, or unchanged without one.
 
-    Prints where the cache lies, as it holds images of patients.
+    Prints where the cache lies, as it holds images of patients, unless `quiet`.
     Raises InputError listing all images that cannot be decoded, or if a `required` cache is
     unavailable.
     """
@@ -135,9 +148,9 @@ def decoded(
     if cache:
         try:
             stored = cached(images, image_size, cache)
-            print(
-                f"cache: {described(stored)}; --cache DIR puts it elsewhere, --no-cache keeps none"
-            )
+            if not quiet:
+                where = "--cache DIR puts it elsewhere, --no-cache keeps none"
+                print(f"cache: {described(stored)}; {where}")
             return stored
         except OSError as error:  # disk full or read-only
             reason = error.strerror or error
@@ -170,7 +183,8 @@ def _groups(data: Collection) -> Mapping[str, str]:
         raise InputError(
             f"--group-disjoint: {data.name} has no groups (patients, lesions); give them as a "
             f"column group of a CSV file of images, as --groups FILE with the columns image,group, "
-            f"or for {isic2018.NAME} as {isic2018.GROUPINGS}"
+            "as folders within the classes with --group-folders, or for "
+            f"{isic2018.NAME} as {isic2018.GROUPINGS}"
         )
     return data.groups
 

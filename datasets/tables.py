@@ -109,9 +109,10 @@ def _header(
             require_unique(f"the header of {table}", (n for n in names if n in optional))
             return delimiter, names
     hint = "; save it as UTF-8" if "\0" in text[:200] else ""  # UTF-16 without its mark
+    there = ",".join(max(headers, key=len))
     raise InputError(
-        f"{table} has the columns {','.join(max(headers, key=len))}; expected {','.join(columns)}, each "
-        f"once, separated by {' or '.join(DELIMITERS.values())}{hint}"
+        f"{table} has the columns {there}; expected {','.join(columns)}, each once, "
+        f" separated by {' or '.join(DELIMITERS.values())}{hint}"
     )
 
 

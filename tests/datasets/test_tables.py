@@ -124,9 +124,8 @@ def test_an_exact_repetition_of_a_row_counts_once(root):
     data = open_dataset(path, *CLASSES)
     assert data.rare.counts() == {"scar": 2, "vessel": 2}
     assert "note: 2 rows of t.csv repeat another row and count once" in data.summary()
-    (root / "s.csv").write_text(
-        '"image";"label"\n' + "scar/0.jpg;scar\n" * 2 + "vessel/1.jpg;vessel"
-    )
+    rows = "scar/0.jpg;scar\n" * 2 + "vessel/1.jpg;vessel"
+    (root / "s.csv").write_text(f'"image";"label"\n{rows}')
     assert read_support(data, root / "s.csv") == {
         "scar": ["scar/0.jpg"], "vessel": ["vessel/1.jpg"]
     }  # fmt: skip
