@@ -61,7 +61,8 @@ def main(argv: list[str] | None = None) -> None:
     support = task.support(data.rare)
     if unreadable(support):
         check_readable(support, data.base)  # lists unreadable images of both sets
-    base_images = decoded(data.base, checkpoint["args"]["image_size"], settings.cache_folder)
+    size, cache = checkpoint["args"]["image_size"], settings.cache_folder
+    base_images = decoded(data.base, size, cache, quiet=settings.quiet)
 
     embeddings, probabilities, classifier = teach(
         settings, checkpoint, device, support, base_images

@@ -64,7 +64,10 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
     resume.check_run(settings, about, base, source)
-    base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
+    base = decoded(
+        base, settings.image_size, settings.cache_folder, settings.views_by == "batch",
+        settings.quiet,
+    )  # fmt: skip
     launch(plan, worker, settings, base, labels, groups, about, source)
 
 

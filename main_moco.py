@@ -34,7 +34,10 @@ def main(argv: list[str] | None = None) -> None:
     weights = weights_record(settings, source)
     about = resume.about_run("moco", settings, data, base, weights=weights)
     resume.check_run(settings, about, base, source)
-    base = decoded(base, settings.image_size, settings.cache_folder, settings.views_by == "batch")
+    base = decoded(
+        base, settings.image_size, settings.cache_folder, settings.views_by == "batch",
+        settings.quiet,
+    )  # fmt: skip
     launch(plan, worker, settings, base, groups, about, source)
 
 

@@ -115,7 +115,7 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
             print(f"already done: {files[0]}, {files[1]}")
             return
     note_on_source(task, rare)
-    rare = decoded(rare, run.image_size, cache)
+    rare = decoded(rare, run.image_size, cache, quiet=settings.quiet)
     images = task.query(rare)
     support = None if settings.load_cla else task.support(rare)
     encoder = run.encoder()

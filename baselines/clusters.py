@@ -119,7 +119,7 @@ def cluster_base(start: Start, n_way: int) -> tuple[list[Groups], int, dict[str,
     if partitions is None:
         workers = readers_of(settings)
         encoder = FrozenEncoder(checkpoint, start.device, settings.amp, workers=workers)
-        images = decoded(base, encoder.image_size, settings.cache_folder)
+        images = decoded(base, encoder.image_size, settings.cache_folder, quiet=settings.quiet)
         z = whiten(encoder.embed(images, progress="embedding"))
         partitions = partition(z, clusters, settings.partitions, settings.seed)
         if settings.overwrite or not resume.holds_run(settings.model_path):

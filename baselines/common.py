@@ -97,8 +97,9 @@ def start_run(
     about["args"] |= {"moco_dim": None, "mlp": False}
     resume.check_run(settings, about, images, source)
     images = decoded(
-        images, settings.image_size, settings.cache_folder, settings.views_by == "batch"
-    )
+        images, settings.image_size, settings.cache_folder, settings.views_by == "batch",
+        settings.quiet,
+    )  # fmt: skip
     return resume.run_of(settings, about, source), images
 
 

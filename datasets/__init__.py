@@ -22,7 +22,7 @@ class Collection:
 
     `others` are the images of the classes not used; `passed_over` has the names of files and
     folders that were not taken, by reason; `notes` say how the rest was read; `groups` the patient
-    or lesion of each image id, where known.
+    or lesion of each image id, where known; `folders` the first folder below the class folder.
     """
 
     name: str
@@ -32,6 +32,7 @@ class Collection:
     passed_over: dict[str, tuple[str, ...]] = field(default_factory=dict)
     notes: tuple[str, ...] = ()
     groups: dict[str, str] = field(default_factory=dict)
+    folders: dict[str, str] = field(default_factory=dict)
 
     @property
     def unused(self) -> dict[str, int]:
@@ -58,7 +59,10 @@ class Collection:
     def _notes(self) -> list[str]:
         ids = (*self.base.ids, *self.rare.ids)
         if not (known := [self.groups[i] for i in ids if i in self.groups]):
-            return list(self.notes)
+            folders = len({self.folders[i] for i in ids if i in self.folders})
+            hint = f"images lie in {folders} folders within their classes; where a task is drawn, "
+            hint += "--group-folders takes them as patients"
+            return [*self.notes, *([hint] if folders else ())]
         groups = f"{len(set(known))} groups (patients, lesions) of {len(known)} images"
         forms: dict[str, list[str]] = {}
         for group in dict.fromkeys(known):
@@ -124,6 +128,7 @@ def open_dataset(
         passed_over={reason: tuple(names) for reason, names in listing.passed_over.items()},
         notes=tuple(listing.notes),
         groups={row.id: row.group for row in listing.rows if row.group is not None},
+        folders={i: clean(name) for i, name in listing.folders.items()},
     )
 
 

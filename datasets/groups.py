@@ -28,8 +28,9 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
     ids = {*data.base.ids, *data.rare.ids}
     known = ids | {*data.others.ids}
     names = list(map(finder(known), (row[IMAGE] for row in rows)))
-    require_unique(table, names)
-    groups = {name: clean(row[column]) for name, row in zip(names, rows)}
+    labels = [clean(row[column]) for row in rows]
+    require_unique(table, names, labels)
+    groups = dict(zip(names, labels))
     if not ids & groups.keys():
         raise InputError(
             f"--groups {table}: none of its {len(groups)} ids is an image of {data.name}, whose "
@@ -40,6 +41,18 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
         names = listed(map(printable, unknown), NAMED)
         notes += (f"{len(unknown)} ids in {table.name} are no images: {names}",)
     return replace(data, groups=groups, notes=notes)
+
+
+def with_folders(data: Collection) -> Collection:
+    """Return `data` with the first folder below the class folder as each image's group; folders of
+    one name in two classes are one group, and an image directly in its class folder has none.
+
+    Raises InputError if no image lies in such a folder.
+    """
+    used = {*data.base.ids, *data.rare.ids}
+    if not used & data.folders.keys():
+        raise InputError(f"--group-folders: {data.name} has no folders within its class folders")
+    return replace(data, groups=data.folders)
 
 
 def finder(ids: Iterable[str]) -> Callable[[str], str]:

@@ -24,7 +24,7 @@ from common.files import read_array
 from common.names import counted
 
 from .dicom import open_heic, read_dicom
-from .listing import DICOM, FORMATS, HEAD, OTHERS, ArrayImage, format_of
+from .listing import DICOM, FORMATS, HEAD, OTHERS, UNKNOWN, ArrayImage, format_of
 
 ALLOW = "copies of an image now count once; add --allow-duplicates to count each, as before"
 # Pillow warns of large images and odd tags, but reads them or raises an error.
@@ -319,7 +319,9 @@ def without_unreadable(
     if errors and len(errors) == len(images):
         raise unreadable_error(errors.values(), len(images))
     if errors and show:
-        skipped = f"{len(errors)} of {len(images)} images of {', '.join(images.classes)}"
+        skipped = f"{len(errors)} of {len(images)} images"
+        if images.classes != (UNKNOWN,):
+            skipped += f" of {', '.join(images.classes)}"
         print(f"note: skipping unreadable files, {skipped}: {listed(errors.values(), 100)}")
     return images.take(i for i, path in zip(images.ids, images.paths) if path not in errors)
 

@@ -110,11 +110,13 @@ class Row(NamedTuple):
 @dataclass
 class Listing:
     """The images of a dataset; the names of files and folders passed over, by reason; and `notes`
-    on how the rest was read. `visited` has the real paths of the folders walked through."""
+    on how the rest was read. `folders` has, of each image id below a folder within a class folder,
+    the name of the first one; `visited` the real paths of the folders walked through."""
 
     rows: list[Row] = field(default_factory=list)
     passed_over: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
+    folders: dict[str, str] = field(default_factory=dict)
     visited: dict[str, str] = field(default_factory=dict)
 
     def pass_over(self, reason: str, *names: str) -> None:
@@ -133,6 +135,10 @@ class Listing:
         inside = "" if folder == root else str(folder.relative_to(root))
         images = self.images_in(folder, inside)
         self.rows += [Row(i, Path(path), label) for i, path in images]
+        for i, path in images:
+            first, *rest = path[len(os.path.join(folder, "")) :].split(os.sep)
+            if rest:
+                self.folders[i] = first
         return len(images)
 
     def images_in(self, folder: Path, inside: str = "") -> list[tuple[str, str]]:
@@ -251,8 +257,9 @@ Names = Mapping[str, Sequence[str]]  # of files passed over, by reason
 
 
 def number_of(names: Iterable[str]) -> int:
-    """Return the number of files passed over under `names`, of which a folder holds any number."""
-    return sum(n.files if isinstance(n, Folder) else 1 for n in names)
+    """Return the number of files passed over under `names`, of which a folder holds any number;
+    an empty one counts as one."""
+    return sum(max(n.files, 1) if isinstance(n, Folder) else 1 for n in names)
 
 
 def found(name: str, parts: Counts, passed_over: Names, notes: Sequence[str] = ()) -> dict:

@@ -14,7 +14,7 @@ from .cache import cached, default_folder, described
 from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
-from .groups import finder, with_groups
+from .groups import finder, with_folders, with_groups
 from .images import ImageSet, check_readable, image_set, unreadable, without_unreadable
 from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
 from .tables import require_unique, table_paths, table_rows
@@ -27,7 +27,7 @@ UNMARKED = ("", "0", "no", "n", "false", "f", "query")
 class DataSettings(Protocol):
     """The settings that say how data is opened.
 
-    Also read where they exist: `cache_folder`, `groups` and `group_column`.
+    Also read where they exist: `cache_folder`, `groups`, `group_column` and `group_folders`.
     """
 
     @property
@@ -51,15 +51,21 @@ def open_data(
     """Open the dataset in `folder` and print what was found, if `show` (on rank 0).
 
     Copies are left out, unless --allow-duplicates is given. --skip-unreadable drops images that
-    cannot be decoded from the parts in `use`. Raises InputError as `open_dataset`, `with_groups`
-    and `without_copies` do.
+    cannot be decoded from the parts in `use`. Raises InputError as `open_dataset`, `with_groups`,
+    `with_folders` and `without_copies` do, and for two sources of groups.
     """
     table, column = getattr(settings, "groups", None), getattr(settings, "group_column", None)
+    folders = getattr(settings, "group_folders", False)
+    if folders and (table or column):
+        raise InputError("--group-folders takes folders as groups; leave out --groups and "
+                         "--group-column")  # fmt: skip
     data = open_dataset(
         folder, settings.base_classes, settings.rare_classes, None if table else column
     )
     if table:
         data = with_groups(data, table, column)
+    if folders:
+        data = with_folders(data)
     cache = getattr(settings, "cache_folder", default_folder())
     data = without_copies(data, cache, settings.allow_duplicates)
     if settings.skip_unreadable:
@@ -67,6 +73,9 @@ def open_data(
             images = getattr(data, part)
             kept = set(without_unreadable(images, show).ids)
             data = data.without((i for i in images.ids if i not in kept), UNREADABLE)
+        if unread := [part for part in ("base", "rare") if part not in use]:
+            note = f"{unread[0]} images are not read here; any unreadable ones are counted, too"
+            data = replace(data, notes=(*data.notes, note))
     if show:
         print(data.summary(settings.quiet))
     return data
@@ -123,11 +132,15 @@ def open_unlabelled(
 
 
 def decoded(
-    images: ImageSet, image_size: int, cache: Path | None, required: bool = False
+    images: ImageSet,
+    image_size: int,
+    cache: Path | None,
+    required: bool = False,
+    quiet: bool = False,
 ) -> ImageSet:
     """Return `images` backed by a cache in the folder `cache`, or unchanged without one.
 
-    Prints where the cache lies, as it holds images of patients.
+    Prints where the cache lies, as it holds images of patients, unless `quiet`.
     Raises InputError listing all images that cannot be decoded, or if a `required` cache is
     unavailable.
     """
@@ -135,9 +148,9 @@ def decoded(
     if cache:
         try:
             stored = cached(images, image_size, cache)
-            print(
-                f"cache: {described(stored)}; --cache DIR puts it elsewhere, --no-cache keeps none"
-            )
+            if not quiet:
+                where = "--cache DIR puts it elsewhere, --no-cache keeps none"
+                print(f"cache: {described(stored)}; {where}")
             return stored
         except OSError as error:  # disk full or read-only
             reason = error.strerror or error
@@ -170,7 +183,8 @@ def _groups(data: Collection) -> Mapping[str, str]:
         raise InputError(
             f"--group-disjoint: {data.name} has no groups (patients, lesions); give them as a "
             f"column group of a CSV file of images, as --groups FILE with the columns image,group, "
-            f"or for {isic2018.NAME} as {isic2018.GROUPINGS}"
+            "as folders within the classes with --group-folders, or for "
+            f"{isic2018.NAME} as {isic2018.GROUPINGS}"
         )
     return data.groups
 
@@ -181,7 +195,7 @@ def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
     Raises InputError as `read_support` and `choose_task` do.
     """
     groups = _groups(data) if group_disjoint else None
-    return choose_task(data.rare, read_support(data.rare, table), groups)
+    return choose_task(data.rare, read_support(data, table), groups)
 
 
 def with_contents(task: Task, rare: ImageSet, cache: Path | None) -> Task:
@@ -211,17 +225,18 @@ def require_contents(
     print(f"note: {names}")
 
 
-def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
+def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
     """Return the ids of the support images by class that a CSV file names.
 
     Its columns are `label` and `image` or `path`: an image id, or a path, relative to the file's
     folder or to the current one. If it has a column `support`, only the rows marked there count (1,
     yes or x; not 0, no or an empty one), so that the CSV file of all images can be used. Raises
     InputError as `table_rows` does, for any other mark, and for an image that is listed twice, is
-    not among `rare` or has another class there.
+    not a rare one or has another class in `data`.
     """
+    rare, sets = data.rare, (data.rare, data.base, data.others)
     found: dict[str, list[str]] = {}
-    class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
+    class_of = {i: s.classes[label] for s in sets for i, label in zip(s.ids, s.labels)}
     id_of: dict[str, str] = {}
     wrong = []
     find = finder(class_of)
@@ -241,20 +256,25 @@ def read_support(rare: ImageSet, table: Path) -> dict[str, list[str]]:
             raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
         name = find(name)
         if name not in class_of:
-            id_of = id_of or {os.path.realpath(str(p)): i for p, i in zip(rare.paths, rare.ids)}
+            id_of = id_of or {
+                os.path.realpath(str(p)): i for s in sets for p, i in zip(s.paths, s.ids)
+            }
             paths = (
                 os.path.realpath(folder / form)
                 for folder in (table.parent, Path())
                 for form in (name, name.replace("\\", "/"))
             )
             name = next((id_of[path] for path in paths if path in id_of), name)
-        if class_of.get(name) != label:
-            actual = (
-                f"of class {quoted(class_of[name])}" if name in class_of else "not a rare image"
-            )
-            if name in rare.copies and name not in class_of:
-                actual = f"a copy of {rare.copies[name]}"
-            wrong.append(f"line {line}: {name} is {actual}, not {quoted(label)}")
+        copy_of, actual = {**data.base.copies, **rare.copies}.get(name), class_of.get(name)
+        if actual is None:
+            what = f"is a copy of {copy_of}" if copy_of else "is not an image there"
+            if printable(name) in data.passed_over.get(UNREADABLE, ()):
+                what = "cannot be read"
+            wrong.append(f"line {line}: {name} {what}")
+        elif actual not in rare.classes:
+            wrong.append(f"line {line}: {name} is of {quoted(actual)}, which is no rare class")
+        elif actual != label:
+            wrong.append(f"line {line}: {name} is of class {quoted(actual)}, not {quoted(label)}")
         found.setdefault(label, []).append(name)
     for note in notes:
         print(f"note: {note}")

@@ -4,13 +4,14 @@ import codecs
 import csv
 import io
 import os
+import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import InputError, listed, refusing
-from common.names import clean
+from common.names import clean, quoted
 
 MARKS = {  # the first match wins
     codecs.BOM_UTF8: "utf-8-sig",
@@ -20,6 +21,8 @@ MARKS = {  # the first match wins
     codecs.BOM_UTF16_BE: "utf-16",
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+# Excel's first line that names the delimiter; the header tells it as well.
+SEPARATOR_LINE = re.compile(r'\A"?sep=.?"?[,;\t]*(?=[\r\n])', re.IGNORECASE)
 
 
 def table_rows(
@@ -33,17 +36,20 @@ def table_rows(
     It may be separated by commas, semicolons or tabs, and be in UTF-8, in UTF-16 or -32 with a
     byte-order mark, or else in Windows-1252, which is added to `notes`. Returns (line number,
     values by column) per row, with surrounding spaces stripped; other columns keep their names.
+    Rows without any value are skipped, and a row that repeats another counts once, as `notes` say.
     Raises InputError if the file or its columns are invalid or one of them is there twice, and,
     with the line number, for an empty value in `columns` or a row whose length differs from the
     header's.
     """
-    found = []
+    found: dict[tuple[str, ...], tuple[int, dict[str, str]]] = {}
+    repeated = 0
     with refusing(f"{table} is not a CSV file"):
         text = _text(table, notes)
         delimiter, header = _header(table, text, columns, optional)
         reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        next(reader)
-        for values in filter(None, reader):  # skip empty lines
+        rows = _not_empty(reader)
+        next(rows)
+        for values in rows:
             row = dict(zip(header, map(str.strip, values)))
             if len(values) != len(header) or not all(clean(row[name]) for name in columns):
                 raise InputError(
@@ -52,8 +58,11 @@ def table_rows(
                 )
             if "\0" in "".join(values):
                 raise InputError(f"{table}, line {reader.line_num}: contains a NUL character")
-            found.append((reader.line_num, row))
-    return found
+            repeated += tuple(row.values()) in found
+            found.setdefault(tuple(row.values()), (reader.line_num, row))
+    if repeated and notes is not None:
+        notes.append(f"{repeated} rows of {table.name} repeat another row and count once")
+    return list(found.values())
 
 
 def has_columns(table: Path, columns: Sequence[str]) -> bool:
@@ -69,16 +78,16 @@ def _text(table: Path, notes: list[str] | None) -> str:
     content = table.read_bytes()
     for mark, encoding in MARKS.items():
         if content.startswith(mark):
-            return content.decode(encoding)
+            return SEPARATOR_LINE.sub("", content.decode(encoding))
     try:
-        return content.decode("utf-8")
+        return SEPARATOR_LINE.sub("", content.decode("utf-8"))
     except UnicodeDecodeError:
         text = content.decode("cp1252", errors="replace")
     if "\0" in text or not all(c.isascii() or _is_written(c) for c in text):
         raise ValueError("neither UTF-8 nor Windows-1252; save it as UTF-8")
     if notes is not None:
         notes.append(f"{table.name} is not UTF-8; read as Windows-1252")
-    return text
+    return SEPARATOR_LINE.sub("", text)
 
 
 def _is_written(character: str) -> bool:
@@ -90,19 +99,26 @@ def _header(
     table: Path, text: str, columns: Sequence[str], optional: Sequence[str]
 ) -> tuple[str, list[str]]:
     """Return the delimiter with which the first line has all `columns`, and its columns."""
-    headers = {}
+    headers = []
     for delimiter in DELIMITERS:
-        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter, strict=True)
-        names = [_column(name, (*columns, *optional)) for name in next(reader, [])]
-        headers[delimiter] = names
+        # Not strict: with the wrong delimiter, quotes end within a value.
+        reader = csv.reader(io.StringIO(text, newline=""), delimiter=delimiter)
+        names = [_column(name, (*columns, *optional)) for name in next(_not_empty(reader), [])]
+        headers.append(names)
         if sorted(name for name in names if name in columns) == sorted(columns):
             require_unique(f"the header of {table}", (n for n in names if n in optional))
             return delimiter, names
     hint = "; save it as UTF-8" if "\0" in text[:200] else ""  # UTF-16 without its mark
+    there = ",".join(max(headers, key=len))
     raise InputError(
-        f"{table} has the columns {','.join(headers[','])}; expected {','.join(columns)}, each "
-        f"once, separated by {' or '.join(DELIMITERS.values())}{hint}"
+        f"{table} has the columns {there}; expected {','.join(columns)}, each once, "
+        f" separated by {' or '.join(DELIMITERS.values())}{hint}"
     )
+
+
+def _not_empty(rows: Iterable[list[str]]) -> Iterator[list[str]]:
+    """Return the rows with a value; spreadsheets end in rows of delimiters."""
+    return (values for values in rows if any(value.strip() for value in values))
 
 
 def _column(name: str, columns: Sequence[str]) -> str:
@@ -121,7 +137,8 @@ def table_paths(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list
     found = [_existing(table.parent, row["path"]) for _, row in rows]
     if not found:
         raise InputError(f"{table} lists no images")
-    require_unique(table, (os.path.normpath(path) for _, path in found))
+    labels = [clean(row.get("label", "")) for _, row in rows]
+    require_unique(table, (os.path.normpath(path) for _, path in found), labels)
     if missing := [path for _, path in found if not os.path.isfile(path)]:
         raise InputError(
             f"{len(missing)} of the {len(found)} images in {table.name} are missing: "
@@ -138,7 +155,19 @@ def _existing(folder: Path, written: str) -> tuple[str, Path]:
     return written, folder / written
 
 
-def require_unique(table: Path | str, names: Iterable[str]) -> None:
-    """Raise InputError if `names`, a column of `table`, has duplicates."""
-    if duplicates := [name for name, count in Counter(names).items() if count > 1]:
+def require_unique(
+    table: Path | str, names: Iterable[str], labels: Iterable[str] | None = None
+) -> None:
+    """Raise InputError if `names`, a column of `table`, has duplicates; it shows their `labels`,
+    if those differ."""
+    names = list(names)
+    found: dict[str, dict[str, None]] = {}
+    for name, label in zip(names, names if labels is None else labels):
+        found.setdefault(name, {})[label] = None
+    if differ := [
+        f"{n} ({' and '.join(map(quoted, of))})" for n, of in found.items() if len(of) > 1
+    ]:
+        raise InputError(f"{table} gives one image different labels: {listed(differ)}")
+    if len(found) < len(names):
+        duplicates = [name for name, count in Counter(names).items() if count > 1]
         raise InputError(f"{table} has duplicates: {listed(duplicates)}")

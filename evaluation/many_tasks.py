@@ -81,7 +81,8 @@ def task_rows(
     run: Evaluation, data: Collection, tasks: list[Task]
 ) -> tuple[list[dict], list[dict]]:
     """Return of each task the row of its scores, and what its query shares with its support set."""
-    rare = decoded(data.rare, run.image_size, run.settings.cache_folder)
+    settings = run.settings
+    rare = decoded(data.rare, run.image_size, settings.cache_folder, quiet=settings.quiet)
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
     temperatures: list[float] = []

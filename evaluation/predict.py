@@ -141,7 +141,10 @@ def reference_of(
         return kept
     cache = settings.cache_folder
     try:
-        rare, base = (decoded(part, run.image_size, cache) for part in (data.rare, data.base))
+        rare, base = (
+            decoded(part, run.image_size, cache, quiet=settings.quiet)
+            for part in (data.rare, data.base)
+        )
         support = task.support(rare)
     except InputError as error:
         print(f"{missing}: {error}")

@@ -63,6 +63,9 @@ class Drawing(Settings):
         None, "column of groups, in --groups or in the CSV file of images (default: group)",
         metavar="NAME",
     )  # fmt: skip
+    group_folders: bool = setting(
+        False, "take the folders within the class folders as groups, one a patient",
+    )  # fmt: skip
     rare_split: bool = setting(
         False, "draw the support set from 70 % of the rare images and score on another 20 %, the "
         "same for all seeds (the papers' comparison with an oracle)",
@@ -404,7 +407,7 @@ def require_undrawn(given: Mapping[str, Any]) -> None:
     """Raise InputError if a command that chooses its task has flags that draw one."""
     if drawing := [name for name in ("n_way", "k_shot", "seed", "rare_split") if name in given]:
         flags = listed(f"--{name.replace('_', '-')}" for name in drawing)
-        raise InputError(f"--support chooses the task; leave out {flags}, which draw one")
+        raise InputError(f"--support chooses the task, which then is not drawn; leave out {flags}")
 
 
 def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Unreadable images: skipped by all stages alike, or reported in one line."""
 
 import csv
+import json
 import shutil
 import sys
 
@@ -45,10 +46,16 @@ def test_all_stages_skip_the_same_images(damaged, cache, tmp_path, capsys, monke
     call("generate_pseudo", *labelling, "--savedir", labels, *SKIP, *cache)
     notes = capsys.readouterr().out.splitlines()
     assert "2 of 35" in notes[0] and "1 of 25" in notes[1] and "trained on" not in "".join(notes)
+    assert "not read here" not in "".join(notes)
     task, teachers = load_pseudo_labels(labels)
     assert teachers.ids == base.ids and sum(task.rare["counts"].values()) == 24
     call("main_distill", root, "--savedir", labels, "--model_path", d, *SKIP, *cache)
     call("test", root, "--resume", d, "--load_cla", *SKIP, *cache)
+    told = "base images are not read here; any unreadable ones are counted, too"
+    assert f"note: {told}" in capsys.readouterr().out
+    scores = json.loads((d / "test_direct_3way_2shot_seed0.json").read_text())
+    assert told in scores["data"]["notes"] and sum(scores["data"]["base"].values()) == 35
+    assert f"rare {told[5:]}" in load_checkpoint(d)["data"]["notes"]
     with open(d / "test_direct_3way_2shot_seed0.csv") as file:
         scored = [row["image"] for row in csv.DictReader(file)]
     support = load_task(labels).support(found.rare).ids
@@ -58,7 +65,7 @@ def test_all_stages_skip_the_same_images(damaged, cache, tmp_path, capsys, monke
     error = refused(capsys, monkeypatch, "test", *argv)
     assert "3 of 60 images" in error and "--skip-unreadable" in error
     call("test", *argv, *SKIP)
-    assert "3 of 60 images of ?: " in capsys.readouterr().out
+    assert "files, 3 of 60 images: " in capsys.readouterr().out
     # Without the flag, the message names both sets.
     again = [root, "--savedir", labels, "--model_path", tmp_path / "e"]
     error = refused(capsys, monkeypatch, "main_distill", *again)

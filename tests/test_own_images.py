@@ -11,6 +11,7 @@ from baselines import scratch
 from conftest import TINY, call, refused
 from datasets import isic2018, open_dataset, synthetic
 from datasets.episode import Task, load_task
+from datasets.pseudo import load_pseudo_labels
 from moco.checkpoint import load_checkpoint
 
 BASE, RARE = ["nevus", "melanoma", "keratosis"], ["scar", "vessel"]
@@ -159,3 +160,30 @@ def test_flags_that_draw_a_task_are_refused_for_a_student(data, chain, capsys, m
     for flag in ("--group-disjoint", "--lesion-disjoint", "--rare-split"):
         error = refused(capsys, monkeypatch, "test", data, "--resume", chain.student, flag)
         assert "--group-disjoint" in error and "task" in error
+
+
+def test_folders_of_patients_from_the_task_to_its_scores(folder, tmp_path, capsys, monkeypatch):
+    own, a, labels = tmp_path / "own", tmp_path / "a", tmp_path / "labels"
+    for name in (*BASE, *RARE):
+        for number, path in enumerate(sorted((folder / name).iterdir())):
+            patient = own / name / f"Patient {number // 2}"
+            patient.mkdir(parents=True, exist_ok=True)
+            shutil.copy(path, patient)
+    classes = ["--base-classes", *BASE, "--rare-classes", *RARE]
+    call("main_moco", own, "--model_path", a, *TINY, "--epochs", 0, *classes)
+    assert "where a task is drawn, --group-folders takes them" in capsys.readouterr().out
+    drawn = ["--resume", a, "--k_shot", 1, "-j", 0, "--group-folders", "--group-disjoint"]
+    call("generate_pseudo", own, "--savedir", labels, *drawn)
+    task = load_task(labels)
+    patients = {i.split("/")[1] for ids in task.support_ids for i in ids}
+    support = {i for ids in task.support_ids for i in ids}
+    same = {i for i in open_dataset(own, BASE, RARE).rare.ids if i.split("/")[1] in patients}
+    assert set(task.excluded_ids) == same - support != set()
+    assert load_pseudo_labels(labels)[1].about["args"]["group_folders"] is True
+    call("generate_pseudo", own, "--savedir", labels, *drawn)
+    assert "already done" in capsys.readouterr().out
+    call("test", own, *drawn)
+    scores = json.loads((a / "test_lr_2way_1shot_seed0.json").read_text())
+    assert scores["shared_with_support"]["groups"] == 0 and Task.from_dict(scores["task"]) == task
+    error = refused(capsys, monkeypatch, "test", folder, *drawn, "--overwrite")
+    assert "--group-folders: clinic" in error and "has no folders within its class folders" in error

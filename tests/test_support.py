@@ -3,6 +3,7 @@
 import csv
 import json
 import shutil
+from dataclasses import replace
 
 import pytest
 
@@ -10,13 +11,18 @@ from common.errors import InputError
 from conftest import call, refused
 from datasets import open_dataset
 from datasets.episode import Task, choose_task, draw_task, load_task, save_task
-from datasets.open import read_support
+from datasets.open import UNREADABLE, read_support
 from moco.checkpoint import load_checkpoint
 
 
 @pytest.fixture(scope="module")
-def rare(data):
-    return open_dataset(data).rare
+def found(data):
+    return open_dataset(data)
+
+
+@pytest.fixture(scope="module")
+def rare(found):
+    return found.rare
 
 
 def ids_of(rare, name, count):
@@ -66,48 +72,51 @@ def test_a_class_without_query_images(rare, support):
 
 @pytest.mark.parametrize("column", ["image", "path"])
 @pytest.mark.parametrize("kind", ["id", "absolute", "relative"])
-def test_ids_and_paths(rare, support, tmp_path, monkeypatch, column, kind):
+def test_ids_and_paths(found, rare, support, tmp_path, monkeypatch, column, kind):
     path_of = dict(zip(rare.ids, rare.paths))
     root = next(iter(path_of.values())).parent
     names = {"id": lambda i: i, "absolute": lambda i: path_of[i],
              "relative": lambda i: path_of[i].relative_to(root)}[kind]  # fmt: skip
     listed = {name: [names(i) for i in ids] for name, ids in support.items()}
     monkeypatch.chdir(root)
-    assert read_support(rare, write(tmp_path / "s.csv", listed, column)) == support
+    assert read_support(found, write(tmp_path / "s.csv", listed, column)) == support
 
 
-def test_a_column_of_all_images(rare, support, tmp_path):
+def test_a_column_of_all_images(found, rare, support, tmp_path):
     chosen = {i for ids in support.values() for i in ids}
     marks = iter(["x", "1", "yes", "True"])
     lines = ["path,label,support", "some/base.jpg,NV,", "other.jpg,NV,0"]
     for i, n in zip(rare.ids, rare.labels):
         lines.append(f"{i},{rare.classes[n]},{next(marks) if i in chosen else 'no'}")
     (tmp_path / "all.csv").write_text("\n".join(lines))
-    assert read_support(rare, tmp_path / "all.csv") == support
+    assert read_support(found, tmp_path / "all.csv") == support
 
 
 @pytest.mark.parametrize(
     ("lines", "expected"),
     [
-        (["nowhere.jpg,DF"], "line 2: nowhere.jpg is not a rare image, not 'DF'"),
+        (["nowhere.jpg,DF"], "rare images of isic2018: line 2: nowhere.jpg is not an image there$"),
+        (["{nv},NV"], "line 2: ISIC_.* is of 'NV', which is no rare class"),
+        (["{nv},DF"], "line 2: ISIC_.* is of 'NV', which is no rare class"),
         (["{df},VASC"], "is of class 'DF', not 'VASC'"),
-        (["{df},DF", "{df},DF"], "has duplicates"),
+        (["{df},DF,1", "{df},DF,2"], "has duplicates"),
         (["{df},DF"], "at least 2 of the rare classes 'DF', 'AKIEC', 'VASC', got 'DF'"),
     ],
 )
-def test_invalid_files(rare, support, tmp_path, lines, expected):
-    text = "\n".join(["image,label", *lines]).format(df=support["DF"][0])
+def test_invalid_files(found, rare, support, tmp_path, lines, expected):
+    head = "image,label,age" if lines[0].endswith(",1") else "image,label"
+    text = "\n".join([head, *lines]).format(df=support["DF"][0], nv=ids_of(found.base, "NV", 1)[0])
     (tmp_path / "s.csv").write_text(text)
     with pytest.raises(InputError, match=expected):
-        choose_task(rare, read_support(rare, tmp_path / "s.csv"))
+        choose_task(rare, read_support(found, tmp_path / "s.csv"))
 
 
-def test_a_file_in_latin_1_is_noted(rare, support, tmp_path, capsys):
+def test_a_file_in_latin_1_is_noted(found, rare, support, tmp_path, capsys):
     file = write(tmp_path / "s.csv", support)
     head, *lines = file.read_text().splitlines()
     text = "\n".join([f"{head},ward", *(f"{line},S\xfcd" for line in lines)])
     file.write_bytes(text.replace(",", ";").encode("latin-1"))
-    assert read_support(rare, file) == support
+    assert read_support(found, file) == support
     assert "note: s.csv is not UTF-8; read as Windows-1252" in capsys.readouterr().out
 
 
@@ -160,7 +169,7 @@ def test_scores_of_a_chosen_task(chain, data, rare, support, tmp_path, capsys, m
     assert "would be overwritten" in refused(capsys, monkeypatch, *argv, "--support", file)
     for flag in ("--k-shot", "--n-way", "--seed"):
         error = refused(capsys, monkeypatch, *argv, "--support", file, flag, 2)
-        assert f"leave out {flag}" in error
+        assert f"then is not drawn; leave out {flag} (" in error or error.endswith(flag), error
     error = refused(capsys, monkeypatch, *argv, "--support", file, "--savedir", chain.labels)
     assert "no --savedir" in error
 
@@ -174,25 +183,35 @@ def test_a_broken_task_file_may_be_replaced(chain, data, rare, support, tmp_path
 
 
 @pytest.mark.parametrize("marks", ["x ", "1.0 0.0", "TRUE False", "support query", "yes n"])
-def test_marks_in_the_column_support(rare, support, tmp_path, marks):
+def test_marks_in_the_column_support(found, rare, support, tmp_path, marks):
     yes, no = marks.split(" ")
     taken = {i for ids in support.values() for i in ids}
     rows = [(i, rare.classes[n], yes if i in taken else no) for i, n in zip(rare.ids, rare.labels)]
     with open(tmp_path / "s.csv", "w", newline="") as file:
         csv.writer(file).writerows([("Image", "label", "Support"), *rows])
-    assert read_support(rare, tmp_path / "s.csv") == support
+    assert read_support(found, tmp_path / "s.csv") == support
 
 
-def test_a_mark_that_is_neither(rare, support, tmp_path):
+def test_a_mark_that_is_neither(found, rare, support, tmp_path):
     name = support["DF"][0]
     (tmp_path / "s.csv").write_text(f"image,label,support\n{name},DF,maybe\n")
     with pytest.raises(InputError, match="line 2: the column support must be one of .*'maybe'"):
-        read_support(rare, tmp_path / "s.csv")
+        read_support(found, tmp_path / "s.csv")
 
 
 def test_a_support_image_as_typed(smears, tmp_path):
-    rare = open_dataset(smears).rare
-    name, label = rare.ids[0], rare.classes[0]
+    found = open_dataset(smears)
+    name, label = found.rare.ids[0], found.rare.classes[0]
     typed = name.replace("/", "\\")
     (tmp_path / "s.csv").write_text(f"image;label\n{typed};{label}\u200b\n", encoding="utf-8")
-    assert read_support(rare, tmp_path / "s.csv") == {label: [name]}
+    assert read_support(found, tmp_path / "s.csv") == {label: [name]}
+
+
+def test_support_images_that_cannot_be_read_or_are_copies(found, support, tmp_path):
+    one, other = support["DF"][0], support["VASC"][0]
+    data = found.without([one], UNREADABLE)
+    data = replace(data, base=replace(data.base, copies={"again": "ISIC_1"}))
+    (tmp_path / "s.csv").write_text(f"image,label\n{one},DF\nagain,DF\n{other},VASC\n")
+    says = f"line 2: {one} cannot be read, line 3: again is a copy of ISIC_1$"
+    with pytest.raises(InputError, match=says):
+        read_support(data, tmp_path / "s.csv")

@@ -8,6 +8,7 @@ from typing import Any, NoReturn
 
 from common.errors import InputError, is_text
 from common.failures import one_line, print_any_name
+from common.names import nearest
 
 from .launch_plan import launched
 from .provenance import program
@@ -35,18 +36,26 @@ class ArgumentParser(argparse.ArgumentParser):
         self, args: Iterable[str] | None = None, namespace: Any = None
     ) -> tuple[Any, list[str]]:
         normalised = []
+        flags = {flag.lstrip("-"): flag for flag in self._option_string_actions}
+        self.misspelt: dict[str, str] = {}
         for arg in sys.argv[1:] if args is None else args:
             if not is_text(arg):
                 self.error(f"not valid UTF-8: {ascii(arg)}; rename the file or link to it")
             flag, equals, value = arg.partition("=")
             if flag.startswith("--"):
                 flag = flag.replace("_", "-")
+                near = None if flag[2:] in flags else nearest(flag[2:], flags)
+                self.misspelt |= {flag: flags[near]} if near else {}
             normalised.append(flag + equals + value)
         return super().parse_known_args(normalised, namespace)
 
     def error(self, message: str) -> NoReturn:
         if message.endswith("expected at least one argument"):
             message += "; a value that starts with a dash must be renamed"
+        if message.startswith(("unrecognized arguments", "the following arguments are required")):
+            message += "".join(
+                f"; nearest to {flag}: {near}" for flag, near in self.misspelt.items()
+            )
         self.exit(2, f"{self.prog}: error: {message} (--help lists the flags)\n")
 
 

@@ -184,4 +184,5 @@ def test_where_the_pixels_lie_is_told(images, tmp_path, capsys):
         assert f"cache: pixels of 3 images, 0.0 MB, {file}; --cache DIR" in said
         assert "--no-cache" in said and said.count("\n") == 1
     decoded(images, 32, None)
+    decoded(images, 32, tmp_path / "cache", quiet=True)
     assert capsys.readouterr().out == ""

@@ -1,13 +1,15 @@
 """Groups of images, from a column, a file, or ISIC's groupings."""
 
+from types import SimpleNamespace
+
 import pytest
 from PIL import Image
 
 from common.errors import InputError
-from datasets import isic2018, open_dataset, synthetic
+from datasets import isic2018, oct, open_dataset, synthetic
 from datasets.episode import draw_task
-from datasets.groups import with_groups
-from datasets.open import draw, notes_of
+from datasets.groups import with_folders, with_groups
+from datasets.open import draw, notes_of, open_data
 
 CHOICE = ["common", "odd"], ["scar", "burn"]
 
@@ -73,7 +75,7 @@ def test_ids_with_backslashes_or_in_another_unicode_form(folder, tmp_path):
     found = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows))
     assert set(found.groups) <= set(data.rare.ids) and len(found.groups) == 3 and not found.notes
     path = table(tmp_path / "g.csv", "image,group", *rows, "scar/1.png,B")
-    with pytest.raises(InputError, match="duplicates: scar/1.png"):
+    with pytest.raises(InputError, match=r"different labels: scar/1.png \('A' and 'B'\)"):
         with_groups(data, path)
 
 
@@ -81,7 +83,8 @@ def test_ids_with_backslashes_or_in_another_unicode_form(folder, tmp_path):
     ("rows", "message"),
     [
         (["image,patient", "scar/0.png,1"], "columns image,patient; expected image,group"),
-        (["image,group", "scar/0.png,1", "scar/0.png,2"], "duplicates: scar/0.png"),
+        (["image,group", "scar/0.png,1", "scar/0.png,2"], "different labels: scar/0.png"),
+        (["image,group", "scar/0.png,1", "scar\\0.png,1"], "duplicates: scar/0.png"),
         (["image,group", "scar/0.png,"], "line 2: .*group not empty"),
         (["image,group", "0.png,1"], "none of its 1 ids .* such as burn/0.png, |scar/0.png"),
         (["image,group"], "none of its 0 ids"),
@@ -162,3 +165,76 @@ def test_names_of_groups_are_compared_as_people_read_them(folder, tmp_path):
     data = with_groups(open_dataset(folder, *CHOICE), path)
     assert set(data.groups.values()) == {"P1", "p1", "P2"}
     assert "groups that differ in capitals or spaces alone: p1 = P1?" in data.summary()
+
+
+@pytest.fixture
+def wards(folder):
+    """Two images of each class a patient, in folders of several depths; P1 is in two classes."""
+    for n, path in enumerate(sorted(folder.glob("*/*.png"))):
+        if path.name != "5.png":
+            inside = folder / path.parent.name / f"P{n // 2}" / ("left" if n % 2 else ".")
+            inside.mkdir(parents=True, exist_ok=True)
+            Image.new("RGB", (4, 4), (n, 9, 9)).save(inside / path.name)
+            path.unlink()
+    (folder / "scar" / "P9").rename(folder / "scar" / "P1\u200b")
+    return folder
+
+
+HINT = "note: images lie in 11 folders within their classes; where a task is drawn, --group-folders"
+
+
+def test_folders_within_the_classes_are_groups(wards, tmp_path):
+    data = open_dataset(wards, *CHOICE)
+    assert HINT in data.summary() and data.groups == {}
+    found = with_folders(data)
+    assert found.groups["burn/P1/left/3.png"] == found.groups["scar/P1\u200b/0.png"] == "P1"
+    assert len(found.groups) == 20 and "scar/5.png" not in found.groups
+    assert "11 groups (patients, lesions) of 20 images" in found.summary()
+    assert "--group-folders" not in found.summary()
+    grouped = with_groups(data, table(tmp_path / "g.csv", "image,group", "scar/5.png,P1"))
+    assert "--group-folders" not in grouped.summary()
+
+
+def test_settings_that_take_folders_as_groups(wards, tmp_path):
+    settings = SimpleNamespace(
+        base_classes=CHOICE[0], rare_classes=CHOICE[1], skip_unreadable=False, quiet=True,
+        allow_duplicates=True, group_folders=True, cache_folder=None,
+    )  # fmt: skip
+    data = open_data(wards, settings)
+    with pytest.raises(InputError, match="2 of 12 have none: scar/5.png, burn/5.png"):
+        draw(data, 2, 2, 0, group_disjoint=True)
+    for name in ("burn", "scar"):
+        (wards / name / "5.png").unlink()
+    data = open_data(wards, settings)
+    excluded = set()
+    for seed in range(4):
+        task = draw(data, 2, 1, seed, group_disjoint=True)
+        support = {i for ids in task.support_ids for i in ids}
+        taken = {data.groups[i] for i in support}
+        same = {i for i in data.rare.ids if data.groups[i] in taken}
+        assert set(task.excluded_ids) == same - support
+        excluded |= set(task.excluded_ids)
+    assert len(excluded) > 2
+    for other in ({"groups": tmp_path / "g.csv"}, {"group_column": "patient"}):
+        with pytest.raises(InputError, match="leave out --groups and --group-column"):
+            open_data(wards, SimpleNamespace(**vars(settings), **other))
+
+
+def test_folders_where_there_are_none(folder):
+    with pytest.raises(InputError, match="--group-folders: clinic has no folders within"):
+        with_folders(open_dataset(folder, *CHOICE))
+    path = table(
+        folder / "t.csv", "path,label", *[f"{i},{i.split('/')[0]}" for i in images_of(folder)]
+    )
+    with pytest.raises(InputError, match="--group-folders: t has no folders within"):
+        with_folders(open_dataset(path, *CHOICE))
+
+
+def test_folders_of_oct_below_its_parts(tmp_path):
+    for n, name in enumerate(oct.CLASSES):
+        part = tmp_path / ("train" if n < 4 else ".") / name
+        (part / "P1" / "left").mkdir(parents=True)
+        Image.new("RGB", (4, 4)).save(part / "P1" / "left" / "0.png")
+        Image.new("RGB", (4, 4)).save(part / "1.png")
+    folders = open_dataset(tmp_path).folders
+    assert folders["train/CNV/P1/left/0.png"] == "P1" and len(folders) == len(oct.CLASSES)

@@ -75,6 +75,8 @@ def test_a_row_that_is_not_one_hot(folder, values):
 def test_a_duplicate_id(folder):
     root, write, rows = folder
     write(rows=[*rows, rows[0]])
+    assert "repeat another row and count once" in open_dataset(root).notes[0]
+    write(rows=[*rows, [rows[0][0], *rows[1][1:]]])
     with pytest.raises(InputError, match="duplicates: ISIC_0000000"):
         open_dataset(root)
 

@@ -148,13 +148,13 @@ def test_the_block_of_what_was_found(root):
         "  base              2  a 2",
         "  rare              4  b 2, c 2",
         "  not used          2  d1 1, d2 1",
-        "  passed over       9",
+        "  passed over      10",
         "                    3  system, hidden and thumbnail files: b/@eaDir/",
         "                    5  not images: b/0.txt, b/1.txt, b/2.txt and 2 more",
-        "                    0  class folders without images: empty/",
+        "                    1  class folders without images: empty/",
         "                    1  outside the class folders: loose.jpg",
     ]
-    assert data.summary(quiet=True) == f"{root.name}: 2 base, 4 rare, 2 not used, 9 passed over"
+    assert data.summary(quiet=True) == f"{root.name}: 2 base, 4 rare, 2 not used, 10 passed over"
     record = data.to_dict()
     assert record["base"] == {"a": 2} and record["not_used"] == {"d1": 1, "d2": 1}
     assert record["passed_over"]["not images"] == {

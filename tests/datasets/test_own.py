@@ -175,7 +175,7 @@ def test_segmentations_of_an_incomplete_herlev_folder(folder):
         ("path,label\n", "lists no images"),
         ("path,label\na.png,\n", "line 2: expected 2 values"),
         ("path,label\na.png\n", "line 2: expected 2 values"),
-        ("path,label\nhealthy/0.png,x\n./healthy/0.png,y\n", "duplicates"),
+        ("path,label\nhealthy/0.png,x\n./healthy/0.png,y\n", r"labels: .*/0.png \('x' and 'y'\)"),
         ("path,label\nhealthy/0.png,x\ngone.png,y\n", "1 of the 2 images in t.csv are missing"),
         ("", "has the columns ; expected path,label"),
         ("path,label\n\x81", "not a CSV file: neither UTF-8 nor Windows-1252"),

@@ -7,6 +7,9 @@ from PIL import Image
 
 from common.errors import InputError
 from datasets import open_dataset
+from datasets.groups import with_groups
+from datasets.open import read_support
+from datasets.tables import table_rows
 
 NAMES = ("nævus", "scar", "vessel")
 CLASSES = ["nævus"], ["scar", "vessel"]
@@ -84,3 +87,59 @@ def test_other_classes_of_a_table_are_counted(root):
     path.write_text(path.read_text() + "x.jpg,other\n")
     Image.new("RGB", (8, 8)).save(root / "x.jpg")
     assert open_dataset(path, *CLASSES).unused == {"other": 1}
+
+
+@pytest.mark.parametrize("delimiter", [",", ";", "\t"])
+@pytest.mark.parametrize("quoted", ["header", "all", "all and index"])
+def test_quoted_as_r_and_libreoffice_write(root, delimiter, quoted):
+    """R's write.csv2 quotes the header and strings, and has an unnamed first column of numbers."""
+    expected = open_dataset(root, *CLASSES)
+    path = table(root, "Path,Label".replace(",", delimiter), delimiter)
+    rows = [line.split(delimiter) for line in path.read_text().splitlines()]
+    if quoted == "all and index":
+        rows = [["" if not n else str(n), *row] for n, row in enumerate(rows)]
+    for row in rows[:1] if quoted == "header" else rows:
+        row[:] = [f'"{value}"' for value in row]
+    path.write_text("\n".join(map(delimiter.join, rows)) + "\n")
+    data = open_dataset(path, *CLASSES)
+    assert data.base.ids == expected.base.ids and data.rare.ids == expected.rare.ids
+    assert data.notes == ()
+
+
+@pytest.mark.parametrize("line", ["sep=;", '"sep=;"', "SEP=;", "sep=;;"])
+@pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "cp1252"])
+@pytest.mark.parametrize("end", ["\n", "\r\n"])
+def test_the_separator_line_and_empty_rows_of_excel(root, line, encoding, end):
+    path = table(root, f"{line}{end}path;label", ";", encoding=encoding, end=end)
+    empty = f";{end} ; {end};;;{end}".encode(encoding.replace("16", "16-le").removesuffix("-sig"))
+    path.write_bytes(path.read_bytes() + empty)
+    rows = table_rows(path, ("path", "label"))
+    assert [number for number, _ in rows] == [3, 4, 5, 6, 7, 8]  # as an editor counts
+    assert len(open_dataset(path, *CLASSES).rare) == 4
+
+
+def test_an_exact_repetition_of_a_row_counts_once(root):
+    path = table(root)
+    path.write_text(path.read_text() + "scar/0.jpg,scar\nscar/0.jpg, scar \n")
+    data = open_dataset(path, *CLASSES)
+    assert data.rare.counts() == {"scar": 2, "vessel": 2}
+    assert "note: 2 rows of t.csv repeat another row and count once" in data.summary()
+    rows = "scar/0.jpg;scar\n" * 2 + "vessel/1.jpg;vessel"
+    (root / "s.csv").write_text(f'"image";"label"\n{rows}')
+    assert read_support(data, root / "s.csv") == {
+        "scar": ["scar/0.jpg"], "vessel": ["vessel/1.jpg"]
+    }  # fmt: skip
+    (root / "g.csv").write_text('sep=;\n"image";"group"\n' + "scar/0.jpg;P1\n" * 2 + ";\n")
+    grouped = with_groups(data, root / "g.csv")
+    assert grouped.groups == {"scar/0.jpg": "P1"}
+    assert grouped.notes[-1] == "1 rows of g.csv repeat another row and count once"
+
+
+def test_a_path_with_two_labels_says_so(root):
+    path = table(root)
+    path.write_text(path.read_text() + "scar/0.jpg,vessel\n")
+    with pytest.raises(InputError, match=r"different labels: .*scar/0.jpg \('scar' and 'vessel'\)"):
+        open_dataset(path, *CLASSES)
+    path.write_text("path,label,age\nscar/0.jpg,scar,4\nscar/0.jpg,scar,5\n")
+    with pytest.raises(InputError, match="t.csv has duplicates: .*scar/0.jpg"):
+        open_dataset(path, *CLASSES)

@@ -232,3 +232,38 @@ def test_positional_argument_twice_or_missing(words, message, capsys):
     printed = capsys.readouterr().err
     assert message in printed and printed.count("\n") == 1
     assert "where; also as --in-dir DIR" in " ".join(parser_of(Either).format_help().split())
+
+
+@pytest.mark.parametrize(
+    "words, says",
+    [
+        (["x", "--rat", "1"], "arguments: --rat 1; nearest to --rat: --rate"),
+        (["x", "--in_dirr=y"], "arguments: --in-dirr=y; nearest to --in-dirr: --in-dir"),
+        (["x", "--zzzz", "1"], "arguments: --zzzz 1 ("),
+        (["--rate", "x", "--rat", "1"], "must be a number, got 'x' ("),
+    ],
+)
+def test_the_nearest_flag_is_named(words, says, capsys):
+    with pytest.raises(SystemExit):
+        parse(Either, words)
+    assert says in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    "settings, wrong, right",
+    [
+        (config.Pretraining, "--base-clases", "--base-classes"),
+        (config.Testing, "--shots", "--k-shot"),
+        (config.Testing, "--no-teachers", "--no-teacher"),
+    ],
+)
+def test_the_nearest_flag_of_the_scripts(settings, wrong, right, capsys):
+    with pytest.raises(SystemExit):
+        parse(settings, ["x", "--resume", "y", "--model-path", "z", wrong])
+    assert f"nearest to {wrong}: {right}" in capsys.readouterr().err
+
+
+def test_the_nearest_flag_of_a_required_one(capsys):
+    with pytest.raises(SystemExit):
+        parse(config.Testing, ["x", "--resum", "y"])
+    assert "required: --resume; nearest to --resum: --resume (" in capsys.readouterr().err
