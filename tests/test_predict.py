@@ -1,6 +1,7 @@
 """test.py --predict: none of these, added images, unreadable ones, the page of thumbnails."""
 
 import csv
+import json
 import shutil
 
 import numpy as np
@@ -111,6 +112,31 @@ def test_new_and_changed_images_are_added(data, student, new, tmp_path, capsys, 
     other = shutil.copytree(new, tmp_path / "ward" / "new")
     error = refused(capsys, monkeypatch, "test", *argv[:4], other, "-j", 0)
     assert "would be overwritten" in error
+
+
+@pytest.mark.parametrize("older", [False, True])
+def test_rows_are_kept_when_the_data_folder_is_left_out(data, student, new, capsys, older):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", data, *argv)  # the first time: makes the reference
+    before = rows_of(student)
+    if older:
+        (file,) = student.glob("predict_*.json")
+        about = json.loads(file.read_text())
+        about["none_of_these"]["format"] = 1
+        file.write_text(json.dumps(about))
+    removed, *kept = before
+    (new / removed).unlink()
+    rare = open_dataset(data).rare
+    for name, path in (("0.jpg", rare.paths[5]), ("1.jpg", rare.paths[9])):
+        shutil.copy(path, new / name)
+    capsys.readouterr()
+    call("test", *argv)
+    printed = capsys.readouterr().out
+    assert "2 new or changed images; 3 as before" in printed and "made again" not in printed
+    after = rows_of(student)
+    assert list(after) == [*before, "0.jpg", "1.jpg"]
+    assert [after[i] for i in before] == list(before.values())
+    assert after["0.jpg"]["none_of_these"]
 
 
 def test_unreadable_images_are_listed_and_read_once_repaired(student, new, tmp_path, capsys):
