@@ -1,6 +1,7 @@
 """What all ways to test a checkpoint share: its task, what classifies images, the result files."""
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,9 +15,10 @@ from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, describe, same_images
 from datasets.open import choose, draw
+from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels
 from moco import resume
 from moco.checkpoint import student_classifier
-from moco.config import STAGES, Testing
+from moco.config import READING, STAGES, Testing
 from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
 from moco.scores import score
 from trainer.distributed import readers
@@ -182,6 +184,16 @@ class Evaluation:
                 raise InputError(
                     f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
                 )
+
+
+def reading_of_task(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how generate_pseudo.py read the data folder whose task is in --savedir: its classes,
+    and whether copies count. Nothing if the folder has no pseudo labels."""
+    savedir = given.get("savedir")
+    if not savedir or not (savedir / PSEUDO_FILE).is_file():
+        return {}
+    recorded = load_pseudo_labels(savedir)[1].about["teacher"]
+    return {name: recorded[name] for name in READING if recorded.get(name) is not None}
 
 
 def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:

@@ -162,3 +162,9 @@ def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
     assert text.count("data:image/jpeg") == 4 and all(path.name in text for path in new.iterdir())
     error = refused(capsys, monkeypatch, "test", data, "--resume", student, "--sheet", page)
     assert "--sheet requires --predict" in error
+    monkeypatch.setattr(FrozenEncoder, "embed", None)  # refused before the work
+    again = [*argv, "--output", tmp_path / "other"]
+    error = refused(capsys, monkeypatch, "test", *again, "--sheet", tmp_path)
+    assert "is a folder" in error
+    error = refused(capsys, monkeypatch, "test", *again, "--sheet", page / "page.html")
+    assert "is not a folder" in error
