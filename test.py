@@ -66,7 +66,8 @@ def main(argv: list[str] | None = None) -> None:
     if settings.predict:
         name, rows, paths = predict_images(run, data, task)
         if settings.sheet:
-            page = sheet(rows, paths, task.classes, settings.none_level, name)
+            title, level = f"Predictions of {name}", settings.none_level
+            page = sheet(rows, paths, task.classes, level, title, run.described(task))
             write_utf8(settings.sheet, page)
             print(f"written: {settings.sheet}")
         return

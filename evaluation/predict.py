@@ -33,7 +33,8 @@ def predict_images(
 ) -> tuple[str, list[Row], dict[str, Any]]:
     """Classify images without labels; add new and changed ones to an earlier result.
 
-    Returns the name of the result, its rows, and the paths of the images that are there, by id.
+    Returns the name of the images, the rows of the result, and the paths, by id, of the images that
+    are there.
     """
     settings, cache = run.settings, run.settings.cache_folder
     images, found, errors = open_unlabelled(settings.predict, settings)
@@ -80,7 +81,7 @@ def predict_images(
     used = f", temperature {about['temperature']:.2f}" if "temperature" in about else ""
     print(f"{task}; classifier: {run.classifier}{used}; {len(rows)} images of {images.name}")
     print(prediction_summary(rows, task.classes, settings.none_level))
-    return files[0].stem, rows, dict(zip(images.ids, images.paths))
+    return images.name, rows, dict(zip(images.ids, images.paths))
 
 
 def earlier_rows(

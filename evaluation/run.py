@@ -1,5 +1,6 @@
 """What all ways to test a checkpoint share: its task, what classifies images, the result files."""
 
+import datetime
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import InputError, refusing
+from common.errors import InputError, listed, refusing
 from common.files import parse_json, refuse_to_overwrite, write_utf8
 from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
@@ -22,6 +23,12 @@ from moco.config import READING, STAGES, Testing
 from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
 from moco.scores import score
 from trainer.distributed import readers
+
+CLASSIFIERS = {
+    "lr": "logistic regression on the support set",
+    "direct": "the student's own classifier",
+    "adapted": "the meta-trained model, adapted to the support set",
+}
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,22 @@ class Evaluation:
         if self.adapts:
             return "adapted"
         return "direct" if self.settings.load_cla else "lr"
+
+    def described(self, task: Task) -> dict[str, str]:
+        """Return in words what predicts images of `task`, for readers of a page of them."""
+        checkpoint, settings = self.checkpoint, self.settings
+        how = CLASSIFIERS[self.classifier]
+        how += ", on L2-normalised embeddings" * (self.classifier == "lr" and settings.normalize)
+        how += ", calibrated by a temperature" * (settings.temperature == "cv")
+        stage, arch = STAGES[checkpoint["stage"]].title, checkpoint["args"]["arch"]
+        epochs = f", {n} epochs" if (n := checkpoint["epoch"]) else ""
+        return {
+            "classes": listed(task.classes, len(task.classes)),
+            "classifier": how,
+            "task": str(task),
+            "encoder": f"{stage}, {arch}{epochs}, {self.folder.resolve().name}",
+            "date": f"{datetime.date.today()}",
+        }
 
     @property
     def image_size(self) -> int:

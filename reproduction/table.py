@@ -111,7 +111,7 @@ def heading(study: Study) -> str:
 def comparison(study: Study) -> list[list[str]]:
     """Return the rows of total accuracies, one per method of the study; for each of its shots ours,
     the paper's, and the difference in the paper's standard deviations."""
-    table, scores = study.table, read_scores(study)
+    scores = read_scores(study)
     columns = ("ours",) if study.own else ("ours", "paper", "Δ/std")
     head = [f"{shot}-shot {name}" for shot in study.shots for name in columns]
     rows = [["method", *head]]

@@ -1,6 +1,7 @@
 """test.py --predict: none of these, added images, unreadable ones, the page of thumbnails."""
 
 import csv
+import datetime
 import json
 import shutil
 
@@ -160,6 +161,10 @@ def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
     call("test", *argv, "--sheet", page)  # of an earlier result
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/jpeg") == 4 and all(path.name in text for path in new.iterdir())
+    assert text.count("<th>") == 8 - 1 and "<h1>Predictions of new</h1>" in text  # no none of these
+    for told in ("the student&#x27;s own classifier", "3-way 2-shot, seed 0", "conv4, 2 epochs"):
+        assert f"{told}" in text
+    assert f"<td>{datetime.date.today()}</td>" in text
     error = refused(capsys, monkeypatch, "test", data, "--resume", student, "--sheet", page)
     assert "--sheet requires --predict" in error
     monkeypatch.setattr(FrozenEncoder, "embed", None)  # refused before the work
