@@ -26,7 +26,7 @@ from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_
 from moco import resume
 from moco.checkpoint import load_checkpoint
 from moco.config import STAGES, TEACHERS, Labelling, inherited_from, require_undrawn
-from moco.evaluate import FrozenEncoder, linear_map
+from moco.evaluate import FrozenEncoder, linear_map, note_on_counts
 from trainer import cli
 from trainer.distributed import readers
 from trainer.settings import parse
@@ -113,11 +113,12 @@ def find_task(
 def differences(previous: dict, about: dict) -> list[str]:
     """Return in what else than settings and checkpoint earlier pseudo labels differ, as text."""
     before, now = (Task.from_dict(values["task"]) for values in (previous, about))
-    others = ["other base images"] * (not same_images(previous["base"], about["base"]))
-    others += ["another task"] * (before != now)
-    same = (before.contents or now.contents) == now.contents
-    same &= previous.get("contents", about["contents"]) == about["contents"]
-    return others + ["images of other content"] * (not same)
+    same_base = same_images(previous["base"], about["base"])
+    others = ["other base images"] * (not same_base) + ["another task"] * (before != now)
+    # Other images have other contents, of course.
+    edited = before == now and (before.contents or now.contents) != now.contents
+    edited |= same_base and previous.get("contents", about["contents"]) != about["contents"]
+    return others + ["images of other content"] * edited
 
 
 def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: Task) -> None:
@@ -125,6 +126,7 @@ def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: T
 
     Raises InputError if the query set of a drawn task lacks a class.
     """
+    note_on_counts(task, settings.normalize)
     query = task.query(data.rare, complete=not task.chosen)
     base, trained_on = data.base.fingerprint(), checkpoint["base"]
     if STAGES[checkpoint["stage"]].trained and not same_images(base, trained_on):

@@ -11,7 +11,7 @@ import common.startup  # noqa: F401
 import baselines
 from common.errors import InputError
 from common.failures import tracebacks_to
-from common.files import write_utf8
+from common.files import require_writable, write_utf8
 from datasets import Collection
 from datasets.cache import files_key
 from datasets.content import content_key
@@ -25,6 +25,7 @@ from evaluation.run import (
     another_task,
     group_word,
     note_on_source,
+    reading_of_task,
     score_of,
     temperature_of,
     write_results,
@@ -32,7 +33,7 @@ from evaluation.run import (
 from moco import resume
 from moco.checkpoint import load_checkpoint, no_classifier
 from moco.config import Testing, require_undrawn
-from moco.evaluate import require_calibratable
+from moco.evaluate import note_on_counts, require_calibratable
 from moco.scores import predictions_csv, score_table
 from plots.sheet import sheet
 from trainer import cli
@@ -42,6 +43,7 @@ from trainer.settings import parse
 def main(argv: list[str] | None = None) -> None:
     given = parse(Testing, argv)
     baselines.register_all()
+    given = reading_of_task(given) | given
     checkpoint = load_checkpoint(given["resume"])
     settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
     run = Evaluation(settings, given, checkpoint, device)
@@ -57,17 +59,18 @@ def main(argv: list[str] | None = None) -> None:
     if settings.compare:
         raise InputError("--compare requires --tasks")
     task = run.find_task(data)
+    if run.classifier == "lr":
+        note_on_counts(task, settings.normalize)
     if settings.temperature == "cv":
         require_calibratable(task)
     if settings.predict:
         name, rows, paths = predict_images(run, data, task)
         if settings.sheet:
-            page = sheet(rows, paths, task.classes, settings.none_level, name)
+            title, level = f"Predictions of {name}", settings.none_level
+            page = sheet(rows, paths, task.classes, level, title, run.described(task))
             write_utf8(settings.sheet, page)
             print(f"written: {settings.sheet}")
         return
-    if settings.sheet:
-        raise InputError("--sheet requires --predict")
     assert data is not None
     score_task(run, data, task)
 
@@ -77,6 +80,12 @@ def require_consistent(run: Evaluation) -> None:
     settings = run.settings
     if settings.support:
         require_undrawn(run.given)
+    if settings.sheet:
+        if not settings.predict:
+            raise InputError("--sheet requires --predict")
+        if settings.sheet.is_dir():
+            raise InputError(f"--sheet {settings.sheet} is a folder; name a file in it, FILE.html")
+        require_writable(settings.sheet.parent)
     if settings.load_cla and run.adapts:
         raise InputError(
             f"--load-cla: {settings.resume} has no trained classifier; it adapts to the support "
@@ -111,7 +120,7 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
         if run.is_done(files, previous, others + another_task(previous, task)):
             print(score_table(previous))
             if settings.teacher and previous.get("beside"):
-                print_beside(previous["beside"])
+                print_beside(previous["beside"], run.classifier)
             print(f"already done: {files[0]}, {files[1]}")
             return
     note_on_source(task, rare)
@@ -134,7 +143,7 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     print(score_table(scores))
     if settings.teacher and run.checkpoint["stage"] == "distill":
         scores["beside"] = beside(run, encoder, task.support(rare), images)
-        print_beside(scores["beside"])
+        print_beside(scores["beside"], run.classifier)
     write_results(files, scores, predictions_csv(images, probabilities, task.classes))
 
 

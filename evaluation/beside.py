@@ -53,11 +53,14 @@ def _teacher(student: dict) -> dict:
     return teacher
 
 
-def print_beside(found: dict[str, dict | None]) -> None:
-    """Print the scores of `beside`, and a note if the student is worse than its teacher."""
+def print_beside(found: dict[str, dict | None], classifier: str) -> None:
+    """Print the scores of `beside`, and a note if the student, by the `classifier` that was scored
+    ("direct" or "lr"), is worse than its teacher."""
     print()
     print(beside_table(found))
-    teacher, student = found[TEACHER], found.get(STUDENT_DIRECT) or found[STUDENT_LR]
+    scored = STUDENT_DIRECT if classifier == "direct" else STUDENT_LR
+    teacher, student = found[TEACHER], found[scored]
     if teacher and student and student["accuracy"] < teacher["accuracy"]:
         both = f"{student['accuracy']:.1%} against {teacher['accuracy']:.1%}"
-        print(f"note: the student is worse than its teacher: {both}")
+        how = scored.replace(",", " by")
+        print(f"note: the {how} is worse than its teacher: {both}")

@@ -101,7 +101,8 @@ def report_tasks(run: Evaluation, scores: dict, rows: list[dict]) -> None:
     shared, compare = scores["shared_with_support"], run.settings.compare
     size = f"{shared['query']:,} query images, none from the support set{group_word(shared)}"
     shots = f"{run.settings.k_shot or 5}-shot"
-    print(f"{len(rows)} {shots} tasks; classifier: {scores['classifier']}; {size}")
+    used = ", temperature cv" * (run.settings.temperature == "cv")
+    print(f"{len(rows)} {shots} tasks; classifier: {scores['classifier']}{used}; {size}")
     for note in notes_of(shared, shared["query"]):
         print(note)
     print(summary_table(scores["scores"]))

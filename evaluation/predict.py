@@ -14,7 +14,7 @@ from datasets.episode import Task
 from datasets.images import ImageSet, check_readable
 from datasets.open import decoded, open_unlabelled, require_contents
 from moco.evaluate import FrozenEncoder, MetaLearner
-from moco.outliers import Reference, fit_reference, load_reference
+from moco.outliers import Reference, fit_reference, load_reference, without_format
 
 from .predictions import (
     Row,
@@ -33,7 +33,8 @@ def predict_images(
 ) -> tuple[str, list[Row], dict[str, Any]]:
     """Classify images without labels; add new and changed ones to an earlier result.
 
-    Returns the name of the result, its rows, and the paths of the images that are there, by id.
+    Returns the name of the images, the rows of the result, and the paths, by id, of the images that
+    are there.
     """
     settings, cache = run.settings, run.settings.cache_folder
     images, found, errors = open_unlabelled(settings.predict, settings)
@@ -80,7 +81,7 @@ def predict_images(
     used = f", temperature {about['temperature']:.2f}" if "temperature" in about else ""
     print(f"{task}; classifier: {run.classifier}{used}; {len(rows)} images of {images.name}")
     print(prediction_summary(rows, task.classes, settings.none_level))
-    return files[0].stem, rows, dict(zip(images.ids, images.paths))
+    return images.name, rows, dict(zip(images.ids, images.paths))
 
 
 def earlier_rows(
@@ -106,7 +107,8 @@ def earlier_rows(
     if not run.is_done(files, {**previous, "args": args}, others):
         return [], {}, {}
     rows = read_predictions(files[1], task.classes)
-    if previous.get("none_of_these") != about["none_of_these"]:
+    # Some earlier results have the format of the file from which the reference was read.
+    if without_format(previous.get("none_of_these") or {}) != (about["none_of_these"] or {}):
         print("note: with other scores for none of these than before: made again")
         return [], {}, {}
     calibrated = {name: previous[name] for name in ("temperature",) if name in previous}

@@ -1,6 +1,8 @@
 """What all ways to test a checkpoint share: its task, what classifies images, the result files."""
 
+import datetime
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -8,18 +10,25 @@ from typing import Any
 import numpy as np
 import torch
 
-from common.errors import InputError, refusing
+from common.errors import InputError, listed, refusing
 from common.files import parse_json, refuse_to_overwrite, write_utf8
 from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, describe, same_images
 from datasets.open import choose, draw
+from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels
 from moco import resume
 from moco.checkpoint import student_classifier
-from moco.config import STAGES, Testing
+from moco.config import READING, STAGES, Testing
 from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
 from moco.scores import score
 from trainer.distributed import readers
+
+CLASSIFIERS = {
+    "lr": "logistic regression on the support set",
+    "direct": "the student's own classifier",
+    "adapted": "the meta-trained model, adapted to the support set",
+}
 
 
 @dataclass(frozen=True)
@@ -42,6 +51,22 @@ class Evaluation:
         if self.adapts:
             return "adapted"
         return "direct" if self.settings.load_cla else "lr"
+
+    def described(self, task: Task) -> dict[str, str]:
+        """Return in words what predicts images of `task`, for readers of a page of them."""
+        checkpoint, settings = self.checkpoint, self.settings
+        how = CLASSIFIERS[self.classifier]
+        how += ", on L2-normalised embeddings" * (self.classifier == "lr" and settings.normalize)
+        how += ", calibrated by a temperature" * (settings.temperature == "cv")
+        stage, arch = STAGES[checkpoint["stage"]].title, checkpoint["args"]["arch"]
+        epochs = f", {n} epochs" if (n := checkpoint["epoch"]) else ""
+        return {
+            "classes": listed(task.classes, len(task.classes)),
+            "classifier": how,
+            "task": str(task),
+            "encoder": f"{stage}, {arch}{epochs}, {self.folder.resolve().name}",
+            "date": f"{datetime.date.today()}",
+        }
 
     @property
     def image_size(self) -> int:
@@ -182,6 +207,16 @@ class Evaluation:
                 raise InputError(
                     f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
                 )
+
+
+def reading_of_task(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return how generate_pseudo.py read the data folder whose task is in --savedir: its classes,
+    and whether copies count. Nothing if the folder has no pseudo labels."""
+    savedir = given.get("savedir")
+    if not savedir or not (savedir / PSEUDO_FILE).is_file():
+        return {}
+    recorded = load_pseudo_labels(savedir)[1].about["teacher"]
+    return {name: recorded[name] for name in READING if recorded.get(name) is not None}
 
 
 def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:

@@ -410,6 +410,10 @@ def require_undrawn(given: Mapping[str, Any]) -> None:
         raise InputError(f"--support chooses the task, which then is not drawn; leave out {flags}")
 
 
+# How a data folder is read, as the stages after labelling inherit it.
+READING = ("base_classes", "rare_classes", "allow_duplicates")
+
+
 def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[str, Any]:
     """Return the settings that a student inherits from its teacher, the encoder of `checkpoint`.
 
@@ -421,8 +425,7 @@ def inherited_from(checkpoint: Mapping[str, Any], settings: Labelling) -> dict[s
     recorded = {name: args.get(name) for name in sorted(inherited)}
     if not STAGES[checkpoint["stage"]].trained:
         recorded["weights"] = str(settings.resume.resolve())
-    reading = ("base_classes", "rare_classes", "allow_duplicates")
-    return recorded | {name: getattr(settings, name) for name in reading}
+    return recorded | {name: getattr(settings, name) for name in READING}
 
 
 def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, Any]:

@@ -275,6 +275,17 @@ def require_calibratable(task: Task) -> None:
         )
 
 
+def note_on_counts(task: Task, normalize: bool) -> None:
+    """Print a note if an L2-normalised regression meets classes of unequal support: there the L2
+    penalty is strong, and the intercepts, which it spares, favour the larger classes."""
+    if normalize and len(set((counts := task.support_counts()).values())) > 1:
+        print(
+            f"note: --normalize with unequal numbers of support images ({counted(counts)}): the "
+            "regression leans towards the larger classes; equal numbers, or no --normalize, "
+            "avoid it"
+        )
+
+
 class MetaLearner(_Frozen):
     """The model of a meta-learning method's checkpoint, which adapts to a task from its support set
     alone.

@@ -112,4 +112,10 @@ def load_reference(file: Path) -> Reference:
         if not all(np.isfinite(x).all() for x in (weights, biases, scores)):
             raise ValueError("NaN or Inf")
         left_out = np.split(scores, sizes.cumsum()[:-1])
-        return Reference(weights, biases, left_out, parse_json(str(about), FORMAT))
+        told = parse_json(str(about), FORMAT)
+        return Reference(weights, biases, left_out, without_format(told))
+
+
+def without_format(about: dict) -> dict:
+    """Return what a `Reference` is about, as it was when made, without the format of its file."""
+    return {name: value for name, value in about.items() if name != "format"}

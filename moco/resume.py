@@ -98,9 +98,12 @@ def resolve_training(
             given["schedule"] = scaled
     settings = resolve(cls, given, auto, inherited, where)
     if scaled and not settings.cos and settings.epochs:
-        drops = " and ".join(map(str, dict.fromkeys(scaled)))
-        print(f"note: --epochs {settings.epochs} without --schedule: the learning rate drops after "
-              f"epoch {drops}")  # fmt: skip
+        # Without a drop `notes_on_length` says so.
+        if drops := {drop: scaled.count(drop) for drop in scaled if drop < settings.epochs}:
+            text = " and ".join(f"{n}{f' ({times} times)' * (times > 1)}"
+                                for n, times in drops.items())  # fmt: skip
+            print(f"note: --epochs {settings.epochs} without --schedule: the learning rate drops "
+                  f"after epoch {text}")  # fmt: skip
     return settings, source
 
 

@@ -91,6 +91,7 @@ TASK_SCORES = {
     "macro_f1": "macro F1",
     "macro_auc": "macro AUC",
 }
+TITLES = TASK_SCORES | {"ece": "ECE"}  # files of earlier versions have no ECE
 
 
 def beside_table(rows: dict[str, dict | None]) -> str:
@@ -139,8 +140,7 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict]:
 
 def summary_table(found: dict[str, dict]) -> str:
     """Format `summary`'s result for the screen."""
-    known = TASK_SCORES | {"ece": "ECE"}
-    titles = {name: known.get(name) or name.replace("_", " of ", 1) for name in found}
+    titles = {name: TITLES.get(name) or name.replace("_", " of ", 1) for name in found}
     width = max(map(len, titles.values()))
     lines = [f"{'':{width}}  mean ± 95 % interval    std  tasks"]
     for name, values in found.items():
@@ -187,7 +187,9 @@ def paired(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> 
     if len(pairs) < 2:
         raise InputError("fewer than 2 tasks in common")
     found = {}
-    for name in TASK_SCORES:
+    for name in TITLES:
+        if not all(name in row for pair in pairs for row in pair):
+            continue
         differences = np.array([row[name] - other[name] for row, other in pairs])
         p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
         found[name] = {**mean_interval(differences), "p": p}
@@ -196,12 +198,12 @@ def paired(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> 
 
 def paired_table(found: dict[str, dict]) -> str:
     """Format `paired`'s result for the screen."""
-    width = max(map(len, TASK_SCORES.values()))
+    width = max(map(len, TITLES.values()))
     lines = [f"{'':{width}}  difference, 95 % interval  Wilcoxon's p  tasks"]
     for name, values in found.items():
         mean = f"{100 * values['mean']:+.2f} ± {100 * values['ci95']:.2f} %"
         p = f"{values['p']:.2g}"
-        lines.append(f"{TASK_SCORES[name]:{width}}{mean:>27}{p:>14}{values['tasks']:>7}")
+        lines.append(f"{TITLES[name]:{width}}{mean:>27}{p:>14}{values['tasks']:>7}")
     return "\n".join(lines)
 
 

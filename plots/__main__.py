@@ -17,7 +17,7 @@ from common.errors import InputError, listed
 from common.failures import tracebacks_to
 from common.files import atomic_write, refuse_to_overwrite
 from datasets import Collection
-from datasets.images import ImageSet
+from datasets.images import ImageSet, check_readable
 from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
 from moco.config import Classes, Reading
@@ -161,7 +161,11 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
 
     def embed(checkpoint: Path, *sets: ImageSet) -> list[np.ndarray]:
         encoder = FrozenEncoder(load_checkpoint(checkpoint), device, workers=workers)
-        return [encoder.embed(images) for images in sets]
+        try:
+            return [encoder.embed(images) for images in sets]
+        except InputError:
+            check_readable(*sets)  # lists all, and how to leave them out
+            raise
 
     return data, embed
 

@@ -137,6 +137,8 @@ def has_curves(run: Run) -> bool:
 
 def draw_curves(runs: Sequence[Run]):
     """Draw losses, k-NN score and agreement by epoch, a line per run (the papers' Figs. 3, 4)."""
+    from matplotlib.lines import Line2D
+
     names = short_names([run.folder for run in runs])
     drawn = {key: [run.line(key) for run in runs] for key in CURVES}
     drawn = {key: lines for key, lines in drawn.items() if any(lines)}
@@ -152,18 +154,18 @@ def draw_curves(runs: Sequence[Run]):
         drops = {n: times for run in runs for n, times in run.drops().items()}
         for n, times in drops.items() if key in CONTRASTIVE else ():  # see docs/training.md
             ax.axvline(n - 0.5, color="grey", linestyle=":", linewidth=0.8)
-            ax.annotate(f"rate ÷ {times:.0f}", (n - 0.5, 1), (1.5, -1), va="top", rotation=90,
+            ax.annotate(f"rate\n÷ {times:.0f}", (n - 0.5, 1), (0, 1), ha="center", va="bottom",
                         xycoords=("data", "axes fraction"), textcoords="offset points", size=6,
                         color="grey")  # fmt: skip
         for i, (name, line) in enumerate(zip(names, lines)):
             style = {
                 "color": RUN_COLORS[i % len(RUN_COLORS)],
                 "linestyle": DASHES[i // len(RUN_COLORS) % len(DASHES)],
-                "marker": "o" if 0 < len(line) <= 25 else None,
-                "markersize": 2.5,
             }
             values = [value * factor for value in line.values()]
-            (handles[name],) = ax.plot(list(line), values, label=name, **style)
+            marker = "o" if 0 < len(line) <= 25 else None  # by panel: not in the legend
+            ax.plot(list(line), values, label=name, marker=marker, markersize=2.5, **style)
+            handles[name] = Line2D([], [], **style)
     if len(handles) > 1:
         legend_below(figure, list(handles.items()), columns=3)
     return figure
@@ -261,7 +263,8 @@ def draw_confusion(results: dict[tuple, list[Result]]):
 def title_of(group: Sequence[Result], classifier: str, shots: str, name: str, width: float) -> str:
     """Return the title of a panel of `width` inches: what a group of results shares."""
     tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-    title = f"{shots}, {CLASSIFIER_NAMES.get(classifier, classifier)}, {tasks}"
+    words = (shots, CLASSIFIER_NAMES.get(classifier, classifier), group[0].how, tasks)
+    title = fitted(", ".join(filter(None, words)), width - 0.1)
     return f"{fitted(name, width - 0.3)}\n{title}" if name else title
 
 
@@ -271,7 +274,7 @@ def draw_reliability(results: dict[tuple, list[Result]]):
     expected calibration error."""
     alone = len(results) == 1
     size = 3.0 if alone else 2.33
-    figure, axes = grid(len(results), size, size + (0 if alone else 0.25))
+    figure, axes = grid(len(results), size, size + 0.5)
     names = short_names([folder for folder, *_ in results])
     for ax, name, ((_, classifier, shots, classes), group) in zip(axes, names, results.items()):
         rows = [row for result in group for row in read_predictions(result)]
@@ -292,21 +295,35 @@ def draw_reliability(results: dict[tuple, list[Result]]):
         }  # fmt: skip
         hits, confidence = (truth == p.argmax(axis=1)).mean(), p.max(axis=1).mean()
         values = {"ECE": bins.error(), "accuracy": hits, "confidence": confidence}
-        text = "\n".join(f"{name} {100 * value:.1f} %" for name, value in values.items())
-        ax.text(0.03, 0.97, text, va="top", size=7)
+        ece, *rest = (f"{name} {100 * value:.1f} %" for name, value in values.items())
         title = title_of(group, classifier, shots, name if len(set(names)) > 1 else "", size)
         ax.set(xlabel="Confidence", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1))
-        ax.set_title("" if alone else title)
+        ax.set_title(f"{title}\n{ece}\n{', '.join(rest)}", size=7)
         ax.label_outer()
     legend_below(figure, list(shown.items()), columns=2 if alone else 4)
     return figure
+
+
+def task_names(tasks: Sequence[Tasks]) -> list[str]:
+    """Return what tells scores over many tasks apart in a legend: folder and unusual settings, then
+    the number of tasks, or the file if these are the same."""
+    names = short_names([one.path.parent for one in tasks])
+    names = [", ".join(filter(None, (name, one.how))) for name, one in zip(names, tasks)]
+    if len({len(one.rows) for one in tasks}) > 1:
+        names = [f"{name}, {len(one.rows)} tasks" for name, one in zip(names, tasks)]
+    labels = [(one.shots, name) for name, one in zip(names, tasks)]
+    files = (one.path.stem for one in tasks)
+    return [
+        f"{name}, {file}" if labels.count(label) > 1 else name
+        for name, label, file in zip(names, labels, files)
+    ]
 
 
 def draw_tasks(tasks: Sequence[Tasks]):
     """Draw how the accuracy is distributed over many tasks, a panel per number of shots: a
     histogram per method, and its mean with the 95 % interval in the legend."""
     panels: dict[int, list[tuple[str, Tasks]]] = {}
-    for name, found in zip(short_names([one.path.parent for one in tasks]), tasks):
+    for name, found in zip(task_names(tasks), tasks):
         panels.setdefault(found.shots, []).append((name, found))
     alone = len(panels) == 1
     size = (3.4, 2.6) if alone else (2.33, 2.4)

@@ -46,6 +46,15 @@ class Run:
         return {name: line for name, line in lines.items() if line}
 
 
+def how_scored(args: dict) -> str:
+    """Return, for titles, the settings of test.py that are not the usual ones and change
+    probabilities."""
+    words = ["L2-normalised"] * bool(args.get("normalize"))
+    words += ["temperature cv"] * (args.get("temperature") == "cv")
+    words += ["BatchNorm by image"] * (args.get("norm_statistics") == "image")
+    return ", ".join(words)
+
+
 @dataclass(frozen=True)
 class Result:
     """Scores of test.py, with predictions in the CSV file beside `path`."""
@@ -71,6 +80,10 @@ class Result:
         return folder if not recorded.exists() and (folder / CHECKPOINT).exists() else recorded
 
     @property
+    def how(self) -> str:
+        return how_scored(self.scores.get("args", {}))
+
+    @property
     def mistakes(self) -> int:
         """The number of misclassified query images."""
         return int(self.confusion.sum() - self.confusion.trace())
@@ -79,18 +92,21 @@ class Result:
         """Return what summable results share, apart from classifier, shots and classes."""
         task = self.task
         options = {name: self.scores["args"].get(name) for name in ("augnum", "rare_split")}
+        options["how"] = self.how
         parts = (task.rare, bool(task.excluded_ids), options, self.scores.get("training"))
         return tuple(json.dumps(part, sort_keys=True) for part in parts)
 
 
 @dataclass(frozen=True)
 class Tasks:
-    """Scores of test.py --tasks: `rows` of its CSV file, and `mean_interval` by score."""
+    """Scores of test.py --tasks: `rows` of its CSV file, `mean_interval` by score, and `how` they
+    were made, see `how_scored`."""
 
     path: Path
     shots: int
     scores: dict[str, dict]
     rows: list[dict]
+    how: str = ""
 
 
 @dataclass(frozen=True)
@@ -208,7 +224,8 @@ def read_many(path: Path) -> Tasks:
         values = parse_json(path.read_bytes(), newest=0)
         shots, scores = values["args"]["k_shot"] or 5, values["scores"]
         (scores["accuracy"]["mean"], scores["accuracy"]["ci95"])
-    return Tasks(path, shots, scores, read_tasks(path.with_suffix(".csv")))
+        how = how_scored(values["args"])
+    return Tasks(path, shots, scores, read_tasks(path.with_suffix(".csv")), how)
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:

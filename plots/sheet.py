@@ -12,6 +12,12 @@ from datasets.listing import ArrayImage
 from evaluation.predictions import ERROR, NONE, NONE_OF_THESE, Row, confidence, verdict
 
 SIDE = 160  # largest width and height of a thumbnail, in pixels
+CAUTION = "For research, not for diagnosis."
+EXPLAINED = (
+    "share of the base images (common diseases) that look at least as rare as the image, 0 to 1: "
+    "the higher, the less it looks like any of the classes. Above {level:g} it is listed as none "
+    "of these. A hint only: see docs/evaluation.md"
+)
 STYLE = """
 body { font: 14px/1.4 system-ui, sans-serif; margin: 2rem; color: #222; background: #fff; }
 h2 { margin: 2rem 0 .5rem; border-bottom: 1px solid #ccc; }
@@ -20,7 +26,8 @@ figure { margin: 0; width: 160px; }
 img, .gone { width: 160px; height: 160px; object-fit: contain; background: #f2f2f2; }
 .gone { display: flex; align-items: center; justify-content: center; color: #777; }
 figcaption { overflow-wrap: anywhere; font-size: 12px; }
-td { padding: 2px 12px 2px 0; vertical-align: top; overflow-wrap: anywhere; }
+th { text-align: left; font-weight: normal; color: #777; vertical-align: top; }
+td, th { padding: 2px 12px 2px 0; vertical-align: top; overflow-wrap: anywhere; }
 """
 
 
@@ -30,14 +37,25 @@ def sheet(
     classes: Sequence[str],
     level: float,
     title: str,
+    about: Mapping[str, str],
 ) -> str:
     """Return an HTML page of the images by verdict, the most confident first, with their ids.
+
+    `about`: what else the head of the page tells of them, by name.
 
     Thumbnails are embedded, so that the page is one file; it runs no script and loads nothing. An
     image without a path, or one that cannot be read any more, has none. At the end it lists the
     images that were not read, and why.
     """
-    parts = [f"<h1>{escape(title)}</h1>"]
+    told = {**about, "images": f"{len(rows)}", "percentage": "probability of the class shown"}
+    if any(row.get(NONE) for row in rows):
+        told[NONE_OF_THESE] = EXPLAINED.format(level=level)
+    cells = "\n".join(
+        f"<tr><th>{escape(name)}</th><td>{escape(text)}</td></tr>" for name, text in told.items()
+    )
+    parts = [
+        f"<h1>{escape(title)}</h1>\n<p><strong>{CAUTION}</strong></p>\n<table>\n{cells}\n</table>"
+    ]
     for name in (*classes, NONE_OF_THESE):
         found = [row for row in rows if "prediction" in row and verdict(row, level) == name]
         found.sort(key=confidence, reverse=True)

@@ -227,9 +227,9 @@ def main(argv: list[str] | None = None) -> None:
     try:
         if not args.only:
             run_here(jobs, study.root / "logs", args.jobs)
-    except KeyboardInterrupt:
+    except SystemExit:  # of Ctrl-C or another signal, see `run_here`
         print("\nstopped; rerun the same command to resume", file=sys.stderr)
-        sys.exit(130)
+        raise
     except InputError:  # a job failed: the table has what the others made
         show_table(study, command)
         raise

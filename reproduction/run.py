@@ -51,8 +51,8 @@ def run_here(jobs: Sequence[Job], logs: Path, max_jobs: int = 1) -> None:
     """Run `jobs` on this machine, up to `max_jobs` in parallel and each after the jobs it needs.
 
     Output goes to `logs`. Parallel jobs share the CPU cores and get a GPU each if there are
-    several. Ctrl-C and SIGTERM stop the commands, too. Raises InputError if a job failed, after all
-    jobs that do not need it have run.
+    several. Ctrl-C and SIGTERM stop the commands, too, and raise SystemExit. Raises InputError if a
+    job failed, after all jobs that do not need it have run.
     """
     logs.mkdir(parents=True, exist_ok=True)
     waiting = [job for job in jobs if not job.done()]

@@ -111,15 +111,15 @@ def heading(study: Study) -> str:
 
 
 def comparison(study: Study) -> list[list[str]]:
-    """Return the rows of total accuracies, one per method; for each shot ours, the paper's, and the
-    difference in the paper's standard deviations."""
-    table, scores = study.table, read_scores(study)
+    """Return the rows of total accuracies, one per method of the study; for each of its shots ours,
+    the paper's, and the difference in the paper's standard deviations."""
+    scores = read_scores(study)
     columns = ("ours",) if study.own else ("ours", "paper", "Δ/std")
-    head = [f"{shot}-shot {name}" for shot in table.shots for name in columns]
+    head = [f"{shot}-shot {name}" for shot in study.shots for name in columns]
     rows = [["method", *head]]
-    for method in table.methods:
+    for method in study.methods:
         row = [method]
-        for shot in table.shots:
+        for shot in study.shots:
             row += _compared(study, scores, method, shot, "accuracy")[: len(columns)]
         rows.append(row)
     return rows

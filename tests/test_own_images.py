@@ -63,6 +63,21 @@ def test_from_own_images_to_predictions(kind, folder, tmp_path):
     call("plots.__main__", d, "--data", source, *tsne)
 
 
+def test_the_classes_come_from_the_task_in_savedir(folder, tmp_path, capsys):
+    a, labels = tmp_path / "a", tmp_path / "labels"
+    first = ["--base-classes", *BASE[:2], "--rare-classes", *RARE]
+    call("main_moco", folder, *first, "--model_path", a, *TINY, "--epochs", 0)
+    more = ["--base-classes", BASE[0], "--rare-classes", *RARE, BASE[1]]
+    argv = [folder, "--resume", a, "--savedir", labels, "-j", 0]
+    call("generate_pseudo", *argv, *more, "--k_shot", 2)
+    call("test", *argv)
+    scores = json.loads((a / "test_lr_3way_2shot_seed0.json").read_text())
+    assert list(scores["per_class"]) == [*RARE, BASE[1]] == scores["args"]["rare_classes"]
+    assert scores["args"]["base_classes"] == BASE[:1]
+    call("test", *argv, *more)  # named again: the same
+    assert "already done" in capsys.readouterr().out
+
+
 def test_rare_classes_cost_the_later_stages_only(folder, tmp_path, capsys, monkeypatch):
     """Stage (a) depends on the base images: rare classes may be changed, dropped and enlarged."""
     a, own = tmp_path / "a", tmp_path / "own"

@@ -1,6 +1,8 @@
 """test.py --predict: none of these, added images, unreadable ones, the page of thumbnails."""
 
 import csv
+import datetime
+import json
 import shutil
 
 import numpy as np
@@ -113,6 +115,31 @@ def test_new_and_changed_images_are_added(data, student, new, tmp_path, capsys, 
     assert "would be overwritten" in error
 
 
+@pytest.mark.parametrize("older", [False, True])
+def test_rows_are_kept_when_the_data_folder_is_left_out(data, student, new, capsys, older):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", data, *argv)  # the first time: makes the reference
+    before = rows_of(student)
+    if older:
+        (file,) = student.glob("predict_*.json")
+        about = json.loads(file.read_text())
+        about["none_of_these"]["format"] = 1
+        file.write_text(json.dumps(about))
+    removed, *kept = before
+    (new / removed).unlink()
+    rare = open_dataset(data).rare
+    for name, path in (("0.jpg", rare.paths[5]), ("1.jpg", rare.paths[9])):
+        shutil.copy(path, new / name)
+    capsys.readouterr()
+    call("test", *argv)
+    printed = capsys.readouterr().out
+    assert "2 new or changed images; 3 as before" in printed and "made again" not in printed
+    after = rows_of(student)
+    assert list(after) == [*before, "0.jpg", "1.jpg"]
+    assert [after[i] for i in before] == list(before.values())
+    assert after["0.jpg"]["none_of_these"]
+
+
 def test_unreadable_images_are_listed_and_read_once_repaired(student, new, tmp_path, capsys):
     (new / "z.png").write_bytes(b"GIF89a nothing")
     argv = ["--resume", student, "--load-cla", "--predict", new, "--skip-unreadable", "-j", 0]
@@ -134,5 +161,15 @@ def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
     call("test", *argv, "--sheet", page)  # of an earlier result
     text = page.read_text(encoding="utf-8")
     assert text.count("data:image/jpeg") == 4 and all(path.name in text for path in new.iterdir())
+    assert text.count("<th>") == 8 - 1 and "<h1>Predictions of new</h1>" in text  # no none of these
+    for told in ("the student&#x27;s own classifier", "3-way 2-shot, seed 0", "conv4, 2 epochs"):
+        assert f"{told}" in text
+    assert f"<td>{datetime.date.today()}</td>" in text
     error = refused(capsys, monkeypatch, "test", data, "--resume", student, "--sheet", page)
     assert "--sheet requires --predict" in error
+    monkeypatch.setattr(FrozenEncoder, "embed", None)  # refused before the work
+    again = [*argv, "--output", tmp_path / "other"]
+    error = refused(capsys, monkeypatch, "test", *again, "--sheet", tmp_path)
+    assert "is a folder" in error
+    error = refused(capsys, monkeypatch, "test", *again, "--sheet", page / "page.html")
+    assert "is not a folder" in error

@@ -429,6 +429,8 @@ def test_only_more_epochs_are_no_reason_to_stop(chain, data, tmp_path, capsys, n
         call(*command, "-j", 0)
         error = no(*command, "--augnum", 3)
         assert "would be overwritten (--augnum 5 then, --augnum 3 now)" in error
+    error = no(*commands[0], "--k_shot", 1)
+    assert "(another task, --k-shot 2 then, --k-shot 1 now)" in error
     call(*moco(data, a), "--epochs", 3)
     for command in commands:
         assert "a checkpoint of 2 epochs then, of 3 now" in no(*command, "--augnum", 3)

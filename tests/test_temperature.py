@@ -67,7 +67,9 @@ def test_tasks(scored, chain, data, tmp_path, capsys):
     scores = json.loads((tmp_path / f"tasks_lr_{NAME}_2tasks.json").read_text())["scores"]
     assert scores["ece"]["mean"] == pytest.approx((rows[0]["ece"] + rows[1]["ece"]) / 2)
     assert "temperature" not in scores
-    assert any(line.startswith("ECE ") for line in capsys.readouterr().out.splitlines())
+    printed = capsys.readouterr().out
+    assert "classifier: lr, temperature cv;" in printed
+    assert any(line.startswith("ECE ") for line in printed.splitlines())
 
 
 def test_predictions(scored, chain, data, tmp_path, capsys):

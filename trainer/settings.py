@@ -375,15 +375,16 @@ def resolve(
 def require_same_setting(field: Field, given: Any, recorded: Any, where: Path | str) -> None:
     """Raise InputError, showing both values, if a setting differs from the file's."""
     if given != recorded:
-        raise InputError(
-            f"{shown(field, given)} conflicts with {where}, created with {shown(field, recorded)}"
-        )
+        now, then = shown(field, given), shown(field, recorded)
+        then = then if then.startswith("without") else f"with {then}"
+        raise InputError(f"{now} conflicts with {where}, created {then}")
 
 
 def shown(field: Field, value: Any) -> str:
-    """Return a setting as typed on the command line."""
+    """Return a setting as typed on the command line; `without --flag` if there is no --no-flag."""
     if field.kind is bool:
-        return field.flag if value else field.flag.replace("--", "--no-", 1)
+        no = "--no-" if field.about.negatable else "without --"
+        return field.flag if value else field.flag.replace("--", no, 1)
     text = " ".join(map(str, value)) if isinstance(value, list) else str(value)
     return f"{field.flag} {text}"
 

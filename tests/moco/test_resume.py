@@ -28,7 +28,14 @@ def test_schedule_is_scaled_with_epochs(tmp_path, capsys, words, expected):
     settings, _ = resolve_training(Pretraining, given)
     assert settings.schedule == expected
     said = "without --schedule" in capsys.readouterr().out
-    assert said == ("--schedule" not in words and expected != [120, 160])
+    drops = min(expected, default=0) < settings.epochs  # after the last epoch it is no drop
+    assert said == ("--schedule" not in words and expected != [120, 160] and drops)
+
+
+def test_two_drops_after_one_epoch_are_told(tmp_path, capsys):
+    given = parse(Pretraining, ["DATA", "--model-path", str(tmp_path), "--epochs", "2"])
+    resolve_training(Pretraining, given)
+    assert "the learning rate drops after epoch 1 (2 times)\n" in capsys.readouterr().out
 
 
 def test_a_cosine_schedule_has_no_drops(tmp_path, capsys):

@@ -140,3 +140,13 @@ def test_numbers_as_class_names_are_told_from_counts():
     table = score_table(score(np.array([0, 1]), np.array([0, 0]), ("3", "4")))
     assert table.splitlines()[0].split()[-2:] == ["'3'", "'4'"]
     assert [line.split()[0] for line in table.splitlines()[1:3]] == ["'3'", "'4'"]
+
+
+def test_paired_shows_the_calibration_error_where_both_have_it():
+    rows, others = rows_of([0.6, 0.7, 0.8]), rows_of([0.5, 0.7, 0.9])
+    assert "ece" not in paired(rows, others)
+    rows = [{**row, "ece": ece} for row, ece in zip(rows, (0.1, 0.2, 0.3))]
+    assert "ece" not in paired(rows, others)
+    found = paired(rows, [{**row, "ece": 0.1} for row in others])
+    assert found["ece"]["mean"] == pytest.approx(0.1)
+    assert "ECE" in paired_table(found) and "+10.00" in paired_table(found)

@@ -61,6 +61,7 @@ def test_curves():
     assert list(agreement.lines[-1].get_ydata()) == pytest.approx([10, 20, 30])
     assert loss.get_ylabel() == "Loss" and "%" in agreement.get_ylabel()
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["a", "b"]
+    assert {line.get_marker() for line in figure.legends[0].get_lines()} == {"None"}
 
 
 def test_drops_of_the_rate_are_marked_where_the_loss_may_rise():
@@ -69,7 +70,10 @@ def test_drops_of_the_rate_are_marked_where_the_loss_may_rise():
     loss, accuracy = figure.axes
     marks = [line for line in loss.lines if line.get_color() == "grey"]
     assert [list(line.get_xdata()) for line in marks] == [[2.5, 2.5]]
-    assert [text.get_text() for text in loss.texts] == ["rate ÷ 10"]
+    (mark,) = loss.texts
+    assert mark.get_text() == "rate\n÷ 10"
+    figure.canvas.draw()
+    assert mark.get_window_extent().y0 >= loss.bbox.y1  # above the lines, not over them
     assert not accuracy.texts and list(loss.lines[-1].get_ydata()) == [3, 2, 1, 2]
 
 
@@ -130,7 +134,8 @@ def test_reliability_pools_the_tasks(tmp_path, alone):
     group = []
     for name, rows in texts_of.items():
         (tmp_path / f"{name}.csv").write_text(f"{head}\n{rows}\n")
-        group.append(Result(tmp_path / f"{name}.json", {"task": task()}))
+        args = {"normalize": True, "temperature": "cv"}
+        group.append(Result(tmp_path / f"{name}.json", {"task": task(), "args": args}))
     results = {(Path("a"), "lr", "1-shot", ("x", "y_z")): group}
     if not alone:
         results[Path("b"), "direct", "1-shot", ("x", "y_z")] = group[:1]
@@ -144,8 +149,15 @@ def test_reliability_pools_the_tasks(tmp_path, alone):
     (shares,) = (patch for patch in ax.patches if hasattr(patch, "get_data"))
     assert shares.get_data().values[[8, 13]] == pytest.approx([1 / 3, 2 / 3])
     # (1 · 0.4 + 2 · 0.4) / 3
-    assert "ECE 40.0 %\naccuracy 66.7 %\nconfidence 80.0 %" in texts(figure)
-    assert ax.get_title() == ("" if alone else "a\n1-shot, LR, 2 tasks")
+    title = "1-shot, LR, L2-normalised, temperature cv, 2 tasks"
+    values = "ECE 40.0 % accuracy 66.7 %, confidence 80.0 %"
+    expected = f"{title} {values}" if alone else f"a {title} {values}"
+    assert ax.get_title().replace("\n", " ") == expected
+    assert not ax.texts  # nothing stands over the bars
+    figure.canvas.draw()
+    for one in figure.axes:
+        box = one.title.get_window_extent()
+        assert box.y1 <= figure.bbox.y1 and box.x0 >= figure.bbox.x0 and box.x1 <= figure.bbox.x1
 
 
 @pytest.mark.parametrize("alone", [True, False])
@@ -235,6 +247,17 @@ def test_file_names_stand_under_lookalikes(chain, data):
 
     figure = draw.draw_lookalikes(result, open_dataset(data), embed)
     assert {row["image"] for row in mistakes} <= {ax.get_xlabel() for ax in figure.axes}
+
+
+def test_histograms_are_told_apart():
+    def of(folder, count, how="", file="tasks_lr"):
+        return Tasks(Path(folder) / f"{file}.json", 5, {}, [{}] * count, how)
+
+    assert draw.task_names([of("a", 9), of("b", 9)]) == ["a", "b"]
+    names = draw.task_names([of("a", 100), of("a", 30, "temperature cv")])
+    assert names == ["a, 100 tasks", "a, temperature cv, 30 tasks"]
+    names = draw.task_names([of("a", 9), of("a", 9, file="tasks_adapted"), of("b", 9)])
+    assert names == ["a, tasks_lr", "a, tasks_adapted", "b"]
 
 
 @pytest.mark.parametrize("shots", [(1,), (1, 5)])

@@ -44,7 +44,8 @@ def page(tmp_path):
     rows = [row("low", "DF", 0.6), row("high", "DF", 0.9), row(evil, "<b>&scar", 0.8),
             row("other", "DF", 0.99, "0.7"), *error_rows({"broken": "not <an> image"})]  # fmt: skip
     paths = {"low": tmp_path / "red.png", evil: tmp_path / "red.png", "high": tmp_path / "gone.png"}
-    return sheet(rows, paths, CLASSES, 0.05, "new & old")
+    about = {"classifier": "logistic regression", "encoder": "<conv4>"}
+    return sheet(rows, paths, CLASSES, 0.05, "new & old", about)
 
 
 def test_by_class_and_confidence(page):
@@ -53,6 +54,22 @@ def test_by_class_and_confidence(page):
     assert heads == ["DF: 2", "<b>&scar: 1", "none of these: 1", "unreadable: 1"]
     assert found.texts.index("high") < found.texts.index("low") < found.texts.index("other")
     assert "DF 99%; none of these 0.70" in found.texts and "not <an> image" in found.texts
+
+
+def test_the_head_says_what_made_it(page):
+    head = Page(page.partition("<h2>")[0]).texts
+    told = dict(zip(head[-10::2], head[-9::2]))
+    assert list(told) == ["classifier", "encoder", "images", "percentage", "none of these"]
+    assert (told["classifier"], told["encoder"], told["images"]) == (
+        "logistic regression", "<conv4>", "5",
+    )  # fmt: skip
+    assert "share of the base images" in told["none of these"] and "0.05" in told["none of these"]
+    assert "For research, not for diagnosis." in head
+
+
+def test_without_scores_nothing_is_said_of_none_of_these():
+    text = sheet([row("a", "DF", 0.9, "")], {}, CLASSES, 0.05, "new", {})
+    assert "none of these" not in text
 
 
 def test_escaped_and_self_contained(page):

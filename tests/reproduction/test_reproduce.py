@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import shlex
 import shutil
 import signal
@@ -252,10 +253,11 @@ def test_a_table_of_own_images(little, tmp_path, capsys, monkeypatch):
 
 
 def test_ctrl_c_ends_with_a_line_and_no_table(smears, tmp_path, capsys, monkeypatch):
-    def interrupted(*_):
-        raise KeyboardInterrupt
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), signal.SIGINT)
+        return 1
 
-    monkeypatch.setattr(reproduce, "run_here", interrupted)
+    monkeypatch.setattr(run, "run_job", interrupted)
     argv = ["--table", 5, "--data", smears, "--out", tmp_path, "--image-size", 32]
     with pytest.raises(SystemExit) as stop:
         reproduce.main([str(word) for word in argv])
@@ -348,7 +350,9 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     text = (root / "table5.md").read_text()
     assert text in printed
     assert "narrowed: 50 images instead of 917; 32 pixels instead of 224; 1 epochs" in text
-    assert "not run" in text
+    rows = [line.split(" | ")[0] for line in text.splitlines() if line.startswith("| ")]
+    assert rows[: len(NARROW_METHODS) + 1] == ["| method", *(f"| {m}" for m in NARROW_METHODS)]
+    assert "not run" not in text and "3-shot" not in text
     assert "| 55.2 (6.4) |" in text  # the paper's
     assert "--data DATA --out OUT" in text and str(tmp_path) not in text
     with open(root / "table5.csv") as file:
@@ -620,12 +624,9 @@ def test_scores_by_the_statistics_of_each_image(capsys):
     plain = commands(capsys, "--table", 5)
     by_image = commands(capsys, "--table", 5, "--norm-statistics", "image")
     assert len(plain) == len(by_image)
-    changed = [pair for pair in zip(plain, by_image) if pair[0] != pair[1]]
-    assert len(changed) == sum(
-        words[0] == "test.py" and "/meta/" not in str(words) for words in plain
-    )
-    for before, after in changed:
-        assert after[0] == "test.py" and "--norm-statistics" in after
-        assert any("/scores_image/" in str(word) for word in after)
+    scored = [words[0] == "test.py" and "/meta/" not in str(words) for words in plain]
+    assert [words != others for words, others in zip(plain, by_image)] == scored
+    for words in (words for words, changed in zip(by_image, scored) if changed):
+        assert "--norm-statistics" in words and "/scores_image/" in str(words)
     image = study("--table", 5, "--dry-run", "--norm-statistics", "image")
     assert "statistics of each image" in table.heading(image)

@@ -19,8 +19,10 @@ from trainer.settings import (
     parse,
     parser_of,
     require_fixed,
+    require_same_setting,
     resolve,
     setting,
+    shown,
     with_default,
 )
 
@@ -203,6 +205,15 @@ def test_require_match_shows_both_values():
     settings.require_match({"arch": "resnet12", "n_way": 3, "k_shot": 5}, "here")
     with pytest.raises(InputError, match="--arch resnet12 conflicts with here, .*--arch conv4"):
         settings.require_match({"arch": "conv4"}, "here")
+
+
+def test_settings_are_shown_by_flags_that_exist():
+    fields = {**config.Labelling.fields(), **config.Testing.fields()}
+    assert not fields["normalize"].about.negatable and fields["teacher"].about.negatable
+    assert shown(fields["normalize"], False) == "without --normalize"
+    assert shown(fields["teacher"], False) == "--no-teacher"
+    with pytest.raises(InputError, match="^--normalize conflicts with here, created without --nor"):
+        require_same_setting(fields["normalize"], True, False, "here")
 
 
 @dataclass(frozen=True, kw_only=True)
