@@ -23,8 +23,10 @@ from trainer.settings import Settings, binding, recipe, setting
 IMAGE_SIZE = 224  # as in the papers
 # Of a training that starts from pretrained weights: what the authors' scripts of MoCo-CXR
 # (Sowrirajan et al. 2021) use to continue ImageNet weights by MoCo, with batches of 16, too: a
-# constant rate, as its drops come after the last epoch.
-FROM_WEIGHTS: dict[str, Any] = {"epochs": 20, "lr": 1e-4, "schedule": []}
+# constant rate, as its drops come after the last epoch. BatchNorm keeps its statistics, usual in
+# fine-tuning with few images a batch (He et al. 2016, ResNet, appendix A): those of four are far
+# from what the weights were trained with.
+FROM_WEIGHTS: dict[str, Any] = {"epochs": 20, "lr": 1e-4, "schedule": [], "bn_groups": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -117,7 +119,8 @@ class Backbone(Settings):
         "none", "initial weights of the backbone: none, random; default, those that torchvision or "
         "timm publishes; FILE, a state dict of the network (.pth, .safetensors); RUN, the folder "
         f"of a run. With weights, --epochs is {FROM_WEIGHTS['epochs']}, --lr "
-        f"{FROM_WEIGHTS['lr']} and --schedule empty by default", metavar="{none,default,FILE,RUN}",
+        f"{FROM_WEIGHTS['lr']}, --schedule empty and --bn-groups {FROM_WEIGHTS['bn_groups']} by "
+        "default", metavar="{none,default,FILE,RUN}",
     )  # fmt: skip
 
 

@@ -91,6 +91,13 @@ def test_students_of_a_frozen_teacher(frozen, data, tmp_path):
     assert other["state_dict"]["queue"].shape == (32, 16)
     trained = student(data, labels, tmp_path / "t", "--epochs", 1, "--moco-dim", 16)
     assert not states_equal(backbone_weights(trained), backbone_weights(teacher))
+    small = ["-b", 8, "-j", 0, "--moco-k", 32, "--epochs", 1, "--model-path", tmp_path / "k"]
+    call("main_distill", data, "--savedir", labels, *small)
+    kept = load_checkpoint(tmp_path / "k")
+    assert kept["args"]["bn_groups"] == 0  # the default: BatchNorm keeps the file's statistics
+    for name, value in backbone_weights(teacher).items():
+        if "running" in name:
+            assert torch.equal(value, backbone_weights(kept)[name]), name
     fresh = student(data, labels, tmp_path / "f", "--epochs", 0, "--student-weights", "fresh")
     assert fresh["args"]["student_classifier"] == "fresh"
     assert fresh["weights"] is None and fresh["args"]["weights"] == "none"
@@ -200,6 +207,8 @@ def test_refusals(chain, data, tmp_path, capsys, monkeypatch):
     assert "a fresh student begins with random weights" in no(*flags, "--weights", "default")
     error = no(*flags, "--student-classifier", "teacher")
     assert "the student does not begin with its teacher's very encoder" in error
+    flags = ["main_moco", data, *run, "-j", 0, "--bn-groups", 0]
+    assert "--bn-groups 0 keeps BatchNorm's statistics: it takes --weights" in no(*flags)
     path = weights_file("torchvision/vit_for_tests", tmp_path)
     wrong = ["--arch", "torchvision/vit_b_16", "--image-size", 32, "--weights", path]
     for command in (["baselines.pretrained"], ["main_moco", data, "-j", 0]):
