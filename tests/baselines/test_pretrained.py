@@ -149,6 +149,37 @@ def test_stage_a_from_weights(frozen, data, tmp_path, capsys, monkeypatch):
     assert "are not those that the teacher" in error
 
 
+def test_a_student_that_continues_its_teacher(data, tmp_path, capsys, monkeypatch):
+    """It begins with stage (a)'s encoder and classifier; not if that was trained on since."""
+    arch = "torchvision/vit_for_tests"
+    flags = ["--arch", arch, "--image-size", 32, "--weights", weights_file(arch, tmp_path)]
+    stage_a = ["main_moco", data, *flags, *SMALL, "--model-path", tmp_path / "a", "--moco-dim", 0]
+    labels = tmp_path / "labels"
+    call(*stage_a, "--epochs", 1)
+    call(
+        "generate_pseudo", "--datadir", data, "--resume", tmp_path / "a", "--savedir", labels,
+        "--k-shot", 2, "-j", 0,
+    )  # fmt: skip
+    begun = student(data, labels, tmp_path / "d", "--student-weights", "teacher", "--epochs", 0)
+    teacher = load_checkpoint(tmp_path / "a")
+    assert states_equal(backbone_weights(begun), backbone_weights(teacher))
+    p = student_classifier(begun)(torch.from_numpy(load_pseudo_labels(labels)[1].embeddings))
+    expected = load_pseudo_labels(labels)[1].probabilities
+    np.testing.assert_allclose(p.softmax(dim=1).detach(), expected, atol=1e-5)
+    other = student(data, labels, tmp_path / "e", "--epochs", 0)
+    assert other["args"]["student_classifier"] == "fresh"
+    assert not states_equal(backbone_weights(other), backbone_weights(teacher))
+    command = ["main_distill", data, "--savedir", labels, "--model-path", tmp_path / "f",
+               "--student-weights", "teacher", "-j", 0]  # fmt: skip
+    error = refused(capsys, monkeypatch, *command, "--moco-dim", 8)
+    assert "must be the features of its backbone" in error
+    call(*stage_a, "--epochs", 2)
+    error = refused(capsys, monkeypatch, *command, "-b", 8, "--moco-k", 32)
+    assert "has been trained on or replaced" in error
+    # Resumed, it needs its teacher no more.
+    student(data, labels, tmp_path / "d", "--student-weights", "teacher", "--epochs", 1)
+
+
 def test_a_resumed_student_needs_no_file(data, tmp_path):
     arch = "torchvision/vit_for_tests"
     path, frozen, labels = weights_file(arch, tmp_path), tmp_path / "frozen", tmp_path / "labels"
