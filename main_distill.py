@@ -20,7 +20,7 @@ from moco.builder import Student
 from moco.config import Distillation, classifier_start, student_start, teacher_settings
 from moco.distill import align, class_correction, distillation_step
 from moco.train import train
-from moco.weights import require_teachers_start, weights_record
+from moco.weights import require_teacher, require_teachers_start, weights_record
 from trainer import cli
 from trainer.config import launch_plan
 from trainer.launch import launch
@@ -33,7 +33,7 @@ def main(argv: list[str] | None = None) -> None:
     savedir = given["savedir"]
     task, labels = load_pseudo_labels(savedir)
     teacher = teacher_settings(labels.about["teacher"], savedir)
-    given, teacher = student_start(given, teacher)
+    given, teacher = student_start(given, teacher, labels.about)
     given = classifier_start(given, teacher, labels.about, labels.classifier is not None)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
     plan = launch_plan(settings)
@@ -62,7 +62,10 @@ def main(argv: list[str] | None = None) -> None:
         pseudo_labels_made_by=labels.about["made_by"],
         teacher=labels.teacher(),
     )  # fmt: skip
-    require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
+    if settings.student_weights == "teacher":
+        require_teacher(source, labels.teacher())
+    else:
+        require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
     resume.check_run(settings, about, base, source)
     base = decoded(
         base, settings.image_size, settings.cache_folder, settings.views_by == "batch",

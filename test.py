@@ -43,7 +43,7 @@ from trainer.settings import parse
 def main(argv: list[str] | None = None) -> None:
     given = parse(Testing, argv)
     baselines.register_all()
-    given = reading_of_task(given) | given
+    given |= reading_of_task(given)
     checkpoint = load_checkpoint(given["resume"])
     settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
     run = Evaluation(settings, given, checkpoint, device)

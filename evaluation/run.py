@@ -211,12 +211,13 @@ class Evaluation:
 
 def reading_of_task(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return how generate_pseudo.py read the data folder whose task is in --savedir: its classes,
-    and whether copies count. Nothing if the folder has no pseudo labels."""
+    and whether copies count. Nothing that is given, or if the folder has no pseudo labels."""
     savedir = given.get("savedir")
     if not savedir or not (savedir / PSEUDO_FILE).is_file():
         return {}
     recorded = load_pseudo_labels(savedir)[1].about["teacher"]
-    return {name: recorded[name] for name in READING if recorded.get(name) is not None}
+    names = [name for name in READING if name not in given and recorded.get(name) is not None]
+    return {name: recorded[name] for name in names}
 
 
 def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:

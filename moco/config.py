@@ -23,8 +23,10 @@ from trainer.settings import Settings, binding, recipe, setting
 IMAGE_SIZE = 224  # as in the papers
 # Of a training that starts from pretrained weights: what the authors' scripts of MoCo-CXR
 # (Sowrirajan et al. 2021) use to continue ImageNet weights by MoCo, with batches of 16, too: a
-# constant rate, as its drops come after the last epoch.
-FROM_WEIGHTS: dict[str, Any] = {"epochs": 20, "lr": 1e-4, "schedule": []}
+# constant rate, as its drops come after the last epoch. BatchNorm keeps its statistics, usual in
+# fine-tuning with few images a batch (He et al. 2016, ResNet, appendix A): those of four are far
+# from what the weights were trained with.
+FROM_WEIGHTS: dict[str, Any] = {"epochs": 20, "lr": 1e-4, "schedule": [], "bn_groups": 0}
 
 
 def data_folder(default: Any = MISSING, help: str = "data folder", **options: Any) -> Any:
@@ -126,7 +128,8 @@ class Backbone(Settings):
         "none", "initial weights of the backbone: none, random; default, those that torchvision or "
         "timm publishes; FILE, a state dict of the network (.pth, .safetensors); RUN, the folder "
         f"of a run. With weights, --epochs is {FROM_WEIGHTS['epochs']}, --lr "
-        f"{FROM_WEIGHTS['lr']} and --schedule empty by default", metavar="{none,default,FILE,RUN}",
+        f"{FROM_WEIGHTS['lr']}, --schedule empty and --bn-groups {FROM_WEIGHTS['bn_groups']} by "
+        "default", metavar="{none,default,FILE,RUN}",
     )  # fmt: skip
 
 
@@ -291,8 +294,9 @@ class Distillation(Correction, ContrastiveTraining):
     savedir: Path = setting(
         help="generate_pseudo.py's folder: the task and the pseudo labels", metavar="DIR",
     )  # fmt: skip
-    student_weights: Literal["teacher-init", "fresh"] = setting(
-        None, "teacher-init: the pretrained weights that the teacher began with; fresh: random",
+    student_weights: Literal["teacher-init", "teacher", "fresh"] = setting(
+        None, "teacher-init: the pretrained weights that the teacher began with; teacher: its encoder "
+        "as it labelled, for --moco-dim 0; fresh: random",
         auto="teacher-init if the teacher began with pretrained weights", fixed=True,
     )  # fmt: skip
     student_classifier: Literal["teacher", "fresh"] = setting(
@@ -449,13 +453,14 @@ def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, An
 
 
 def student_start(
-    given: Mapping[str, Any], teacher: Mapping[str, Any]
+    given: Mapping[str, Any], teacher: Mapping[str, Any], about: Mapping[str, Any]
 ) -> tuple[dict[str, Any], dict[str, Any]]:
     """Return the settings `given` and those of the teacher for what a student's weights start from.
 
     A fresh student of a pretrained teacher takes neither the weights nor the schedule that goes
-    with them. Raises InputError if the teacher began with random weights, but the settings ask for
-    others.
+    with them. `about`: of the pseudo labels, which name the teacher's checkpoint. Raises InputError
+    if the teacher began with random weights, but the settings ask for those it began with; or if
+    they ask for its encoder, and that has a layer on top, or is not named.
     """
     pretrained = teacher.get("weights", "none") != "none"
     start = given.get("student_weights") or ("teacher-init" if pretrained else "fresh")
@@ -465,6 +470,17 @@ def student_start(
         raise InputError(
             f"--weights {given['weights']}: a fresh student begins with random weights"
         )
+    if start == "teacher":
+        if (
+            teacher.get("moco_dim") != 0
+            or given.get("moco_dim", 0) != 0
+            or "checkpoint" not in about
+        ):
+            raise InputError(
+                "--student-weights teacher: the teacher's embeddings must be the features of its "
+                "backbone (--moco-dim 0 in stage (a), or a frozen encoder), and the student's too"
+            )
+        given = {"weights": about["checkpoint"], **given}
     dropped = ("weights", *FROM_WEIGHTS) if pretrained and start == "fresh" else ()
     kept = {name: value for name, value in teacher.items() if name not in dropped}
     return {**given, "student_weights": start}, kept
@@ -475,17 +491,20 @@ def classifier_start(
 ) -> dict[str, Any]:
     """Return the settings `given` and those of the teacher with what f_c′ starts from.
 
-    It can start as f_c if the student's embeddings start as the teacher's: those of a pretrained
-    encoder that was not trained here, without a layer on top, as `about`, of the pseudo labels,
-    says; and if f_c is `known` from their file. Raises InputError if it is asked for otherwise.
+    It can start as f_c if the student's embeddings start as the teacher's, without a layer on top:
+    those of its encoder, or of what it began with if it was not trained here, as `about`, of the
+    pseudo labels, says; and if f_c is `known` from their file. Raises InputError if it is asked for
+    otherwise.
     """
-    same = given["student_weights"] == "teacher-init" and about.get("epoch") == 0
+    weights = given["student_weights"]
+    same = weights == "teacher" or (weights == "teacher-init" and about.get("epoch") == 0)
     same = same and given.get("moco_dim", teacher.get("moco_dim")) == 0
     start = given.get("student_classifier") or ("teacher" if same and known else "fresh")
     if start == "teacher" and not same:
         raise InputError(
             "--student-classifier teacher: the student does not begin with its teacher's very "
-            "encoder; that takes a frozen pretrained teacher (baselines.pretrained) and --moco-dim 0"
+            "encoder; that takes a frozen pretrained teacher (baselines.pretrained) or "
+            "--student-weights teacher, and --moco-dim 0"
         )
     if start == "teacher" and not known:
         raise InputError(

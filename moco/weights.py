@@ -96,6 +96,19 @@ def require_teachers_start(
         )
 
 
+def require_teacher(source: Source | None, teacher: Mapping) -> None:
+    """Raise InputError if a student that begins with its teacher's encoder finds another in that
+    checkpoint, trained on or replaced since it labelled; one that continues needs it no more."""
+    if source is None:
+        found = load_checkpoint(Path(teacher["checkpoint"]))
+        if (found["epoch"], found["made_by"]) != (teacher["epoch"], teacher["checkpoint_made_by"]):
+            raise InputError(
+                f"--student-weights teacher: {teacher['checkpoint']} has been trained on or "
+                "replaced since it made the pseudo labels; make them again by generate_pseudo.py "
+                "--overwrite"
+            )
+
+
 def _read_safetensors(path: Path) -> dict[str, Tensor]:
     try:
         from safetensors.torch import load_file

@@ -91,6 +91,13 @@ def test_students_of_a_frozen_teacher(frozen, data, tmp_path):
     assert other["state_dict"]["queue"].shape == (32, 16)
     trained = student(data, labels, tmp_path / "t", "--epochs", 1, "--moco-dim", 16)
     assert not states_equal(backbone_weights(trained), backbone_weights(teacher))
+    small = ["-b", 8, "-j", 0, "--moco-k", 32, "--epochs", 1, "--model-path", tmp_path / "k"]
+    call("main_distill", data, "--savedir", labels, *small)
+    kept = load_checkpoint(tmp_path / "k")
+    assert kept["args"]["bn_groups"] == 0  # the default: BatchNorm keeps the file's statistics
+    for name, value in backbone_weights(teacher).items():
+        if "running" in name:
+            assert torch.equal(value, backbone_weights(kept)[name]), name
     fresh = student(data, labels, tmp_path / "f", "--epochs", 0, "--student-weights", "fresh")
     assert fresh["args"]["student_classifier"] == "fresh"
     assert fresh["weights"] is None and fresh["args"]["weights"] == "none"
@@ -140,6 +147,37 @@ def test_stage_a_from_weights(frozen, data, tmp_path, capsys, monkeypatch):
     again = ["--savedir", root / "labels_a", "--model-path", tmp_path / "w", "-b", 8, "-j", 0]
     error = refused(capsys, monkeypatch, "main_distill", data, *again, "--weights", wrong)
     assert "are not those that the teacher" in error
+
+
+def test_a_student_that_continues_its_teacher(data, tmp_path, capsys, monkeypatch):
+    """It begins with stage (a)'s encoder and classifier; not if that was trained on since."""
+    arch = "torchvision/vit_for_tests"
+    flags = ["--arch", arch, "--image-size", 32, "--weights", weights_file(arch, tmp_path)]
+    stage_a = ["main_moco", data, *flags, *SMALL, "--model-path", tmp_path / "a", "--moco-dim", 0]
+    labels = tmp_path / "labels"
+    call(*stage_a, "--epochs", 1)
+    call(
+        "generate_pseudo", "--datadir", data, "--resume", tmp_path / "a", "--savedir", labels,
+        "--k-shot", 2, "-j", 0,
+    )  # fmt: skip
+    begun = student(data, labels, tmp_path / "d", "--student-weights", "teacher", "--epochs", 0)
+    teacher = load_checkpoint(tmp_path / "a")
+    assert states_equal(backbone_weights(begun), backbone_weights(teacher))
+    p = student_classifier(begun)(torch.from_numpy(load_pseudo_labels(labels)[1].embeddings))
+    expected = load_pseudo_labels(labels)[1].probabilities
+    np.testing.assert_allclose(p.softmax(dim=1).detach(), expected, atol=1e-5)
+    other = student(data, labels, tmp_path / "e", "--epochs", 0)
+    assert other["args"]["student_classifier"] == "fresh"
+    assert not states_equal(backbone_weights(other), backbone_weights(teacher))
+    command = ["main_distill", data, "--savedir", labels, "--model-path", tmp_path / "f",
+               "--student-weights", "teacher", "-j", 0]  # fmt: skip
+    error = refused(capsys, monkeypatch, *command, "--moco-dim", 8)
+    assert "must be the features of its backbone" in error
+    call(*stage_a, "--epochs", 2)
+    error = refused(capsys, monkeypatch, *command, "-b", 8, "--moco-k", 32)
+    assert "has been trained on or replaced" in error
+    # Resumed, it needs its teacher no more.
+    student(data, labels, tmp_path / "d", "--student-weights", "teacher", "--epochs", 1)
 
 
 def test_a_resumed_student_needs_no_file(data, tmp_path):
@@ -200,6 +238,8 @@ def test_refusals(chain, data, tmp_path, capsys, monkeypatch):
     assert "a fresh student begins with random weights" in no(*flags, "--weights", "default")
     error = no(*flags, "--student-classifier", "teacher")
     assert "the student does not begin with its teacher's very encoder" in error
+    flags = ["main_moco", data, *run, "-j", 0, "--bn-groups", 0]
+    assert "--bn-groups 0 keeps BatchNorm's statistics: it takes --weights" in no(*flags)
     path = weights_file("torchvision/vit_for_tests", tmp_path)
     wrong = ["--arch", "torchvision/vit_b_16", "--image-size", 32, "--weights", path]
     for command in (["baselines.pretrained"], ["main_moco", data, "-j", 0]):
