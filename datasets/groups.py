@@ -51,7 +51,10 @@ def with_folders(data: Collection) -> Collection:
     """
     used = {*data.base.ids, *data.rare.ids}
     if not used & data.folders.keys():
-        raise InputError(f"--group-folders: {data.name} has no folders within its class folders")
+        raise InputError(
+            f"--group-folders: {data.name} has no folders within its class folders; give groups as "
+            "--groups FILE, or in a CSV file of images as a column group"
+        )
     return replace(data, groups=data.folders)
 
 

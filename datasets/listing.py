@@ -135,10 +135,11 @@ class Listing:
         inside = "" if folder == root else str(folder.relative_to(root))
         images = self.images_in(folder, inside)
         self.rows += [Row(i, Path(path), label) for i, path in images]
+        length = len(os.path.join(folder, ""))
         for i, path in images:
-            first, *rest = path[len(os.path.join(folder, "")) :].split(os.sep)
-            if rest:
-                self.folders[i] = first
+            name, separator, _ = path[length:].partition(os.sep)
+            if separator:
+                self.folders[i] = name
         return len(images)
 
     def images_in(self, folder: Path, inside: str = "") -> list[tuple[str, str]]:

@@ -58,8 +58,9 @@ def table_rows(
                 )
             if "\0" in "".join(values):
                 raise InputError(f"{table}, line {reader.line_num}: contains a NUL character")
-            repeated += tuple(row.values()) in found
-            found.setdefault(tuple(row.values()), (reader.line_num, row))
+            key = tuple(value for name, value in row.items() if name)  # R's row numbers have none
+            repeated += key in found
+            found.setdefault(key, (reader.line_num, row))
     if repeated and notes is not None:
         notes.append(f"{repeated} rows of {table.name} repeat another row and count once")
     return list(found.values())

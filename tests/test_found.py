@@ -39,6 +39,17 @@ def test_quiet_and_other_processes(data, tmp_path, capsys, monkeypatch):
     call("main_moco", *argv, "--quiet")
     said = capsys.readouterr().out
     assert said.startswith("isic2018: 35 base, 25 rare") and "cache: " not in said
+    small = ["--arch", "conv4", "--image-size", 32, "--epochs", 0, "-j", 0, "--quiet"]
+    call("baselines.simclr", data, "--model_path", tmp_path / "b", *small)
+    a, labels = tmp_path / "a", tmp_path / "labels"
+    drawn = [data, "--resume", a, "-j", 0, "--quiet"]
+    call("generate_pseudo", *drawn, "--k-shot", 2, "--savedir", labels)
+    call("test", *drawn, "--k-shot", 2)
+    call("test", *drawn, "--k-shot", 2, "--tasks", 2)
+    call("test", *drawn, "--k-shot", 2, "--predict", data)
+    call("main_distill", data, "--savedir", labels, "--model-path", tmp_path / "d", "--epochs", 0,
+         "-b", 8, "--bn-groups", 2, "-j", 0, "--quiet")  # fmt: skip
+    assert "cache: " not in capsys.readouterr().out
     # The second machine of two.
     script = sys.modules["main_moco"]
     monkeypatch.setattr(script, "launch", lambda *_: None)

@@ -148,7 +148,7 @@ def test_the_block_of_what_was_found(root):
         "  base              2  a 2",
         "  rare              4  b 2, c 2",
         "  not used          2  d1 1, d2 1",
-        "  passed over      10",
+        "  passed over      10",  # an empty folder counts as one
         "                    3  system, hidden and thumbnail files: b/@eaDir/",
         "                    5  not images: b/0.txt, b/1.txt, b/2.txt and 2 more",
         "                    1  class folders without images: empty/",

@@ -129,6 +129,9 @@ def test_an_exact_repetition_of_a_row_counts_once(root):
     assert read_support(data, root / "s.csv") == {
         "scar": ["scar/0.jpg"], "vessel": ["vessel/1.jpg"]
     }  # fmt: skip
+    numbered = '"";"path";"label"\n1;scar/0.jpg;scar\n2;scar/1.jpg;scar\n3;scar/0.jpg;scar\n'
+    (root / "r.csv").write_text(numbered)
+    assert [line for line, _ in table_rows(root / "r.csv", ("path", "label"))] == [2, 3]
     (root / "g.csv").write_text('sep=;\n"image";"group"\n' + "scar/0.jpg;P1\n" * 2 + ";\n")
     grouped = with_groups(data, root / "g.csv")
     assert grouped.groups == {"scar/0.jpg": "P1"}
