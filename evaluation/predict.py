@@ -148,8 +148,8 @@ def reference_of(
             for part in (data.rare, data.base)
         )
         support = task.support(rare)
-    except InputError as error:
-        print(f"{missing}: {error}")
+    except InputError as error:  # unreadable images: it names --skip-unreadable
+        print(f"{missing}, which need all rare and base images: {error}")
         return None
     reference = _fitted(encoder, support, base, settings.augnum, json_types(about))
     try:

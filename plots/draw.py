@@ -4,6 +4,7 @@ Figures have their size in print, with 8-point text: one column (3.4 inches) wid
 """
 
 import math
+import re
 import textwrap
 import unicodedata
 from collections.abc import Callable, Sequence
@@ -102,8 +103,9 @@ def marker_of(name: str, rare: dict) -> str:
 
 
 def fitted(name: str, width: float) -> str:
-    """Return a title wrapped to `width` inches."""
-    return textwrap.fill(name, max(8, int(width / LETTER)))
+    """Return a title wrapped to `width` inches, not between a number and what it counts."""
+    joined = re.sub(r"(?<=\d) ", "\xa0", name)
+    return textwrap.fill(joined, max(8, int(width / LETTER))).replace("\xa0", " ")
 
 
 def add_legend(owner, entries: Sequence[tuple[str, object]], **options) -> None:

@@ -173,3 +173,17 @@ def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
     assert "is a folder" in error
     error = refused(capsys, monkeypatch, "test", *again, "--sheet", page / "page.html")
     assert "is not a folder" in error
+
+
+def test_unreadable_base_images_say_what_to_do(data, student, new, tmp_path, capsys):
+    root = shutil.copytree(data, tmp_path / "root")
+    path = open_dataset(root).base.paths[3]
+    path.write_bytes(b"GIF89a nothing")
+    argv = [root, "--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", *argv, "--output", tmp_path / "out")
+    printed = capsys.readouterr().out
+    assert "no scores for none of these, which need all" in printed
+    assert "skip them with --skip-unreadable" in printed and path.name in printed
+    call("test", *argv, "--output", tmp_path / "skipped", "--skip-unreadable")
+    assert "no scores" not in capsys.readouterr().out
+    assert all(row["none_of_these"] for row in rows_of(tmp_path / "skipped").values())

@@ -249,6 +249,10 @@ def test_file_names_stand_under_lookalikes(chain, data):
     assert {row["image"] for row in mistakes} <= {ax.get_xlabel() for ax in figure.axes}
 
 
+def test_a_number_stays_with_what_it_counts():
+    assert draw.fitted("L2-normalised, 1 task", 16 * draw.LETTER) == "L2-normalised,\n1 task"
+
+
 def test_histograms_are_told_apart():
     def of(folder, count, how="", file="tasks_lr"):
         return Tasks(Path(folder) / f"{file}.json", 5, {}, [{}] * count, how)
