@@ -38,7 +38,8 @@ def test_tables_round_trip(rows, order, end, encoding):
             writer.writeheader()
             writer.writerows({"path": path, "label": label, "age": ""} for path, label in rows)
         found = [row for _, row in table_rows(table, ("path", "label"))]
-    assert found == [{"path": path, "label": label, "age": ""} for path, label in rows]
+    unique = dict.fromkeys(rows)  # a repeated row counts once
+    assert found == [{"path": path, "label": label, "age": ""} for path, label in unique]
 
 
 @settings(deadline=None, max_examples=200)
