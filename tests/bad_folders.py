@@ -284,9 +284,11 @@ def table_outcome(folder: Path, dice: random.Random, known: dict) -> str:
         expected = Counter(label for _, label in rows)
         kind = dice.randrange(8)
         if kind == 0:
-            harmless = [rows[0], ["", ""]]  # repeated, empty
-            rows.append(dice.choice([*harmless, ["gone.jpg", labels[0]], ["x"], [name, ""]]))
-            odd = rows[-1] not in harmless
+            repeated = rows[0]  # counts once
+            rows.append(
+                dice.choice([repeated, ["gone.jpg", labels[0]], ["x"], ["", ""], [name, ""]])
+            )
+            odd = rows[-1] is not repeated
         elif kind == 1:
             rows[0][1] = dice.choice([labels[0].upper() + "x", "other", f" {labels[0]}\u200b"])
             expected = Counter(clean(label) for _, label in rows)

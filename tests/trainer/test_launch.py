@@ -27,6 +27,8 @@ def command(data, folder, *more):
 def start(argv, **environment):
     environment = {**os.environ, "OMP_NUM_THREADS": "1", **environment}
     options = {"cwd": REPOSITORY, "env": environment, "text": True}
+    options["preexec_fn"] = lambda: signal.signal(signal.SIGINT, signal.SIG_DFL)
+    # Tests that run in the background ignore SIGINT, and so would their processes.
     return subprocess.Popen(argv, stdout=subprocess.PIPE, stderr=subprocess.PIPE, **options)
 
 
