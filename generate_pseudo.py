@@ -126,7 +126,7 @@ def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: T
 
     Raises InputError if the query set of a drawn task lacks a class.
     """
-    note_on_counts(task, settings.normalize)
+    note_on_counts(task)
     query = task.query(data.rare, complete=not task.chosen)
     base, trained_on = data.base.fingerprint(), checkpoint["base"]
     if STAGES[checkpoint["stage"]].trained and not same_images(base, trained_on):

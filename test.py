@@ -60,7 +60,7 @@ def main(argv: list[str] | None = None) -> None:
         raise InputError("--compare requires --tasks")
     task = run.find_task(data)
     if run.classifier == "lr":
-        note_on_counts(task, settings.normalize)
+        note_on_counts(task)
     if settings.temperature == "cv":
         require_calibratable(task)
     if settings.predict:

@@ -163,7 +163,8 @@ def _check_classes(
         raise InputError("--rare-classes must name at least 2 classes, got 1")
     if duplicates := [name for name in dict.fromkeys(chosen) if chosen.count(name) > 1]:
         raise InputError("duplicates in --base-classes and --rare-classes: "
-                         + listed(map(quoted, duplicates)))  # fmt: skip
+                         + listed(map(quoted, duplicates))
+                         + "; name both, each class in one of them")  # fmt: skip
     named = {folded(name): name for name in chosen}
     outside = [name[:-1] for name in listing.passed_over.get(OUTSIDE, ()) if name[-1] == "/"]
     others = {**{name.rpartition("/")[2]: 0 for name in outside}, **available}

@@ -275,14 +275,13 @@ def require_calibratable(task: Task) -> None:
         )
 
 
-def note_on_counts(task: Task, normalize: bool) -> None:
-    """Print a note if an L2-normalised regression meets classes of unequal support: there the L2
-    penalty is strong, and the intercepts, which it spares, favour the larger classes."""
-    if normalize and len(set((counts := task.support_counts()).values())) > 1:
+def note_on_counts(task: Task) -> None:
+    """Print a note if the regression meets classes of unequal support: the shorter the embeddings,
+    the stronger the L2 penalty, and the intercepts, which it spares, favour the larger classes."""
+    if len(set((counts := task.support_counts()).values())) > 1:
         print(
-            f"note: --normalize with unequal numbers of support images ({counted(counts)}): the "
-            "regression leans towards the larger classes; equal numbers, or no --normalize, "
-            "avoid it"
+            f"note: unequal numbers of support images ({counted(counts)}): the regression leans "
+            "towards the larger classes, with --normalize most of all; equal numbers avoid it"
         )
 
 

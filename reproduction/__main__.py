@@ -80,6 +80,7 @@ def make_parser() -> cli.ArgumentParser:
     add("--rare-classes", nargs="+", metavar="CLASS", help="rare classes of your own images")
     add("--allow-duplicates", action="store_true",
         help="count copies of an image as separate images")  # fmt: skip
+    add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
     add("--amp", action="store_true",
         help="train and adapt to tasks in mixed precision (bfloat16); without it, in float32, on "
         "GPUs too")  # fmt: skip
@@ -127,7 +128,7 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
             raise InputError(
                 f"--{flag} {listed(unknown)}: table {table.number} has {', '.join(known)}"
             )
-    machine = []
+    machine = ["--skip-unreadable"] * args.skip_unreadable
     for flag, value in (("--device", args.device), ("--workers", args.workers)):
         machine += [flag, str(value)] if value is not None else []
     data, out, groups = args.data or Path("DATA"), args.out, args.groups

@@ -114,7 +114,7 @@ def read_tables(path: Path = PAPER) -> dict[int, Table]:
 @dataclass(frozen=True)
 class Study:
     """How to reproduce a table: its narrowing and folders. `machine` holds flags of all commands
-    (--device, --workers)."""
+    (--device, --workers, --skip-unreadable)."""
 
     table: Table
     data: Path

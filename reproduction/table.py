@@ -96,6 +96,8 @@ def heading(study: Study) -> str:
         narrower.append("group-disjoint tasks")
     if study.allow_duplicates:
         narrower.append("copies counted as images")
+    if "--skip-unreadable" in study.machine:
+        narrower.append("without unreadable images")
     if study.norm_statistics == "image":
         narrower.append("scored with BatchNorm's statistics of each image")
     if study.epochs <= DIC_INTERVAL:

@@ -175,15 +175,16 @@ def test_too_few_epochs_for_dic(capsys):
 
 
 def test_groups_and_duplicates_are_passed_on(capsys):
-    flags = ["--group-disjoint", "--groups", "g.csv", "--allow-duplicates"]
+    flags = ["--group-disjoint", "--groups", "g.csv", "--allow-duplicates", "--skip-unreadable"]
     found = commands(capsys, "--table", 5, "--seeds", 0, "--shots", 1, *flags)
     for command in found:
-        assert "--allow-duplicates" in command
+        assert {"--allow-duplicates", "--skip-unreadable"} <= set(command)
         draws = command[0] in ("generate_pseudo.py", "test.py") or "baselines.scratch" in command
         assert ("g.csv" in command) == draws
     assert any("--group-disjoint" in c for c in found if c[0] == "generate_pseudo.py")
     heading = table.heading(study("--table", 5, "--dry-run", *flags))
     assert "group-disjoint tasks" in heading and "copies counted as images" in heading
+    assert "without unreadable images" in heading
 
 
 def test_a_row_that_equals_another_is_not_trained_again(capsys):
