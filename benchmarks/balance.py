@@ -29,7 +29,7 @@ from datasets.open import open_data
 from moco import losses
 from moco.checkpoint import load_checkpoint
 from moco.distill import align
-from moco.evaluate import FrozenEncoder, fit_classifier, linear_map
+from moco.evaluate import FrozenEncoder, by_id, fit_classifier, linear_map
 from moco.loader import EpochBatches
 from models import LinearClassifier
 from trainer import cli
@@ -163,12 +163,12 @@ def measure(
 
     features: of the images of `rare`, K×D; base: M×D; views: M×V×D.
     """
-    row_of = {i: row for row, i in enumerate(rare.ids)}
+    embedded = by_id(rare, features)
     found: dict[str, list[list[float]]] = {}
     for seed in range(tasks):
         task = draw_task(rare, None, k_shot, seed)
         support, query = (
-            (features[[row_of[i] for i in part.ids]], torch.tensor(part.labels))
+            (embedded(part), torch.tensor(part.labels))
             for part in (task.support(rare), task.query(rare))
         )
         teacher = fit_classifier(support[0].numpy(), support[1].numpy())

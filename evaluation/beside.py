@@ -20,7 +20,7 @@ def beside(
 
     None for the teacher, with a note, if its checkpoint is not there or has been trained on.
     """
-    settings, student = run.settings, run.checkpoint
+    student = run.checkpoint
     found: dict[str, dict | None] = {TEACHER: None}
     try:
         teacher = _teacher(student)
@@ -33,10 +33,7 @@ def beside(
     if no_classifier(student) is None:
         predict = direct(encoder, student_classifier(student), query)
         found[STUDENT_DIRECT] = score_of(query, predict(None, query))
-    temperatures: list[float] | None = [] if settings.temperature == "cv" else None
-    predict = regressions(
-        encoder, support, query, settings.augnum, settings.normalize, temperatures
-    )
+    predict = run.predictor(encoder, support, query, temperatures=[])
     found[STUDENT_LR] = score_of(query, predict(support, query))
     return found
 
