@@ -35,12 +35,14 @@ class Task:
     rare: dict  # fingerprint of the rare set
     excluded_ids: tuple[str, ...] = ()  # in neither support nor query set
     contents: tuple[str, ...] = ()  # digests of the support images, in order; none if not recorded
+    group_disjoint: bool = False  # other images of the support set's groups are excluded
 
     def __eq__(self, other: object) -> bool:
-        """Compare tasks; the folder's name and the support images' contents do not matter."""
+        """Compare tasks by their images; what else is recorded of those does not matter."""
         if not isinstance(other, Task):
             return NotImplemented
-        own, others = ({**vars(task), "rare": None, "contents": None} for task in (self, other))
+        notes = dict.fromkeys(("rare", "contents", "group_disjoint"))
+        own, others = ({**vars(task), **notes} for task in (self, other))
         return own == others and same_images(self.rare, other.rare)
 
     @property
@@ -120,6 +122,7 @@ class Task:
         empty = [name for name, count in query.counts().items() if not count]
         if empty and complete:
             rest = f"; {len(self.excluded_ids)} images are excluded" if self.excluded_ids else ""
+            rest += ", with those of the support set's groups (patients)" * self.group_disjoint
             raise InputError(
                 f"no query images of {listed(map(quoted, empty))}{rest}: nothing to score; "
                 "--predict works"
@@ -130,16 +133,20 @@ class Task:
         """Return how many query images share something with the support set.
 
         `copies`: its content, which only --allow-duplicates lets happen; `groups`: a group, None
-        if no image of the task has one; `without_group`: images of the task without a group.
+        if unknown: no image of the task has one in `groups`, nor was the task drawn from these
+        images by groups; `without_group`: images of the task without a group.
         """
         support, query = self.support(rare).ids, self.query(rare, complete=False).ids
         contents = {rare.copies.get(i, i) for i in support}
         known = {groups[i] for i in support if i in groups}
         without = sum(i not in groups for i in (*support, *query))
-        is_known = without < len(support) + len(query)
+        sharing: int | None = sum(groups.get(i) in known for i in query)
+        if without == len(support) + len(query):  # `groups` has none of them
+            excluded = self.group_disjoint and same_images(rare.fingerprint(), self.rare)
+            sharing, without = (0, 0) if excluded else (None, without)
         return {
             "copies": sum(rare.copies.get(i, i) in contents for i in query),
-            "groups": sum(groups.get(i) in known for i in query) if is_known else None,
+            "groups": sharing,
             "without_group": without,
         }
 
@@ -166,6 +173,7 @@ class Task:
             rare=values["rare"],
             excluded_ids=_names(values.get("excluded_ids", ())),
             contents=_names(values.get("contents", ())),
+            group_disjoint=values.get("group_disjoint", False) is True,
         )
         shots = {task.k_shot} if task.k_shot is not None else set(map(len, task.support_ids))
         all_ids = [*(i for ids in task.support_ids for i in ids), *task.excluded_ids]
@@ -236,6 +244,7 @@ def draw_task(
         support_ids=tuple(support_ids),
         rare=rare.fingerprint(),
         excluded_ids=tuple(sorted(set(excluded_ids))),
+        group_disjoint=groups is not None,
     )
 
 
@@ -256,7 +265,10 @@ def choose_task(
         )
     support_ids = [tuple(support[name]) for name in classes]
     excluded_ids = tuple(sorted(_same_groups(rare, classes, support_ids, groups)))
-    task = Task(classes, None, None, tuple(support_ids), rare.fingerprint(), excluded_ids)
+    task = Task(
+        classes, None, None, tuple(support_ids), rare.fingerprint(), excluded_ids,
+        group_disjoint=groups is not None,
+    )  # fmt: skip
     task.support(rare)
     return task
 

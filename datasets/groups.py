@@ -10,24 +10,30 @@ from common.names import clean, printable
 from . import Collection
 from .listing import NAMED
 from .own import GROUP
-from .tables import require_unique, table_rows
+from .tables import has_columns, require_unique, table_rows
 
-IMAGE = "image"  # the column of ids
+IDS = ("image", "path")  # columns of ids: of a file of groups, or of a file of images
 
 
 def with_groups(data: Collection, table: Path, column: str | None = None) -> Collection:
     """Return `data` with the groups in the CSV file `table`, instead of its own.
 
-    The file has the columns `image`, the id of an image, and `column` (by default `group`). An
-    image without a group there has none. Ids that `data` lacks are noted. Raises InputError as
-    `table_rows` does, for an id that is listed twice, and if no id is in `data`.
+    The file has the columns `image` or `path`, the id of an image, and `column` (by default
+    `group`). An image without a group there has none. Ids that `data` lacks are noted. Raises
+    InputError as `table_rows` does, for an id that is listed twice, and if no id is in `data`.
     """
     column = column or GROUP
     read: list[str] = []
-    rows = [row for _, row in table_rows(table, (IMAGE, column), read)]
+    image = next((name for name in IDS if has_columns(table, (name,))), IDS[0])
+    try:
+        rows = [row for _, row in table_rows(table, (image, column), read)]
+    except InputError as error:
+        if has_columns(table, (image,)) and not has_columns(table, (image, column)):
+            raise InputError(f"{error}; --group-column NAME takes another column") from None
+        raise
     ids = {*data.base.ids, *data.rare.ids}
     known = ids | {*data.others.ids}
-    names = list(map(finder(known), (row[IMAGE] for row in rows)))
+    names = list(map(finder(known), (row[image] for row in rows)))
     labels = [clean(row[column]) for row in rows]
     require_unique(table, names, labels)
     groups = dict(zip(names, labels))

@@ -113,7 +113,7 @@ def _header(
     there = ",".join(max(headers, key=len))
     raise InputError(
         f"{table} has the columns {there}; expected {','.join(columns)}, each once, "
-        f" separated by {' or '.join(DELIMITERS.values())}{hint}"
+        f"separated by {' or '.join(DELIMITERS.values())}{hint}"
     )
 
 

@@ -257,8 +257,7 @@ def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
     start = f"note: --epochs {epochs} is too short for"
     drops = settings.schedule
     if drops and not settings.cos and min(drops) >= epochs:
-        text = " ".join(map(str, drops))
-        notes.append(f"{start} --schedule {text}: the learning rate never drops")
+        notes.append(f"{start} a drop of the learning rate, the first one after epoch {min(drops)}")
     if isinstance(settings, ContrastiveTraining):
         keys = epochs * (images // settings.batch_size) * settings.batch_size
         if keys < settings.moco_k:

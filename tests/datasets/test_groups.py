@@ -7,7 +7,7 @@ from PIL import Image
 
 from common.errors import InputError
 from datasets import isic2018, oct, open_dataset, synthetic
-from datasets.episode import draw_task
+from datasets.episode import Task, draw_task
 from datasets.groups import with_folders, with_groups
 from datasets.open import draw, notes_of, open_data
 
@@ -142,6 +142,14 @@ def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
     assert disjoint.support_ids == task.support_ids
     assert disjoint.shared(data.rare, data.groups)["groups"] == 0
     assert len(disjoint.query(data.rare)) == 8 - expected
+    # As recorded, also where the groups are not given again; of other images it says nothing.
+    recorded = Task.from_dict(disjoint.to_dict())
+    known = {"copies": 0, "groups": 0, "without_group": 0}
+    assert disjoint.shared(data.rare, {}) == recorded.shared(data.rare, {}) == known
+    query = disjoint.query(data.rare).ids
+    fewer = data.rare.take([i for i in data.rare.ids if i != query[0]], data.rare.classes)
+    assert recorded.shared(fewer, {})["groups"] is None
+    assert task.shared(data.rare, {})["groups"] is None
 
     lost = support[0]
     groups = {i: group for i, group in data.groups.items() if i != lost}
@@ -151,6 +159,26 @@ def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
     )
     with pytest.raises(InputError, match=f"1 of 12 have none: {lost}"):
         draw_task(data.rare, 2, 2, seed, groups)
+
+
+def test_groups_that_leave_no_query_image_are_the_reason(folder, tmp_path):
+    data = open_dataset(folder, *CHOICE)
+    rows = [f"{i},one" for i in data.rare.ids]
+    data = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows))
+    task = draw(data, 2, 2, 0, group_disjoint=True)
+    with pytest.raises(InputError, match="8 images are excluded.*the support set's groups"):
+        task.query(data.rare)
+
+
+def test_a_table_of_images_has_their_groups(folder, tmp_path):
+    data = open_dataset(folder, *CHOICE)
+    rows = [f"{i},{n}" for n, i in enumerate(data.rare.ids)]
+    for header in ("path,group", "PATH;Group"):
+        text = [row.replace(",", header[4]) for row in rows]
+        groups = with_groups(data, table(tmp_path / "g.csv", header, *text)).groups
+        assert groups == {i: str(n) for n, i in enumerate(data.rare.ids)}
+    with pytest.raises(InputError, match="columns path,patient; expected path,group.*--group-col"):
+        with_groups(data, table(tmp_path / "g.csv", "path,patient", *rows))
 
 
 def test_notes_on_copies():

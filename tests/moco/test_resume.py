@@ -78,7 +78,7 @@ def test_too_short_for_the_queue():
 
 
 def test_too_short_for_the_schedule_and_for_dic():
-    assert "learning rate never drops" in notes(Pretraining, 999, "--epochs", 120)
+    assert "the first one after epoch" in notes(Pretraining, 999, "--epochs", 120)
     assert notes(Pretraining, 999, "--epochs", 121) == ""
     assert notes(Pretraining, 999, "--epochs", 120, "--cos") == ""
     dic = ["--savedir", "x", "--schedule", "--correction", "dic", "--epochs"]
