@@ -58,8 +58,8 @@ class Drawing(Settings):
         flags=("--group-disjoint", "--lesion-disjoint"), former="lesion_disjoint",
     )  # fmt: skip
     groups: Path | None = setting(
-        None, "CSV file with the columns image,group, which says for each image id of which "
-        "patient or lesion it is", metavar="FILE",
+        None, "CSV file with the columns image (or path) and group: of each image id, its patient "
+        "or lesion", metavar="FILE",
     )  # fmt: skip
     group_column: str | None = setting(
         None, "column of groups, in --groups or in the CSV file of images (default: group)",
@@ -363,7 +363,7 @@ class Testing(Classes, Regression, Choosing, Encoding):
         low=0, high=1, metavar="P", runtime=True,
     )  # fmt: skip
     sheet: Path | None = setting(
-        None, "with --predict: also write a page of thumbnails by predicted class", metavar="HTML",
+        None, "with --predict: also write a page of thumbnails by verdict", metavar="HTML",
         runtime=True,
     )  # fmt: skip
     teacher: bool = setting(

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The whole method in minutes, on a laptop:
 #     bash scripts/quickstart.sh                  on synthetic skin lesions
-#     bash scripts/quickstart.sh DATA_FOLDER      on your copy of ISIC 2018 or Herlev Pap-smear
-# ARCH, IMAGE_SIZE, EPOCHS, K_SHOT and SEED configure the run; OUT is the output folder.
+#     bash scripts/quickstart.sh DATA_FOLDER      on a data set of the papers (docs/data.md)
+# In the environment: ARCH, IMAGE_SIZE, EPOCHS, K_SHOT and SEED; OUT, the output folder; PYTHON.
 set -euo pipefail
 DATA=${1:+$(realpath "$1")}
 cd "$(dirname "$0")/.."

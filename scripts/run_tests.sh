@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
-# Style and the quick tests, or --all, in the environment of scripts/quickstart.sh, on two processes.
-# Arguments go to pytest: `-n 0` for one process, `tests/moco` for a part.
+# Style checks and the quick tests, with --all also the slow ones, in the environment of
+# scripts/quickstart.sh, in two processes. Arguments go to pytest: `-n 0` for one process,
+# `tests/moco` for a part.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 . scripts/environment.sh requirements.txt requirements-dev.txt

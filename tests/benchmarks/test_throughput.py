@@ -91,7 +91,7 @@ def test_ratios_of_consecutive_turns():
 
 
 def test_flop():
-    """METHOD.md: 51.3 GFLOP for ResNet-12 at 224 pixels."""
+    """51.3 GFLOP for ResNet-12 at 224 pixels."""
     assert throughput.flop_per_image("resnet12", 224) / 1e9 == pytest.approx(51.3, abs=0.1)
 
 
