@@ -27,7 +27,6 @@ from evaluation.run import (
     note_on_source,
     reading_of_task,
     score_of,
-    temperature_of,
     write_results,
 )
 from moco import resume
@@ -128,15 +127,14 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     images = task.query(rare)
     support = None if settings.load_cla else task.support(rare)
     encoder = run.encoder()
-    temperatures: list[float] = []
-    probabilities = run.predictor(encoder, support, images, temperatures)(support, images)
+    probabilities, calibrated = run.predictor(encoder, support, images)(support, images)
     scores = {
-        **score_of(images, probabilities), **temperature_of(temperatures), "task": task.to_dict(),
+        **score_of(images, probabilities), **calibrated, "task": task.to_dict(),
         "classifier": run.classifier, "images": scored, "shared_with_support": shared,
         "data": data.to_dict(), **run.about(),
     }  # fmt: skip
     size = f"{len(images)} query images, none from the support set"
-    used = "".join(f", temperature {t:.2f}" for t in temperatures)
+    used = "".join(f", temperature {t:.2f}" for t in calibrated.values())
     print(f"{task}; classifier: {run.classifier}{used}; {size}{group_word(shared)}")
     for note in notes_of(shared, len(images)):
         print(note)

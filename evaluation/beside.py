@@ -29,12 +29,12 @@ def beside(
     else:
         f_q, fitted = FrozenEncoder(teacher, *run.options), student["teacher"]
         predict = regressions(f_q, support, query, fitted["augnum"], fitted["normalize"])
-        found[TEACHER] = score_of(query, predict(support, query))
+        found[TEACHER] = score_of(query, predict(support, query)[0])
     if no_classifier(student) is None:
         predict = direct(encoder, student_classifier(student), query)
-        found[STUDENT_DIRECT] = score_of(query, predict(None, query))
-    predict = run.predictor(encoder, support, query, temperatures=[])
-    found[STUDENT_LR] = score_of(query, predict(support, query))
+        found[STUDENT_DIRECT] = score_of(query, predict(None, query)[0])
+    predict = run.predictor(encoder, support, query)
+    found[STUDENT_LR] = score_of(query, predict(support, query)[0])
     return found
 
 

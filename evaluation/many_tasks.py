@@ -19,7 +19,7 @@ from moco.scores import (
     tasks_csv,
 )
 
-from .run import Evaluation, group_word, score_of, temperature_of, write_results
+from .run import Evaluation, group_word, score_of, write_results
 
 
 def score_tasks(run: Evaluation, data: Collection) -> None:
@@ -85,13 +85,12 @@ def task_rows(
     rare = decoded(data.rare, run.image_size, settings.cache_folder, quiet=settings.quiet)
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
-    temperatures: list[float] = []
-    predict = run.predictor(run.encoder(), support, rare, temperatures)
+    predict = run.predictor(run.encoder(), support, rare)
     rows, shared = [], []
     for task in tqdm(tasks, desc="tasks", unit="task", disable=None):
         query = task.query(rare)
-        scores = score_of(query, predict(task.support(rare), query))
-        rows.append(task_row(task, scores | temperature_of(temperatures)))
+        probabilities, calibrated = predict(task.support(rare), query)
+        rows.append(task_row(task, score_of(query, probabilities) | calibrated))
         shared.append({"query": len(query), **task.shared(rare, data.groups)})
     return rows, shared
 

@@ -25,7 +25,7 @@ from .predictions import (
     predictions_text,
     read_predictions,
 )
-from .run import Evaluation, another_task, note_on_source, temperature_of, write_results
+from .run import Evaluation, another_task, note_on_source, write_results
 
 
 def predict_images(
@@ -64,9 +64,8 @@ def predict_images(
         check_readable(*([new, support] if support else [new]))
         added = error_rows(errors)
         if new:
-            temperatures: list[float] = []
-            probabilities = run.predictor(encoder, support, new, temperatures)(support, new)
-            about |= temperature_of(temperatures)
+            probabilities, calibrated = run.predictor(encoder, support, new)(support, new)
+            about |= calibrated
             none = reference.none_of_these(encoder.embed(new)) if reference else None
             added += predicted_rows(new, probabilities, task.classes, none)
         if rows:

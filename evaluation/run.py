@@ -100,26 +100,22 @@ class Evaluation:
         encoder: FrozenEncoder | MetaLearner,
         support: ImageSet | None,
         query: ImageSet,
-        temperatures: list[float] | None = None,
     ) -> Predictor:
         """Encode the images of one task or many; return what classifies a task's query set.
 
         By the student's classifier, or with `support`, the support images of all tasks, by a
         logistic regression fitted on those of the task, or by the meta-trained model adapted to
-        them. With --temperature cv it adds each task's temperature to `temperatures`.
+        them.
         """
         settings = self.settings
         if isinstance(encoder, MetaLearner):
             if settings.tasks:  # all of them are of the images `query`
                 return adaptations(encoder, query)
-            return lambda support, query: encoder.predict(query, support, progress="testing")
+            return lambda support, query: (encoder.predict(query, support, "testing"), {})
         if support is None:
             return direct(encoder, student_classifier(self.checkpoint), query)
-        if settings.temperature == "none":
-            temperatures = None
-        return regressions(
-            encoder, support, query, settings.augnum, settings.normalize, temperatures
-        )
+        calibrate = settings.temperature == "cv"
+        return regressions(encoder, support, query, settings.augnum, settings.normalize, calibrate)
 
     def about(self) -> dict[str, Any]:
         """Return what the JSON file tells about the command and the checkpoint."""
@@ -232,11 +228,6 @@ def score_of(images: ImageSet, probabilities: np.ndarray) -> dict:
     """Return the scores of the probabilities, M×N, of M images."""
     predicted = probabilities.argmax(axis=1)
     return score(np.array(images.labels), predicted, images.classes, probabilities)
-
-
-def temperature_of(temperatures: list[float]) -> dict[str, float]:
-    """Return the last temperature as the JSON file tells it; nothing without --temperature cv."""
-    return {"temperature": temperatures[-1]} if temperatures else {}
 
 
 def another_task(previous: dict, task: Task) -> list[str]:

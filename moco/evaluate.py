@@ -200,9 +200,10 @@ def _fit_copies(copies: np.ndarray, labels: Sequence[int], normalize: bool) -> P
     return fit_classifier(copies.reshape(-1, dim), np.repeat(labels, number), normalize)
 
 
-# Classifies a task's images: (support set, query set) to probabilities, M×N, of the query set.
-# The support set is None for a classifier that is trained already.
-Predictor = Callable[[ImageSet | None, ImageSet], np.ndarray]
+# Classifies a task's images: (support set, query set) to probabilities, M×N, of the query set, and
+# what results tell of them: "temperature", if they are calibrated. The support set is None for a
+# classifier that is trained already.
+Predictor = Callable[[ImageSet | None, ImageSet], tuple[np.ndarray, dict[str, float]]]
 
 
 def by_id(images: ImageSet, values: np.ndarray) -> Callable[[ImageSet], np.ndarray]:
@@ -214,7 +215,11 @@ def by_id(images: ImageSet, values: np.ndarray) -> Callable[[ImageSet], np.ndarr
 def direct(encoder: FrozenEncoder, classifier: nn.Module, query: ImageSet) -> Predictor:
     """Encode the images of `query` once; return the predictor by a student's classifier f_c′."""
     embeddings = by_id(query, encoder.embed(query, progress="testing"))
-    return lambda _, query: classifier(torch.from_numpy(embeddings(query))).softmax(dim=1).numpy()
+
+    def predict(_: ImageSet | None, query: ImageSet) -> tuple[np.ndarray, dict[str, float]]:
+        return classifier(torch.from_numpy(embeddings(query))).softmax(dim=1).numpy(), {}
+
+    return predict
 
 
 def regressions(
@@ -223,28 +228,27 @@ def regressions(
     query: ImageSet,
     augnum: int = 5,
     normalize: bool = False,
-    temperatures: list[float] | None = None,
+    calibrate: bool = False,
 ) -> Predictor:
     """Encode the images of any number of tasks once; return their predictor.
 
     For a task's support and query set, of the images of `support` and `query`, it fits a logistic
-    regression on the first, `FrozenEncoder.fit`, and applies it to the second. With a list of
-    `temperatures` it calibrates the probabilities by `support_temperature`, and adds this to it.
+    regression on the first, `FrozenEncoder.fit`, and applies it to the second; if `calibrate`, with
+    `support_temperature`.
     """
     copies = by_id(support, encoder.copies(support, augnum, progress="support copies"))
-    plain = None if temperatures is None else by_id(support, encoder.embed(support))
+    plain = by_id(support, encoder.embed(support)) if calibrate else None
     embeddings = by_id(query, encoder.embed(query, progress="testing"))
 
-    def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
+    def predict(support: ImageSet | None, query: ImageSet) -> tuple[np.ndarray, dict[str, float]]:
         assert support is not None
         fitted = copies(support)
         f_c = _fit_copies(fitted, support.labels, normalize)
         probabilities = f_c.predict_proba(embeddings(query))
-        if temperatures is None or plain is None:
-            return probabilities
+        if plain is None:
+            return probabilities, {}
         temperature = support_temperature(fitted, plain(support), support.labels, normalize)
-        temperatures.append(temperature)
-        return with_temperature(probabilities, temperature)
+        return with_temperature(probabilities, temperature), {"temperature": temperature}
 
     return predict
 
@@ -359,9 +363,9 @@ def adaptations(learner: MetaLearner, images: ImageSet) -> Predictor:
     predictor, which adapts to a task."""
     embeddings = by_id(images, learner.embed(images, progress="embedding"))
 
-    def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
+    def predict(support: ImageSet | None, query: ImageSet) -> tuple[np.ndarray, dict[str, float]]:
         assert support is not None
-        return learner.adapt(embeddings(support), support.labels)(embeddings(query))
+        return learner.adapt(embeddings(support), support.labels)(embeddings(query)), {}
 
     return predict
 
