@@ -11,7 +11,7 @@ from torch import Tensor, nn
 import baselines
 from common.seeding import stream_seed
 from datasets.images import ImageSet
-from datasets.open import decoded, open_data
+from datasets.open import open_data
 from moco import losses, resume
 from moco.builder import MoCo, contrast_accuracy
 from moco.config import Pretraining
@@ -25,19 +25,12 @@ from trainer.settings import parse
 
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
-    given = parse(Pretraining, argv)
-    settings, source = resume.resolve_training(Pretraining, given)
+    settings, source = resume.resolve_training(Pretraining, parse(Pretraining, argv))
     plan = launch_plan(settings)
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
-    base = data.base
-    groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
+    groups = resume.batchnorm_groups(settings, len(data.base), plan.world_size)
     weights = weights_record(settings, source)
-    about = resume.about_run("moco", settings, data, base, weights=weights)
-    resume.check_run(settings, about, base, source)
-    base = decoded(
-        base, settings.image_size, settings.cache_folder, settings.views_by == "batch",
-        settings.quiet,
-    )  # fmt: skip
+    about, base = resume.prepare_run("moco", settings, source, data, data.base, weights=weights)
     launch(plan, worker, settings, base, groups, about, source)
 
 

@@ -15,6 +15,7 @@ from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
 from datasets.images import ImageSet, require_same
+from datasets.open import decoded
 from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings, scaled_drops
@@ -24,7 +25,7 @@ from trainer.provenance import command, provenance
 from trainer.settings import Settings, require_fixed, resolve, shown
 from trainer.trainer import Run
 
-from .checkpoint import load_checkpoint, require_stage, save_checkpoint
+from .checkpoint import load_checkpoint, made_from, require_stage, save_checkpoint
 from .config import FROM_WEIGHTS, STAGES, ContrastiveTraining, Distillation, ImageTraining
 
 S = TypeVar("S", bound=Settings)
@@ -272,12 +273,17 @@ def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
     return notes
 
 
-def about_run(
-    stage: str, settings: ImageTraining, data: Collection, images: ImageSet, **others: Any
-) -> dict[str, Any]:
-    """Return what a run's checkpoint and log say of it: stage, settings, the training `images`, a
-    part of `data`, and `others`."""
-    return {
+def prepare_run(
+    stage: str,
+    settings: ImageTraining,
+    source: Source | None,
+    data: Collection,
+    images: ImageSet,
+    **others: Any,
+) -> tuple[dict[str, Any], ImageSet]:
+    """Return what a run's checkpoint and log say of it, and the decoded training `images`, a part
+    of `data`: stage, settings, images and `others`. Raises InputError as `check_run` does."""
+    about = {
         "stage": stage,
         "args": settings.record(),
         "data": data.to_dict(),
@@ -287,6 +293,11 @@ def about_run(
         "made_by": provenance(),
         **others,
     }
+    check_run(settings, about, images, source)
+    return about, decoded(
+        images, settings.image_size, settings.cache_folder, settings.views_by == "batch",
+        settings.quiet,
+    )  # fmt: skip
 
 
 def run_of(settings: Output, about: dict, source: Source | None) -> Run:
@@ -345,9 +356,7 @@ def changes(
         for name in names
         if args[name] != current[name]
     ]
-    if (previous.get("epoch"), previous.get("checkpoint_made_by")) != (
-        checkpoint["epoch"], checkpoint["made_by"],
-    ):  # fmt: skip
+    if not made_from(previous, checkpoint):
         found.append(_epochs(previous, checkpoint))
     return found
 
