@@ -1,6 +1,5 @@
 """Episodes for meta-training: N classes with K support and Q query images each."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -205,9 +204,9 @@ def train_episodes(
     model, settings = start.model(), start.settings
     run, images = start_run(start, start.data.base, **more)
     begin(model, settings, run)
-    make_loader = functools.partial(episode_loader, images, batches, settings, device, views, plain)
+    loader = episode_loader(images, batches, settings, device, views, plain)
     trainer = Trainer(
-        model, step, images, batches, closing_loader(make_loader), settings, run, device, adam,
+        model, step, images, batches, closing_loader(loader), settings, run, device, adam,
         settings.clip,
     )  # fmt: skip
     trainer.fit(score=knn_scorer(model, images, settings, device))

@@ -11,7 +11,7 @@ from common.failures import tracebacks_to
 from datasets import Collection
 from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
-from datasets.images import ImageSet, check_readable
+from datasets.images import check_readable
 from datasets.open import decoded, open_unlabelled, require_contents
 from moco.evaluate import FrozenEncoder, MetaLearner
 from moco.outliers import Reference, fit_reference, load_reference, without_format
@@ -150,20 +150,14 @@ def reference_of(
     except InputError as error:  # unreadable images: it names --skip-unreadable
         print(f"{missing}, which need all rare and base images: {error}")
         return None
-    reference = _fitted(encoder, support, base, settings.augnum, json_types(about))
+    copies = encoder.copies(support, settings.augnum)
+    embeddings = encoder.embed(base, "base images")
+    reference = fit_reference(copies, np.array(support.labels), embeddings, json_types(about))
     try:
         reference.save(file)
     except OSError as error:
         print(f"note: {file} cannot be written ({error.strerror}): the data folder is needed again")
     return reference
-
-
-def _fitted(
-    encoder: FrozenEncoder, support: ImageSet, base: ImageSet, augnum: int, about: dict
-) -> Reference:
-    copies = encoder.copies(support, augnum)
-    embeddings = encoder.embed(base, "base images")
-    return fit_reference(copies, np.array(support.labels), embeddings, about)
 
 
 def json_types(value: Any) -> Any:

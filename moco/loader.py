@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import active_children
 
 import numpy as np
@@ -254,14 +254,11 @@ def view_loader(
 
 
 @contextlib.contextmanager
-def closing_loader(
-    make_loader: Callable[[], DataLoader | BatchViews],
-) -> Iterator[DataLoader | BatchViews]:
-    """Open a loader and shut down its workers on leaving the block.
+def closing_loader(loader: DataLoader | BatchViews) -> Iterator[DataLoader | BatchViews]:
+    """Provide a loader, and shut down its workers on leaving the block.
 
     The workers ignore signals, so an error would otherwise wait for them forever.
     """
-    loader = make_loader()
     try:
         yield loader
     finally:

@@ -17,7 +17,7 @@ from common.names import beside_numbers
 from datasets.episode import Task
 from datasets.images import ImageSet
 
-from .calibration import expected_calibration_error
+from .calibration import reliability
 
 
 def score(
@@ -54,7 +54,7 @@ def score(
     if probabilities is not None:
         auc = [float(roc_auc_score(truth == n, probabilities[:, n])) for n in labels]
         scores |= {"auc": dict(zip(classes, auc)), "macro_auc": float(np.mean(auc))}
-        scores["ece"] = expected_calibration_error(probabilities, truth)
+        scores["ece"] = reliability(probabilities, truth).error()
     return scores
 
 
@@ -207,12 +207,10 @@ def paired_table(found: dict[str, dict]) -> str:
     return "\n".join(lines)
 
 
-def predictions_csv(
-    images: ImageSet, probabilities: np.ndarray, classes: Sequence[str], truth: bool = True
-) -> str:
-    """Return CSV text: per image its id, true class (if `truth`), prediction and probabilities."""
-    rows = [["image", *["truth"] * truth, "prediction", *(f"p_{name}" for name in classes)]]
-    for name, label, row in zip(images.ids, images.labels, probabilities):
-        true_class = [images.classes[label]] * truth
-        rows.append([name, *true_class, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+def predictions_csv(images: ImageSet, probabilities: np.ndarray, classes: Sequence[str]) -> str:
+    """Return CSV text: per image its id, true class, prediction and probabilities."""
+    rows = [["image", "truth", "prediction", *(f"p_{name}" for name in classes)]]
+    for name, label, p in zip(images.ids, images.labels, probabilities):
+        true, predicted = images.classes[label], classes[p.argmax()]
+        rows.append([name, true, predicted, *(f"{value:.6f}" for value in p)])
     return csv_text(rows)

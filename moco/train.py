@@ -1,7 +1,6 @@
 """Training on random views of images, with k-NN scores in the log."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import torch
@@ -40,13 +39,14 @@ def train(
     if settings.compile is None:
         compile = compiling_pays(device, settings.epochs * len(batches))
         settings = dataclasses.replace(settings, compile=compile)
-    make_loader = functools.partial(
-        training_loader, images, batches, views, settings.seed, settings.image_size,
-        settings.aug_plus, settings.views_by, readers_of(settings), device,
+    loader = training_loader(
+        images, batches, views, settings.seed, settings.image_size, settings.aug_plus,
+        settings.views_by, readers_of(settings), device,
         bool(settings.compile) and device.type == "cuda",
     )  # fmt: skip
-    loader = closing_loader(make_loader)
-    trainer = Trainer(model, step_fn, images, batches, loader, settings, run, device)
+    trainer = Trainer(
+        model, step_fn, images, batches, closing_loader(loader), settings, run, device
+    )
     score = knn_scorer(model, images, settings, device)
 
     def note_and_score(epoch: int) -> Values:  # on rank 0
