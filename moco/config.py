@@ -440,15 +440,11 @@ def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, An
     must inherit is missing, or a value is invalid.
     """
     with refusing(f"the teacher of the pseudo labels in {savedir} is invalid"):
-        fields = Pretraining.fields()
-        required = [
-            name for name in Pretraining.names(inherited="always") if not fields[name].optional
-        ]
+        required = Pretraining.names(inherited="always")
         if missing := [name for name in required if recorded.get(name) is None]:
             raise ValueError(f"missing setting {listed(missing)}")
         unknown = {name for name, value in recorded.items() if value is None}
-        known = {name: value for name, value in recorded.items() if name not in unknown}
-        complete = Pretraining.complete(known)
+        complete = Pretraining.complete(recorded)
         return {name: value for name, value in complete.items() if name not in unknown}
 
 

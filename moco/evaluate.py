@@ -53,25 +53,30 @@ def encode(
     else:
         views = TransformedImages(images, plain_view(image_size))
         batches = ImageLoader(views, workers, batch_size=batch_size)
-    hidden = None if progress else True  # None: hidden unless on a terminal
-    with tqdm(total=len(images), desc=progress, unit="img", disable=hidden) as bar:
-        return encode_batches(encoder, batches, device, bar)
+    return encode_batches(encoder, batches, len(images), device, progress)
 
 
 @torch.no_grad()
 def encode_batches(
-    encoder: nn.Module, batches: Iterable[Tensor], device: torch.device | str, bar: tqdm
+    encoder: nn.Module,
+    batches: Iterable[Tensor],
+    number: int,
+    device: torch.device | str,
+    progress: str | None,
 ) -> np.ndarray:
-    """Encode batches of views, B×3×S×S, values 0–1, or of uint8 pixels, B×S×S×3; see `encode`."""
+    """Encode `number` images, in batches of views, B×3×S×S, values 0–1, or of uint8 pixels,
+    B×S×S×3; see `encode`."""
     was_training = encoder.training
     encoder.eval()
     embeddings = []
-    for images in batches:
-        images = images.to(device)
-        images = to_float(images) if images.dtype == torch.uint8 else images
-        # `forward`, not a call: a compiled encoder would be compiled anew for each size of batch.
-        embeddings.append(encoder.forward(images).cpu())
-        bar.update(len(images))
+    hidden = None if progress else True  # None: hidden unless on a terminal
+    with tqdm(total=number, desc=progress, unit="img", disable=hidden) as bar:
+        for images in batches:
+            images = images.to(device)
+            images = to_float(images) if images.dtype == torch.uint8 else images
+            # `forward`, not a call: a compiled encoder would be compiled for each size of batch.
+            embeddings.append(encoder.forward(images).cpu())
+            bar.update(len(images))
     encoder.train(was_training)
     return torch.cat(embeddings).numpy()
 
@@ -181,9 +186,7 @@ class FrozenEncoder(_Frozen):
         views = SupportCopies(images, random_view(self.image_size, self.aug_plus), augnum)
         workers = self.workers if len(views) > MANY else 0  # starting them takes a second
         batches = ImageLoader(views, workers, batch_size=32)
-        hidden = None if progress else True
-        with tqdm(total=len(views), desc=progress, unit="copies", disable=hidden) as bar:
-            embeddings = encode_batches(self.network, batches, self.device, bar)
+        embeddings = encode_batches(self.network, batches, len(views), self.device, progress)
         return embeddings.reshape(len(images), augnum, -1)
 
     def fit(self, support: ImageSet, augnum: int = 5, normalize: bool = False) -> Pipeline:

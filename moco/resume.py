@@ -231,23 +231,20 @@ def check_run(
             raise InputError(
                 f"{path} was trained on other pseudo labels than those in {settings.savedir}"
             )
-    for note in notes_on_other_length(settings, checkpoint["args"]["epochs"]):
-        print(note)
+    if settings.epochs != (planned := checkpoint["args"]["epochs"]):
+        note_on_other_length(settings, planned)
 
 
-def notes_on_other_length(settings: TrainingSettings, planned: int) -> list[str]:
-    """Return notes on a run that is resumed with other epochs than `planned`."""
-    if settings.epochs == planned:
-        return []
-    notes, affected = [], ["the cosine schedule"] if settings.cos else []
-    affected += ["α_t of eq. (5)"] if isinstance(settings, Distillation) else []
+def note_on_other_length(settings: TrainingSettings, planned: int) -> None:
+    """Print what it means that a run is resumed with other epochs than `planned`."""
+    affected = ["the cosine schedule"] * settings.cos
+    affected += ["α_t of eq. (5)"] * isinstance(settings, Distillation)
     if affected:
         changed = " and ".join(affected)
-        notes.append(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
+        print(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
     if not settings.cos:
         drops = " ".join(map(str, settings.schedule)) or "none"
-        notes.append(f"note: a resumed run keeps its --schedule, {drops}")
-    return notes
+        print(f"note: a resumed run keeps its --schedule, {drops}")
 
 
 def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:

@@ -17,7 +17,7 @@ from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -159,7 +159,8 @@ def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...])
             backend, store=_rendezvous(plan, rank), rank=rank, world_size=plan.world_size,
             timeout=COLLECTIVE_TIMEOUT, device_id=device if backend == "nccl" else None,
         )  # fmt: skip
-        distributed.cpu_group = _cpu_group() if backend == "nccl" else None
+        if backend == "nccl":
+            distributed.cpu_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
         with explained():
             worker(device, *arguments)
         completed = True
@@ -178,13 +179,6 @@ def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...])
             dist.destroy_process_group()
         if plan.url is not None and plan.url.startswith("file://"):
             Path(plan.url.removeprefix("file://")).unlink(missing_ok=True)
-
-
-def _cpu_group() -> dist.ProcessGroup:
-    """Return a gloo group of all ranks."""
-    group = dist.new_group(backend="gloo")
-    assert isinstance(group, dist.ProcessGroup)  # not so only for ranks outside the group
-    return group
 
 
 def _lost_connection(error: RuntimeError) -> InputError:

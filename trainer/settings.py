@@ -126,27 +126,20 @@ class Field:
         required = self.default is dataclasses.MISSING  # a path
         if value is None and (self.optional or self.about.auto or required):
             return value
-        parts = value if self.several and isinstance(value, list | tuple) else [value]
-        kinds = {float: (int, float), Path: (str, Path)}.get(self.kind, (self.kind,))
-        wrong = self.several != isinstance(value, list | tuple)
-        if self.several and self.kind is Path:  # an older file has one path for --predict
-            wrong = False
-        wrong |= any(
-            not isinstance(part, kinds) or (isinstance(part, bool) and self.kind is not bool)
-            for part in parts
-        )
-        if wrong:
+        if self.several and self.kind is Path and isinstance(value, str | Path):
+            value = [value]  # an older file has one path for --predict
+        if self.several != isinstance(value, list | tuple):
             raise ValueError(f"{self.flag} is {value!r}")
+        parts = value if self.several else [value]
+        kinds = {float: (int, float), Path: (str, Path)}.get(self.kind, (self.kind,))
         for part in parts:
+            if not isinstance(part, kinds) or (isinstance(part, bool) and self.kind is not bool):
+                raise ValueError(f"{self.flag} is {value!r}")
             if problem := self._problem(part):
                 raise ValueError(f"{self.flag} {problem}")
-        parts = [self._converted(part) for part in parts]
+        if self.kind in (str, Path):
+            parts = [clean(part) if self.kind is str else Path(part) for part in parts]
         return parts if self.several else parts[0]
-
-    def _converted(self, value: Any) -> Any:
-        if self.kind is Path:
-            return Path(value)
-        return clean(value) if self.kind is str else value
 
     def _problem(self, value: Any) -> str | None:
         if self.choices and not any(_is_choice(value, choice) for choice in self.choices):
@@ -224,11 +217,11 @@ class Settings:
             recorded = next((key for key in (name, field.about.former) if key in values), None)
             value = None if recorded is None else field.check(values[recorded])
             completed[name] = default if value is None else value
-        return _plain(completed)
+        return {name: _plain(value) for name, value in completed.items()}
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON types, for a checkpoint or a log."""
-        return _plain({name: getattr(self, name) for name in self.fields()})
+        return {name: _plain(getattr(self, name)) for name in self.fields()}
 
     def require_match(self, recorded: Mapping[str, Any], where: Path | str) -> None:
         """Raise InputError, showing both values, if a setting other than None differs from that
@@ -238,13 +231,10 @@ class Settings:
                 require_same_setting(self.fields()[name], given, value, where)
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return list(map(plain, value))
-        return str(value) if isinstance(value, Path) else value
-
-    return {name: plain(value) for name, value in values.items()}
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 S = TypeVar("S", bound=Settings)
