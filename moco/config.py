@@ -444,7 +444,8 @@ def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, An
         if missing := [name for name in required if recorded.get(name) is None]:
             raise ValueError(f"missing setting {listed(missing)}")
         unknown = {name for name, value in recorded.items() if value is None}
-        complete = Pretraining.complete(recorded)
+        known = {name: recorded[name] for name in recorded.keys() - unknown}
+        complete = Pretraining.complete(known)
         return {name: value for name, value in complete.items() if name not in unknown}
 
 
