@@ -22,8 +22,8 @@ from moco.distill import align, class_correction, distillation_step
 from moco.train import train
 from moco.weights import require_teachers_start, weights_record
 from trainer import cli
-from trainer.config import launch_plan
 from trainer.launch import launch
+from trainer.launch_plan import plan_of
 from trainer.settings import parse
 
 
@@ -36,7 +36,7 @@ def main(argv: list[str] | None = None) -> None:
     given, teacher = student_start(given, teacher, labels.about)
     given = classifier_start(given, teacher, labels.about, labels.classifier is not None)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
-    plan = launch_plan(settings)
+    plan = plan_of(settings)
     if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:
         raise InputError(
             f"--dic-gamma {settings.dic_gamma} times --dic-scale {settings.dic_scale} must be less "

@@ -18,15 +18,15 @@ from moco.config import Pretraining
 from moco.train import train
 from moco.weights import weights_record
 from trainer import cli
-from trainer.config import launch_plan
 from trainer.launch import launch
+from trainer.launch_plan import plan_of
 from trainer.settings import parse
 
 
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     settings, source = resume.resolve_training(Pretraining, parse(Pretraining, argv))
-    plan = launch_plan(settings)
+    plan = plan_of(settings)
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
     groups = resume.batchnorm_groups(settings, len(data.base), plan.world_size)
     weights = weights_record(settings, source)

@@ -19,7 +19,7 @@ from moco.augment import plain_view, random_view
 from moco.batch_augment import draw_views, random_views, to_float
 from moco.loader import BatchViews, RandomViews, closing_loader, view_loader
 from moco.train import begin, knn_scorer
-from trainer.config import readers_of
+from trainer.launch_plan import readers_of
 from trainer.performance import adam
 from trainer.settings import recipe, setting, with_default
 from trainer.trainer import StepFn, Trainer

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from datasets.images import ImageSet
-from trainer.config import readers_of
 from trainer.distributed import broadcast, is_main
+from trainer.launch_plan import readers_of
 from trainer.trainer import StepFn, Values, nothing
 
 from . import losses

@@ -8,7 +8,7 @@ from torch import nn
 
 from common.failures import tracebacks_to
 from datasets.images import ImageSet
-from trainer.config import readers_of
+from trainer.launch_plan import readers_of
 from trainer.performance import compiling_pays
 from trainer.trainer import Run, StepFn, Trainer, Values, learning_rate, nothing
 
