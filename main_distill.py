@@ -17,8 +17,9 @@ from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import resume
 from moco.builder import Student
 from moco.checkpoint import load_teacher
-from moco.config import Distillation, classifier_start, student_start, teacher_settings
+from moco.config import Distillation
 from moco.distill import align, class_correction, distillation_step
+from moco.inherit import classifier_start, student_start, teacher_settings
 from moco.train import train
 from moco.weights import require_teachers_start, weights_record
 from trainer import cli

@@ -17,10 +17,11 @@ from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, describe, same_images
 from datasets.open import choose, draw
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels
-from moco import resume
 from moco.checkpoint import student_classifier
-from moco.config import READING, STAGES, Testing
+from moco.config import STAGES, Testing
 from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
+from moco.inherit import READING
+from moco.outputs import about_output, already_done, training_of
 from moco.scores import score
 from trainer.distributed import readers
 
@@ -120,8 +121,8 @@ class Evaluation:
     def about(self) -> dict[str, Any]:
         """Return what the JSON file tells about the command and the checkpoint."""
         return {
-            **resume.about_output(self.settings, self.checkpoint),
-            "training": resume.training_of(self.checkpoint),
+            **about_output(self.settings, self.checkpoint),
+            "training": training_of(self.checkpoint),
         }
 
     def earlier(self, files: tuple[Path, Path]) -> dict | None:
@@ -140,10 +141,8 @@ class Evaluation:
             return previous
 
     def is_done(self, files: tuple[Path, Path], previous: dict, others: list[str]) -> bool:
-        """Return whether the `earlier` result is of this command, see `resume.already_done`."""
-        return resume.already_done(
-            files, previous, self.settings, self.given, self.checkpoint, others
-        )
+        """Return whether the `earlier` result is of this command, see `already_done`."""
+        return already_done(files, previous, self.settings, self.given, self.checkpoint, others)
 
     def find_task(self, data: Collection | None) -> Task:
         """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.

@@ -1,8 +1,7 @@
 """Resuming: find an existing run, check that it matches the command, resolve the settings."""
 
-import json
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -22,10 +21,10 @@ from trainer.config import Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
 from trainer.provenance import command, provenance
-from trainer.settings import Settings, require_fixed, resolve, shown
+from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
-from .checkpoint import load_checkpoint, made_from, require_stage, save_checkpoint
+from .checkpoint import load_checkpoint, require_stage, save_checkpoint
 from .config import FROM_WEIGHTS, STAGES, ContrastiveTraining, Distillation, ImageTraining
 
 S = TypeVar("S", bound=Settings)
@@ -313,78 +312,3 @@ def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:
                 f"note: {where} was trained on the images of {listed(map(quoted, seen))}, now a "
                 "rare class: they are not new to it"
             )
-
-
-def training_of(checkpoint: dict) -> dict:
-    """Return a checkpoint's stage and fixed settings, equal for all seeds of an experiment."""
-    args = checkpoint["args"]
-    fixed = STAGES[checkpoint["stage"]].settings.names(fixed=True)
-    shared = {name: args[name] for name in fixed if name not in ("seed", "teacher")}
-    return {"stage": checkpoint["stage"], **shared}
-
-
-def about_output(settings: Settings, checkpoint: dict) -> dict[str, Any]:
-    """Return what every output of a command that encodes with `checkpoint` says of both; compared
-    by `changes`."""
-    return {
-        "epoch": checkpoint["epoch"],
-        "checkpoint_made_by": checkpoint["made_by"],
-        "args": settings.record(),
-        "made_by": provenance(),
-    }
-
-
-def changes(
-    settings: Settings, given: Mapping[str, Any], previous: dict, checkpoint: dict
-) -> list[str]:
-    """Return in which settings and checkpoint the earlier output `previous` differs, as text.
-
-    Runtime settings are ignored, except for an explicit --amp.
-    """
-    fields = type(settings).fields()
-    try:
-        args = type(settings).complete(previous.get("args", {}))
-    except ValueError as error:
-        return [str(error)]
-    current = json.loads(json.dumps(settings.record()))
-    names = list(type(settings).names(runtime=False)) + ["amp"] * ("amp" in given)
-    found = [
-        f"{shown(fields[name], args[name])} then, {shown(fields[name], current[name])} now"
-        for name in names
-        if args[name] != current[name]
-    ]
-    if not made_from(previous, checkpoint):
-        found.append(_epochs(previous, checkpoint))
-    return found
-
-
-def _epochs(previous: dict, checkpoint: dict) -> str:
-    before, now = previous.get("epoch"), checkpoint["epoch"]
-    return f"a checkpoint of {before} epochs then, of {now} now"
-
-
-def already_done(
-    files: Sequence[Path],
-    previous: dict,
-    settings: Settings,
-    given: Mapping[str, Any],
-    checkpoint: dict,
-    others: Sequence[str] = (),
-) -> bool:
-    """Return whether `previous`, read from one of `files`, is the output of this command.
-
-    False, with a note, if only its checkpoint has more epochs now. Raises InputError if anything
-    else has changed, in the settings or as `others` say: the files would be overwritten.
-    """
-    changed = [*others, *changes(settings, given, previous, checkpoint)]
-    if not changed:
-        return True
-    epochs = previous.get("epoch")
-    more = isinstance(epochs, int) and checkpoint["epoch"] > epochs
-    if more and changed == [_epochs(previous, checkpoint)]:
-        print(f"note: {files[0]} was made from {changed[0]}; it is made again")
-        return False
-    raise InputError(
-        f"{listed(files)} would be overwritten ({listed(changed, 3)}); choose another folder or "
-        "add --overwrite"
-    )
