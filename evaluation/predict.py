@@ -13,7 +13,8 @@ from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
 from datasets.images import check_readable
 from datasets.open import decoded, open_unlabelled, require_contents
-from moco.evaluate import FrozenEncoder, MetaLearner
+from moco.evaluate import FrozenEncoder
+from moco.meta import MetaLearner
 from moco.outliers import Reference, fit_reference, load_reference
 
 from .predictions import (

@@ -19,8 +19,9 @@ from datasets.open import choose, draw
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels
 from moco.checkpoint import student_classifier
 from moco.config import STAGES, Testing
-from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
+from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
 from moco.inherit import READING
+from moco.meta import MetaLearner, adaptations
 from moco.outputs import about_output, already_done, training_of
 from moco.scores import score
 from trainer.distributed import readers

@@ -423,7 +423,7 @@ class Stage:
     it was trained. `trained`: its encoder was trained on images here. `augnum`: the augmented
     copies on which a regression on its embeddings is fitted by default. `adapts(checkpoint)` builds
     the model, with fresh weights, of a meta-learning method, which adapts to a task by itself: see
-    `evaluate.MetaLearner`.
+    `meta.MetaLearner`.
     """
 
     name: str

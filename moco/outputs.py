@@ -1,6 +1,5 @@
 """What the outputs of a checkpoint say of it, and whether earlier ones are of the same command."""
 
-import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -42,7 +41,7 @@ def changes(settings: Settings, given: Mapping[str, Any], previous: dict) -> lis
         args = type(settings).complete(previous.get("args", {}))
     except ValueError as error:
         return [str(error)]
-    current = json.loads(json.dumps(settings.record()))
+    current = settings.record()
     names = list(type(settings).names(runtime=False)) + ["amp"] * ("amp" in given)
     return [
         f"{shown(fields[name], args[name])} then, {shown(fields[name], current[name])} now"
