@@ -31,7 +31,7 @@ from moco.inherit import inherited_from
 from moco.outputs import about_output, already_done
 from trainer import cli
 from trainer.distributed import readers
-from trainer.settings import parse
+from trainer.flags import parse
 
 
 def main(argv: list[str] | None = None) -> None:

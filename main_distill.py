@@ -23,9 +23,9 @@ from moco.inherit import classifier_start, student_start, teacher_settings
 from moco.train import train
 from moco.weights import require_teachers_start, weights_record
 from trainer import cli
+from trainer.flags import parse
 from trainer.launch import launch
 from trainer.launch_plan import plan_of
-from trainer.settings import parse
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -18,9 +18,9 @@ from moco.config import Pretraining
 from moco.train import train
 from moco.weights import weights_record
 from trainer import cli
+from trainer.flags import parse
 from trainer.launch import launch
 from trainer.launch_plan import plan_of
-from trainer.settings import parse
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -36,7 +36,7 @@ from moco.evaluate import note_on_counts, require_calibratable
 from moco.scores import predictions_csv, score_table
 from plots.sheet import sheet
 from trainer import cli
-from trainer.settings import parse
+from trainer.flags import parse
 
 
 def main(argv: list[str] | None = None) -> None:

@@ -19,7 +19,7 @@ from moco.train import train
 from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
 from trainer.distributed import pick_device
-from trainer.settings import parse
+from trainer.flags import parse
 from trainer.trainer import Run, StepFn
 
 

@@ -15,10 +15,9 @@ from moco import config
 from moco.checkpoint import load_checkpoint
 from moco.inherit import teacher_settings
 from trainer.checkpoint import CHECKPOINT
+from trainer.flags import parse, parser_of
 from trainer.settings import (
     Settings,
-    parse,
-    parser_of,
     require_fixed,
     require_same_setting,
     resolve,
