@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given = parse(Labelling, argv)
     checkpoint = load_checkpoint(given["resume"], TEACHERS)
-    settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
+    settings, device = resume.resolve_encoding(Labelling, given, checkpoint)
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
     data = open_data(settings.data, settings)

@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given |= reading_of_task(given)
     checkpoint = load_checkpoint(given["resume"])
-    settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
+    settings, device = resume.resolve_encoding(Testing, given, checkpoint)
     run = Evaluation(settings, given, checkpoint, device)
     require_consistent(run)
     data = None

@@ -6,7 +6,7 @@ from common.errors import InputError, listed
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.open import decoded, draw, notes_of
+from datasets.open import decoded, notes_of
 from moco.config import STAGES
 from moco.evaluate import require_calibratable
 from moco.scores import (
@@ -32,13 +32,7 @@ def score_tasks(run: Evaluation, data: Collection) -> None:
     require_many(run)
     if settings.compare:
         read_tasks(settings.compare)  # before the work
-    tasks = [
-        draw(
-            data, settings.n_way, settings.k_shot or 5, seed, settings.group_disjoint,
-            settings.rare_split,
-        )
-        for seed in range(settings.tasks)
-    ]  # fmt: skip
+    tasks = [run.drawn(data, seed) for seed in range(settings.tasks)]
     rare, first = data.rare, tasks[0]
     if settings.temperature == "cv":
         require_calibratable(first)

@@ -159,7 +159,15 @@ class Evaluation:
             chosen = choose(data, settings.support, settings.group_disjoint)
         recorded = self.checkpoint["task"]
         if not recorded and not settings.savedir:
-            return chosen or self._drawn(data)
+            if chosen:
+                return chosen
+            if settings.load_cla:
+                raise InputError(
+                    f"{settings.resume} does not contain its task; pass the folder of its "
+                    f"{TASK_FILE} as --savedir"
+                )
+            assert data is not None
+            return self.drawn(data, settings.seed or 0)
         task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
         where = settings.resume if recorded else settings.savedir
         if recorded and settings.savedir and load_task(settings.savedir) != task:
@@ -174,17 +182,12 @@ class Evaluation:
         self._require_match(task, where)
         return task
 
-    def _drawn(self, data: Collection | None) -> Task:
+    def drawn(self, data: Collection, seed: int) -> Task:
+        """Return the task that the settings draw with a seed. Raises InputError as `draw` does."""
         settings = self.settings
-        if settings.load_cla:
-            raise InputError(
-                f"{settings.resume} does not contain its task; pass the folder of its {TASK_FILE} "
-                "as --savedir"
-            )
-        assert data is not None
         return draw(
-            data, settings.n_way, settings.k_shot or 5, settings.seed or 0,
-            settings.group_disjoint, settings.rare_split,
+            data, settings.n_way, settings.k_shot or 5, seed, settings.group_disjoint,
+            settings.rare_split,
         )  # fmt: skip
 
     def _require_match(self, task: Task, where: Path) -> None:

@@ -1,5 +1,6 @@
 """Resuming: find an existing run, check that it matches the command, resolve the settings."""
 
+import functools
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -36,22 +37,20 @@ class Source:
 
     def __init__(self, path: Path):
         self.path = path
-        self._checkpoint: dict | None = None
 
-    @property
+    @functools.cached_property
     def checkpoint(self) -> dict:
         """The contents. Raises InputError as `load_checkpoint` does."""
-        if self._checkpoint is None:
-            self._checkpoint = load_checkpoint(self.path)
-        return self._checkpoint
+        return load_checkpoint(self.path)
 
     def take(self) -> dict:
         """Return the contents for the last time: they take as much memory as the model."""
-        checkpoint, self._checkpoint = self.checkpoint, None
+        checkpoint = self.checkpoint
+        del self.checkpoint
         return checkpoint
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "_checkpoint": None}  # other processes read the file
+        return {"path": self.path}  # other processes read the file
 
 
 def holds_run(folder: Path) -> bool:
@@ -141,15 +140,15 @@ def _scaled_schedule(
 
 
 def resolve_encoding(
-    cls: type[S], given: Mapping[str, Any], checkpoint: dict, where: Path
+    cls: type[S], given: Mapping[str, Any], checkpoint: dict
 ) -> tuple[S, torch.device]:
-    """Return settings and device of a command that encodes with a checkpoint from `where`.
+    """Return settings and device of a command that encodes with the checkpoint of --resume.
 
     Raises InputError as `resolve` does.
     """
     device = pick_device(given.get("device", "auto"), given.get("gpu"))
     auto = {"amp": has_bfloat16(device), "augnum": STAGES[checkpoint["stage"]].augnum}
-    return resolve(cls, given, auto, checkpoint["args"], where), device
+    return resolve(cls, given, auto, checkpoint["args"], given["resume"]), device
 
 
 def batchnorm_groups(settings: ContrastiveTraining, base_images: int, processes: int) -> int:
