@@ -130,18 +130,17 @@ def reference_of(
     about = {
         "epoch": run.checkpoint["epoch"], "checkpoint_made_by": run.checkpoint["made_by"],
         "task": task.to_dict(), "augnum": settings.augnum,
+        **({"base": data.base.fingerprint()} if data else {}),
     }  # fmt: skip
-    kept = load_reference(file) if file.exists() else None
-    if kept and any(kept.about.get(name) != json_types(value) for name, value in about.items()):
-        kept = None
+    about = json.loads(json.dumps(about))  # as it is read back from a file
+    if file.exists():
+        kept = load_reference(file)
+        if about == {name: kept.about.get(name) for name in about}:
+            return kept
     missing = "note: no scores for none of these"
     if data is None:
-        if kept is None:
-            print(f"{missing}: they need the base images; pass the data folder once")
-        return kept
-    about["base"] = data.base.fingerprint()
-    if kept and kept.about["base"] == json_types(about["base"]):
-        return kept
+        print(f"{missing}: they need the base images; pass the data folder once")
+        return None
     cache = settings.cache_folder
     try:
         rare, base = (
@@ -154,14 +153,9 @@ def reference_of(
         return None
     copies = encoder.copies(support, settings.augnum)
     embeddings = encoder.embed(base, "base images")
-    reference = fit_reference(copies, np.array(support.labels), embeddings, json_types(about))
+    reference = fit_reference(copies, np.array(support.labels), embeddings, about)
     try:
         reference.save(file)
     except OSError as error:
         print(f"note: {file} cannot be written ({error.strerror}): the data folder is needed again")
     return reference
-
-
-def json_types(value: Any) -> Any:
-    """Return a value as it is read back from a JSON file."""
-    return json.loads(json.dumps(value))
