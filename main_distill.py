@@ -26,6 +26,7 @@ from trainer import cli
 from trainer.flags import parse
 from trainer.launch import launch
 from trainer.launch_plan import plan_of
+from trainer.trainer import Run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -53,7 +54,7 @@ def main(argv: list[str] | None = None) -> None:
         require_teachers_start(weights, labels.about.get("weights"), savedir)
     elif source is None:  # a student that continues needs its teacher's encoder no more
         load_teacher(labels.teacher())
-    about, base = resume.prepare_run(
+    run, base = resume.prepare_run(
         "distill", settings, source, data, data.base,
         task=task.to_dict(),
         weights=weights,
@@ -61,12 +62,12 @@ def main(argv: list[str] | None = None) -> None:
         pseudo_labels_made_by=labels.about["made_by"],
         teacher=labels.teacher(),
     )  # fmt: skip
-    if plan.first_rank == 0 and labels.about.get("contents") not in (None, about["contents"]):
+    if plan.first_rank == 0 and labels.about.get("contents") not in (None, run.about["contents"]):
         print(
             f"note: base images have changed since {savedir} was made: their pseudo labels are of "
             "the images before; rerun generate_pseudo.py with --overwrite to label them again"
         )
-    launch(plan, worker, settings, base, labels, groups, about, source)
+    launch(plan, worker, settings, base, labels, groups, run)
 
 
 def worker(
@@ -75,13 +76,12 @@ def worker(
     base: ImageSet,
     labels: PseudoLabels,
     groups: int,
-    about: dict,
-    source: resume.Source | None,
+    run: Run,
 ) -> None:
     """Train on one rank. `labels`: the teacher's pseudo labels, in the order of `base`."""
     # A seed stream other than stage (a)'s: a fresh initialisation of what --weights does not load.
     torch.manual_seed(stream_seed("student weights", settings.seed))
-    classes = about["task"]["classes"]
+    classes = run.about["task"]["classes"]
     pair = settings.encoder_pair()
     student = Student(n_way=len(classes), **pair, batchnorm_groups=groups)
     soft_labels = torch.from_numpy(labels.probabilities)
@@ -94,7 +94,6 @@ def worker(
         student.classifier.load(torch.from_numpy(labels.classifier))
     step = distillation_step(settings, student, y.to(device), labels.embeddings)
     after_epoch = class_correction(settings, student, base, hard_labels, classes, device)
-    run = resume.run_of(settings, about, source)
     train(student, step, base, settings, run, device, after_epoch=after_epoch)
 
 

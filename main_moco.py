@@ -21,6 +21,7 @@ from trainer import cli
 from trainer.flags import parse
 from trainer.launch import launch
 from trainer.launch_plan import plan_of
+from trainer.trainer import Run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -30,22 +31,17 @@ def main(argv: list[str] | None = None) -> None:
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
     groups = resume.batchnorm_groups(settings, len(data.base), plan.world_size)
     weights = weights_record(settings, source)
-    about, base = resume.prepare_run("moco", settings, source, data, data.base, weights=weights)
-    launch(plan, worker, settings, base, groups, about, source)
+    run, base = resume.prepare_run("moco", settings, source, data, data.base, weights=weights)
+    launch(plan, worker, settings, base, groups, run)
 
 
 def worker(
-    device: torch.device,
-    settings: Pretraining,
-    base: ImageSet,
-    groups: int,
-    about: dict,
-    source: resume.Source | None,
+    device: torch.device, settings: Pretraining, base: ImageSet, groups: int, run: Run
 ) -> None:
     """Train on one rank."""
     torch.manual_seed(stream_seed("weights", settings.seed))
     model = MoCo(**settings.encoder_pair(), batchnorm_groups=groups)
-    train(model, step, base, settings, resume.run_of(settings, about, source), device)
+    train(model, step, base, settings, run, device)
 
 
 def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:

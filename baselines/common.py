@@ -90,12 +90,12 @@ def start_run(
     like `resume.check_run`.
     """
     settings, source = start.settings, start.source
-    about, images = resume.prepare_run(
+    run, images = resume.prepare_run(
         start.stage, settings, source, start.data, images,
         task=task and task.to_dict(), weights=weights_record(settings, source), **more,
     )  # fmt: skip
-    about["args"] |= {"moco_dim": None, "mlp": False}
-    return resume.run_of(settings, about, source), images
+    run.about["args"] |= {"moco_dim": None, "mlp": False}
+    return run, images
 
 
 def train_baseline(

@@ -275,9 +275,13 @@ def prepare_run(
     data: Collection,
     images: ImageSet,
     **others: Any,
-) -> tuple[dict[str, Any], ImageSet]:
-    """Return what a run's checkpoint and log say of it, and the decoded training `images`, a part
-    of `data`: stage, settings, images and `others`. Raises InputError as `check_run` does."""
+) -> tuple[Run, ImageSet]:
+    """Return the trainer's description of a run, and the decoded training `images`, a part of
+    `data`.
+
+    Checkpoints and log will say of it stage, settings, images and `others`. Raises InputError as
+    `check_run` does.
+    """
     about = {
         "stage": stage,
         "args": settings.record(),
@@ -289,17 +293,13 @@ def prepare_run(
         **others,
     }
     check_run(settings, about, images, source)
-    return about, decoded(
+    run = Run(
+        settings.model_path, about, save_checkpoint, source.take if source else None,
+        source.path if source else None, is_resuming(settings), settings.overwrite,
+    )  # fmt: skip
+    return run, decoded(
         images, settings.image_size, settings.cache_folder, settings.views_by == "batch",
         settings.quiet,
-    )  # fmt: skip
-
-
-def run_of(settings: Output, about: dict, source: Source | None) -> Run:
-    """Return the trainer's description of the run `about`."""
-    return Run(
-        settings.model_path, about, save_checkpoint, source.take() if source else None,
-        source.path if source else None, is_resuming(settings), overwrite=settings.overwrite,
     )  # fmt: skip
 
 

@@ -72,7 +72,7 @@ def note_on_drop(settings: ImageTraining, epoch: int) -> str:
 def begin(model: nn.Module, settings: ImageTraining, run: Run) -> None:
     """Load --weights into the model of a new run; have tracebacks written to the run's folder."""
     tracebacks_to(run.folder)
-    if run.resumed is None and (initial := initial_weights(settings.weights, settings.arch)):
+    if run.load is None and (initial := initial_weights(settings.weights, settings.arch)):
         load_initial(model, initial)
 
 

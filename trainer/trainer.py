@@ -56,14 +56,14 @@ class Run:
     """A run's description, output and starting point.
 
     `about` is stored in every checkpoint and in the log's first line; `save` writes a checkpoint to
-    `folder`. `resumed` is the checkpoint to continue from, read from `source`; `resuming` says that
-    it is of the run in `folder` itself.
+    `folder`. `load` returns the checkpoint to continue from, of the file `source`, once; `resuming`
+    says that it is of the run in `folder` itself.
     """
 
     folder: Path
     about: dict[str, Any]
     save: Callable[[Path, dict], None]
-    resumed: dict[str, Any] | None = None
+    load: Callable[[], dict[str, Any]] | None = None
     source: Path | None = None
     resuming: bool = False
     overwrite: bool = False
@@ -92,7 +92,7 @@ class Trainer:
     `step`, the number of steps done in the current epoch, and `totals`, the sums of their
     statistics.
 
-    Raises InputError if `run.resumed` does not fit, or the ranks' starting points differ.
+    Raises InputError if what `run.load` returns does not fit, or the ranks' starting points differ.
     """
 
     def __init__(
@@ -122,11 +122,10 @@ class Trainer:
         self.part: dict[str, Any] | None = None  # the checkpoint's, until its epoch continues
         self.save_time, self.save_seconds = time.perf_counter(), 0.0  # of the last checkpoint
         start_epoch = None if run.resuming else config.start_epoch
-        if run.resumed:
+        if run.load:
             weights_only = {"part": None} if start_epoch is not None else {}
             with refusing(f"{run.source} does not fit this run"):
-                self.load_state_dict({**run.resumed, **weights_only})
-            run.resumed = None  # not kept in memory while training
+                self.load_state_dict({**run.load(), **weights_only})
         if start_epoch is not None:
             self.epoch = start_epoch
         about = run.about
