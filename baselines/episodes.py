@@ -17,7 +17,7 @@ from datasets.cache import pixels
 from datasets.images import ImageSet, read_image
 from moco.augment import plain_view, random_view
 from moco.batch_augment import draw_views, random_views, to_float
-from moco.loader import BatchViews, RandomViews, closing_loader, view_loader
+from moco.loader import BatchViews, RandomViews, view_loader
 from moco.train import begin, knn_scorer
 from trainer.launch_plan import readers_of
 from trainer.performance import adam
@@ -206,7 +206,6 @@ def train_episodes(
     begin(model, settings, run)
     loader = episode_loader(images, batches, settings, device, views, plain)
     trainer = Trainer(
-        model, step, images, batches, closing_loader(loader), settings, run, device, adam,
-        settings.clip,
+        model, step, images, batches, loader, settings, run, device, adam, settings.clip,
     )  # fmt: skip
     trainer.fit(score=knn_scorer(model, images, settings, device))

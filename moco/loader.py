@@ -251,16 +251,3 @@ def view_loader(
         generator=torch.Generator(),  # leaves the global random state to the training steps
         pin_memory=device.type == "cuda",
     )
-
-
-@contextlib.contextmanager
-def closing_loader(loader: DataLoader | BatchViews) -> Iterator[DataLoader | BatchViews]:
-    """Provide a loader, and shut down its workers on leaving the block.
-
-    The workers ignore signals, so an error would otherwise wait for them forever.
-    """
-    try:
-        yield loader
-    finally:
-        if iterator := getattr(loader, "_iterator", None):
-            iterator._shutdown_workers()

@@ -14,7 +14,7 @@ from trainer.trainer import Run, StepFn, Trainer, Values, learning_rate, nothing
 
 from .config import ContrastiveTraining, ImageTraining
 from .evaluate import encode, knn_score
-from .loader import EpochBatches, closing_loader, training_loader
+from .loader import EpochBatches, training_loader
 from .weights import initial_weights, load_initial
 
 
@@ -44,9 +44,7 @@ def train(
         settings.views_by, readers_of(settings), device,
         bool(settings.compile) and device.type == "cuda",
     )  # fmt: skip
-    trainer = Trainer(
-        model, step_fn, images, batches, closing_loader(loader), settings, run, device
-    )
+    trainer = Trainer(model, step_fn, images, batches, loader, settings, run, device)
     score = knn_scorer(model, images, settings, device)
 
     def note_and_score(epoch: int) -> Values:  # on rank 0

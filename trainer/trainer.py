@@ -1,9 +1,9 @@
 """The training loop of all models, which differ only in what a step computes."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -87,8 +87,8 @@ class Trainer:
     `step_fn(model, views, rows, epoch)` returns the statistics of a batch, of which "loss" is
     minimised; a loss without gradient means that the step has called backward itself.
     `optimizer(model, lr, momentum, weight_decay)` makes the optimizer; gradients with a norm above
-    `clip` are scaled down to it. `loader` is entered once and yields (views, rows) in the order of
-    the sampler `batches`; rows index `images`. The state is `epoch`, the number of epochs done,
+    `clip` are scaled down to it. `loader` yields (views, rows) in the order of the sampler
+    `batches`; rows index `images`. The state is `epoch`, the number of epochs done,
     `step`, the number of steps done in the current epoch, and `totals`, the sums of their
     statistics.
 
@@ -101,7 +101,7 @@ class Trainer:
         step_fn: StepFn,
         images: ImageSet,
         batches: Batches,
-        loader: AbstractContextManager[Loader],
+        loader: Loader,
         config: TrainingSettings,
         run: Run,
         device: torch.device,
@@ -212,11 +212,12 @@ class Trainer:
                 (run.folder / PREVIOUS).unlink(missing_ok=True)  # of another run
         self.parallel = in_parallel(self.model, self.device)
         self.bar = self.progress_bar()
-        with self.bar, self.loader as loader, watching(config.save_minutes, all_max) as watch:
+        watching_signals = watching(config.save_minutes, all_max)
+        with self.bar, closing_workers(self.loader), watching_signals as watch:
             for epoch in range(self.epoch, config.epochs):
                 self.start_epoch(epoch)
                 with self.guard.detecting_anomalies(config.detect_anomaly, epoch):
-                    for views, rows in loader:
+                    for views, rows in self.loader:
                         self.train_step(views, rows)
                         if self.step < len(self.batches):
                             self.handle(watch.action())
@@ -333,6 +334,19 @@ class Trainer:
             unit="img",
             disable=None if is_main() else True,
         )
+
+
+@contextlib.contextmanager
+def closing_workers(loader: Loader) -> Iterator[None]:
+    """Shut down a loader's processes on leaving the block.
+
+    They ignore signals, so an error would otherwise wait for them forever.
+    """
+    try:
+        yield
+    finally:
+        if iterator := getattr(loader, "_iterator", None):
+            iterator._shutdown_workers()
 
 
 def take_step(
