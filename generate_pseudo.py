@@ -25,18 +25,20 @@ from datasets.open import choose, decoded, draw, notes_of, open_data, with_conte
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
-from moco.config import STAGES, TEACHERS, Labelling, inherited_from, require_undrawn
+from moco.config import STAGES, TEACHERS, Labelling, require_undrawn
 from moco.evaluate import FrozenEncoder, linear_map, note_on_counts
+from moco.inherit import inherited_from
+from moco.outputs import about_output, already_done
 from trainer import cli
 from trainer.distributed import readers
-from trainer.settings import parse
+from trainer.flags import parse
 
 
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given = parse(Labelling, argv)
     checkpoint = load_checkpoint(given["resume"], TEACHERS)
-    settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
+    settings, device = resume.resolve_encoding(Labelling, given, checkpoint)
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
     data = open_data(settings.data, settings)
@@ -49,9 +51,7 @@ def main(argv: list[str] | None = None) -> None:
     }  # fmt: skip
     if all(file.exists() for file in files) and not settings.overwrite:
         previous = load_pseudo_labels(settings.savedir)[1].about
-        if resume.already_done(
-            files, previous, settings, given, checkpoint, differences(previous, about)
-        ):
+        if already_done(files, previous, settings, given, checkpoint, differences(previous, about)):
             print(f"already done: {files[0]}, {files[1]}")
             return
     else:  # a task file alone: unfinished run
@@ -67,7 +67,7 @@ def main(argv: list[str] | None = None) -> None:
     embeddings, probabilities, classifier = teach(
         settings, checkpoint, device, support, base_images
     )
-    about |= resume.about_output(settings, checkpoint)
+    about |= about_output(settings, checkpoint)
     labels = PseudoLabels(data.base.ids, probabilities, embeddings, about, classifier)
     files[1].unlink(missing_ok=True)  # so that an interrupted overwrite leaves no such pair
     save_task(settings.savedir, task, about["made_by"])

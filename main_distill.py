@@ -11,20 +11,22 @@ import torch.nn.functional as F
 import baselines
 from common.errors import InputError
 from common.seeding import stream_seed
-from datasets.content import content_key
 from datasets.images import ImageSet
-from datasets.open import decoded, open_data
+from datasets.open import open_data
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import resume
 from moco.builder import Student
-from moco.config import Distillation, classifier_start, student_start, teacher_settings
+from moco.checkpoint import load_teacher
+from moco.config import Distillation
 from moco.distill import align, class_correction, distillation_step
+from moco.inherit import classifier_start, student_start, teacher_settings
 from moco.train import train
-from moco.weights import require_teacher, require_teachers_start, weights_record
+from moco.weights import require_teachers_start, weights_record
 from trainer import cli
-from trainer.config import launch_plan
+from trainer.flags import parse
 from trainer.launch import launch
-from trainer.settings import parse
+from trainer.launch_plan import plan_of
+from trainer.trainer import Run
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -36,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     given, teacher = student_start(given, teacher, labels.about)
     given = classifier_start(given, teacher, labels.about, labels.classifier is not None)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
-    plan = launch_plan(settings)
+    plan = plan_of(settings)
     if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:
         raise InputError(
             f"--dic-gamma {settings.dic_gamma} times --dic-scale {settings.dic_scale} must be less "
@@ -44,34 +46,28 @@ def main(argv: list[str] | None = None) -> None:
         )
     settings.require_match({"n_way": task.n_way, "k_shot": task.k_shot}, savedir)
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
-    base = data.base
     task.require_classes(data.rare)
-    labels = labels.for_images(base)
-    contents = labels.about.get("contents")
-    if plan.first_rank == 0 and contents not in (None, content_key([base], settings.cache_folder)):
-        print(
-            f"note: base images have changed since {savedir} was made: their pseudo labels are of "
-            "the images before; rerun generate_pseudo.py with --overwrite to label them again"
-        )
-    groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
-    about = resume.about_run(
-        "distill", settings, data, base,
+    labels = labels.for_images(data.base)
+    groups = resume.batchnorm_groups(settings, len(data.base), plan.world_size)
+    weights = weights_record(settings, source)
+    if settings.student_weights != "teacher":
+        require_teachers_start(weights, labels.about.get("weights"), savedir)
+    elif source is None:  # a student that continues needs its teacher's encoder no more
+        load_teacher(labels.teacher())
+    run, base = resume.prepare_run(
+        "distill", settings, source, data, data.base,
         task=task.to_dict(),
-        weights=weights_record(settings, source),
+        weights=weights,
         pseudo_labels=labels.sha256(),
         pseudo_labels_made_by=labels.about["made_by"],
         teacher=labels.teacher(),
     )  # fmt: skip
-    if settings.student_weights == "teacher":
-        require_teacher(source, labels.teacher())
-    else:
-        require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
-    resume.check_run(settings, about, base, source)
-    base = decoded(
-        base, settings.image_size, settings.cache_folder, settings.views_by == "batch",
-        settings.quiet,
-    )  # fmt: skip
-    launch(plan, worker, settings, base, labels, groups, about, source)
+    if plan.first_rank == 0 and labels.about.get("contents") not in (None, run.about["contents"]):
+        print(
+            f"note: base images have changed since {savedir} was made: their pseudo labels are of "
+            "the images before; rerun generate_pseudo.py with --overwrite to label them again"
+        )
+    launch(plan, worker, settings, base, labels, groups, run)
 
 
 def worker(
@@ -80,13 +76,12 @@ def worker(
     base: ImageSet,
     labels: PseudoLabels,
     groups: int,
-    about: dict,
-    source: resume.Source | None,
+    run: Run,
 ) -> None:
     """Train on one rank. `labels`: the teacher's pseudo labels, in the order of `base`."""
     # A seed stream other than stage (a)'s: a fresh initialisation of what --weights does not load.
     torch.manual_seed(stream_seed("student weights", settings.seed))
-    classes = about["task"]["classes"]
+    classes = run.about["task"]["classes"]
     pair = settings.encoder_pair()
     student = Student(n_way=len(classes), **pair, batchnorm_groups=groups)
     soft_labels = torch.from_numpy(labels.probabilities)
@@ -99,7 +94,6 @@ def worker(
         student.classifier.load(torch.from_numpy(labels.classifier))
     step = distillation_step(settings, student, y.to(device), labels.embeddings)
     after_epoch = class_correction(settings, student, base, hard_labels, classes, device)
-    run = resume.run_of(settings, about, source)
     train(student, step, base, settings, run, device, after_epoch=after_epoch)
 
 

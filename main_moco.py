@@ -11,48 +11,37 @@ from torch import Tensor, nn
 import baselines
 from common.seeding import stream_seed
 from datasets.images import ImageSet
-from datasets.open import decoded, open_data
+from datasets.open import open_data
 from moco import losses, resume
 from moco.builder import MoCo, contrast_accuracy
 from moco.config import Pretraining
 from moco.train import train
 from moco.weights import weights_record
 from trainer import cli
-from trainer.config import launch_plan
+from trainer.flags import parse
 from trainer.launch import launch
-from trainer.settings import parse
+from trainer.launch_plan import plan_of
+from trainer.trainer import Run
 
 
 def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
-    given = parse(Pretraining, argv)
-    settings, source = resume.resolve_training(Pretraining, given)
-    plan = launch_plan(settings)
+    settings, source = resume.resolve_training(Pretraining, parse(Pretraining, argv))
+    plan = plan_of(settings)
     data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
-    base = data.base
-    groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
+    groups = resume.batchnorm_groups(settings, len(data.base), plan.world_size)
     weights = weights_record(settings, source)
-    about = resume.about_run("moco", settings, data, base, weights=weights)
-    resume.check_run(settings, about, base, source)
-    base = decoded(
-        base, settings.image_size, settings.cache_folder, settings.views_by == "batch",
-        settings.quiet,
-    )  # fmt: skip
-    launch(plan, worker, settings, base, groups, about, source)
+    run, base = resume.prepare_run("moco", settings, source, data, data.base, weights=weights)
+    launch(plan, worker, settings, base, groups, run)
 
 
 def worker(
-    device: torch.device,
-    settings: Pretraining,
-    base: ImageSet,
-    groups: int,
-    about: dict,
-    source: resume.Source | None,
+    device: torch.device, settings: Pretraining, base: ImageSet, groups: int, run: Run
 ) -> None:
     """Train on one rank."""
     torch.manual_seed(stream_seed("weights", settings.seed))
     model = MoCo(**settings.encoder_pair(), batchnorm_groups=groups)
-    train(model, step, base, settings, resume.run_of(settings, about, source), device)
+    train(model, step, base, settings, run, device)
 
 
 def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:

@@ -27,7 +27,6 @@ from evaluation.run import (
     note_on_source,
     reading_of_task,
     score_of,
-    temperature_of,
     write_results,
 )
 from moco import resume
@@ -37,7 +36,7 @@ from moco.evaluate import note_on_counts, require_calibratable
 from moco.scores import predictions_csv, score_table
 from plots.sheet import sheet
 from trainer import cli
-from trainer.settings import parse
+from trainer.flags import parse
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     given |= reading_of_task(given)
     checkpoint = load_checkpoint(given["resume"])
-    settings, device = resume.resolve_encoding(Testing, given, checkpoint, given["resume"])
+    settings, device = resume.resolve_encoding(Testing, given, checkpoint)
     run = Evaluation(settings, given, checkpoint, device)
     require_consistent(run)
     data = None
@@ -128,15 +127,14 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     images = task.query(rare)
     support = None if settings.load_cla else task.support(rare)
     encoder = run.encoder()
-    temperatures: list[float] = []
-    probabilities = run.predictor(encoder, support, images, temperatures)(support, images)
+    probabilities, calibrated = run.predictor(encoder, support, images)(support, images)
     scores = {
-        **score_of(images, probabilities), **temperature_of(temperatures), "task": task.to_dict(),
+        **score_of(images, probabilities), **calibrated, "task": task.to_dict(),
         "classifier": run.classifier, "images": scored, "shared_with_support": shared,
         "data": data.to_dict(), **run.about(),
     }  # fmt: skip
     size = f"{len(images)} query images, none from the support set"
-    used = "".join(f", temperature {t:.2f}" for t in temperatures)
+    used = "".join(f", temperature {t:.2f}" for t in calibrated.values())
     print(f"{task}; classifier: {run.classifier}{used}; {size}{group_word(shared)}")
     for note in notes_of(shared, len(images)):
         print(note)

@@ -28,7 +28,7 @@ from moco import resume
 from moco.checkpoint import load_checkpoint
 from moco.config import STAGES
 from moco.evaluate import FrozenEncoder
-from trainer.config import readers_of
+from trainer.launch_plan import readers_of
 from trainer.settings import Settings, setting
 
 from .common import Start

@@ -12,14 +12,14 @@ from common.seeding import stream_seed
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet
-from datasets.open import decoded, open_data
+from datasets.open import open_data
 from moco import resume
 from moco.config import STAGES, ImageTraining, data_folder
 from moco.train import train
 from moco.weights import weights_record
 from models import LinearClassifier, build_encoder
 from trainer.distributed import pick_device
-from trainer.settings import parse
+from trainer.flags import parse
 from trainer.trainer import Run, StepFn
 
 
@@ -90,17 +90,12 @@ def start_run(
     like `resume.check_run`.
     """
     settings, source = start.settings, start.source
-    about = resume.about_run(
-        start.stage, settings, start.data, images,
+    run, images = resume.prepare_run(
+        start.stage, settings, source, start.data, images,
         task=task and task.to_dict(), weights=weights_record(settings, source), **more,
     )  # fmt: skip
-    about["args"] |= {"moco_dim": None, "mlp": False}
-    resume.check_run(settings, about, images, source)
-    images = decoded(
-        images, settings.image_size, settings.cache_folder, settings.views_by == "batch",
-        settings.quiet,
-    )  # fmt: skip
-    return resume.run_of(settings, about, source), images
+    run.about["args"] |= {"moco_dim": None, "mlp": False}
+    return run, images
 
 
 def train_baseline(

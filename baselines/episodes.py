@@ -1,6 +1,5 @@
 """Episodes for meta-training: N classes with K support and Q query images each."""
 
-import functools
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -18,9 +17,9 @@ from datasets.cache import pixels
 from datasets.images import ImageSet, read_image
 from moco.augment import plain_view, random_view
 from moco.batch_augment import draw_views, random_views, to_float
-from moco.loader import BatchViews, RandomViews, closing_loader, view_loader
+from moco.loader import BatchViews, RandomViews, view_loader
 from moco.train import begin, knn_scorer
-from trainer.config import readers_of
+from trainer.launch_plan import readers_of
 from trainer.performance import adam
 from trainer.settings import recipe, setting, with_default
 from trainer.trainer import StepFn, Trainer
@@ -205,9 +204,8 @@ def train_episodes(
     model, settings = start.model(), start.settings
     run, images = start_run(start, start.data.base, **more)
     begin(model, settings, run)
-    make_loader = functools.partial(episode_loader, images, batches, settings, device, views, plain)
+    loader = episode_loader(images, batches, settings, device, views, plain)
     trainer = Trainer(
-        model, step, images, batches, closing_loader(make_loader), settings, run, device, adam,
-        settings.clip,
+        model, step, images, batches, loader, settings, run, device, adam, settings.clip,
     )  # fmt: skip
     trainer.fit(score=knn_scorer(model, images, settings, device))

@@ -25,9 +25,10 @@ from moco.weights import initial_weights, load_initial
 from models import build_encoder
 from trainer import cli
 from trainer.checkpoint import CHECKPOINT
+from trainer.flags import parse
 from trainer.log import LOG
 from trainer.provenance import provenance
-from trainer.settings import parse, resolve, setting, with_default
+from trainer.settings import resolve, setting, with_default
 
 NO_IMAGES = {"dataset": "no images of this project", "counts": {}, "sha256": "none"}
 

@@ -28,7 +28,6 @@ from common.errors import InputError
 from common.files import require_writable
 from common.seeding import stream_seed
 from datasets.images import ImageSet
-from moco import resume
 from moco.builder import MoCo
 from moco.config import Pretraining
 from moco.train import train
@@ -36,6 +35,7 @@ from trainer import cli
 from trainer.distributed import barrier, is_main
 from trainer.provenance import provenance
 from trainer.settings import at_least, positive
+from trainer.trainer import Run
 
 from . import make_parser, save
 from .throughput import options_of, wait
@@ -68,8 +68,7 @@ class StepLimit(Exception):
 
 def timed_worker(
     start: float, steps: int, out: Path,
-    device: torch.device, settings: Pretraining, base: ImageSet, groups: int, about: dict,
-    source: None,
+    device: torch.device, settings: Pretraining, base: ImageSet, groups: int, run: Run,
 ) -> None:  # fmt: skip
     """Run as `main_moco.worker`, but time each step and stop after `steps`."""
     torch.manual_seed(stream_seed("weights", settings.seed))
@@ -87,7 +86,7 @@ def timed_worker(
         return values
 
     try:
-        train(model, step, base, settings, resume.run_of(settings, about, source), device)
+        train(model, step, base, settings, run, device)
     except StepLimit:
         barrier()  # wait for the other ranks, which measure memory, too
     if is_main():

@@ -2,8 +2,7 @@
 
 from common.errors import InputError
 from datasets.images import ImageSet
-from moco.checkpoint import load_checkpoint, no_classifier, student_classifier
-from moco.config import TEACHERS
+from moco.checkpoint import load_teacher, no_classifier, student_classifier
 from moco.evaluate import FrozenEncoder, direct, regressions
 from moco.scores import beside_table
 
@@ -23,31 +22,21 @@ def beside(
     student = run.checkpoint
     found: dict[str, dict | None] = {TEACHER: None}
     try:
-        teacher = _teacher(student)
+        if student.get("teacher") is None:
+            raise InputError("the student does not record its teacher")
+        teacher = load_teacher(student["teacher"])
     except InputError as error:
         print(f"note: the teacher's score is not at hand: {error}")
     else:
         f_q, fitted = FrozenEncoder(teacher, *run.options), student["teacher"]
         predict = regressions(f_q, support, query, fitted["augnum"], fitted["normalize"])
-        found[TEACHER] = score_of(query, predict(support, query))
+        found[TEACHER] = score_of(query, predict(support, query)[0])
     if no_classifier(student) is None:
         predict = direct(encoder, student_classifier(student), query)
-        found[STUDENT_DIRECT] = score_of(query, predict(None, query))
-    predict = run.predictor(encoder, support, query, temperatures=[])
-    found[STUDENT_LR] = score_of(query, predict(support, query))
+        found[STUDENT_DIRECT] = score_of(query, predict(None, query)[0])
+    predict = run.predictor(encoder, support, query)
+    found[STUDENT_LR] = score_of(query, predict(support, query)[0])
     return found
-
-
-def _teacher(student: dict) -> dict:
-    """Return the checkpoint of a student's teacher. Raises InputError if it is not there any more,
-    or not as it was."""
-    if (recorded := student.get("teacher")) is None:
-        raise InputError("the student does not record its teacher")
-    teacher = load_checkpoint(recorded["checkpoint"], TEACHERS)
-    then = recorded["epoch"], recorded["checkpoint_made_by"]
-    if then != (teacher["epoch"], teacher["made_by"]):
-        raise InputError(f"{recorded['checkpoint']} has been trained on or replaced")
-    return teacher
 
 
 def print_beside(found: dict[str, dict | None], classifier: str) -> None:

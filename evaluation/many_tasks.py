@@ -6,7 +6,7 @@ from common.errors import InputError, listed
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.open import decoded, draw, notes_of
+from datasets.open import decoded, notes_of
 from moco.config import STAGES
 from moco.evaluate import require_calibratable
 from moco.scores import (
@@ -19,7 +19,7 @@ from moco.scores import (
     tasks_csv,
 )
 
-from .run import Evaluation, group_word, score_of, temperature_of, write_results
+from .run import Evaluation, group_word, score_of, write_results
 
 
 def score_tasks(run: Evaluation, data: Collection) -> None:
@@ -32,13 +32,7 @@ def score_tasks(run: Evaluation, data: Collection) -> None:
     require_many(run)
     if settings.compare:
         read_tasks(settings.compare)  # before the work
-    tasks = [
-        draw(
-            data, settings.n_way, settings.k_shot or 5, seed, settings.group_disjoint,
-            settings.rare_split,
-        )
-        for seed in range(settings.tasks)
-    ]  # fmt: skip
+    tasks = [run.drawn(data, seed) for seed in range(settings.tasks)]
     rare, first = data.rare, tasks[0]
     if settings.temperature == "cv":
         require_calibratable(first)
@@ -85,13 +79,12 @@ def task_rows(
     rare = decoded(data.rare, run.image_size, settings.cache_folder, quiet=settings.quiet)
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
-    temperatures: list[float] = []
-    predict = run.predictor(run.encoder(), support, rare, temperatures)
+    predict = run.predictor(run.encoder(), support, rare)
     rows, shared = [], []
     for task in tqdm(tasks, desc="tasks", unit="task", disable=None):
         query = task.query(rare)
-        scores = score_of(query, predict(task.support(rare), query))
-        rows.append(task_row(task, scores | temperature_of(temperatures)))
+        probabilities, calibrated = predict(task.support(rare), query)
+        rows.append(task_row(task, score_of(query, probabilities) | calibrated))
         shared.append({"query": len(query), **task.shared(rare, data.groups)})
     return rows, shared
 

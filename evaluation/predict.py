@@ -11,10 +11,11 @@ from common.failures import tracebacks_to
 from datasets import Collection
 from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
-from datasets.images import ImageSet, check_readable
+from datasets.images import check_readable
 from datasets.open import decoded, open_unlabelled, require_contents
-from moco.evaluate import FrozenEncoder, MetaLearner
-from moco.outliers import Reference, fit_reference, load_reference, without_format
+from moco.evaluate import FrozenEncoder
+from moco.meta import MetaLearner
+from moco.outliers import Reference, fit_reference, load_reference
 
 from .predictions import (
     Row,
@@ -25,7 +26,7 @@ from .predictions import (
     predictions_text,
     read_predictions,
 )
-from .run import Evaluation, another_task, note_on_source, temperature_of, write_results
+from .run import Evaluation, another_task, note_on_source, write_results
 
 
 def predict_images(
@@ -64,9 +65,8 @@ def predict_images(
         check_readable(*([new, support] if support else [new]))
         added = error_rows(errors)
         if new:
-            temperatures: list[float] = []
-            probabilities = run.predictor(encoder, support, new, temperatures)(support, new)
-            about |= temperature_of(temperatures)
+            probabilities, calibrated = run.predictor(encoder, support, new)(support, new)
+            about |= calibrated
             none = reference.none_of_these(encoder.embed(new)) if reference else None
             added += predicted_rows(new, probabilities, task.classes, none)
         if rows:
@@ -107,8 +107,9 @@ def earlier_rows(
     if not run.is_done(files, {**previous, "args": args}, others):
         return [], {}, {}
     rows = read_predictions(files[1], task.classes)
-    # Some earlier results have the format of the file from which the reference was read.
-    if without_format(previous.get("none_of_these") or {}) != (about["none_of_these"] or {}):
+    compared = dict(previous.get("none_of_these") or {})
+    compared.pop("format", None)  # of the file of the reference, in results of earlier versions
+    if compared != (about["none_of_these"] or {}):
         print("note: with other scores for none of these than before: made again")
         return [], {}, {}
     calibrated = {name: previous[name] for name in ("temperature",) if name in previous}
@@ -129,18 +130,17 @@ def reference_of(
     about = {
         "epoch": run.checkpoint["epoch"], "checkpoint_made_by": run.checkpoint["made_by"],
         "task": task.to_dict(), "augnum": settings.augnum,
+        **({"base": data.base.fingerprint()} if data else {}),
     }  # fmt: skip
-    kept = load_reference(file) if file.exists() else None
-    if kept and any(kept.about.get(name) != json_types(value) for name, value in about.items()):
-        kept = None
+    about = json.loads(json.dumps(about))  # as it is read back from a file
+    if file.exists():
+        kept = load_reference(file)
+        if about == {name: kept.about.get(name) for name in about}:
+            return kept
     missing = "note: no scores for none of these"
     if data is None:
-        if kept is None:
-            print(f"{missing}: they need the base images; pass the data folder once")
-        return kept
-    about["base"] = data.base.fingerprint()
-    if kept and kept.about["base"] == json_types(about["base"]):
-        return kept
+        print(f"{missing}: they need the base images; pass the data folder once")
+        return None
     cache = settings.cache_folder
     try:
         rare, base = (
@@ -151,22 +151,11 @@ def reference_of(
     except InputError as error:  # unreadable images: it names --skip-unreadable
         print(f"{missing}, which need all rare and base images: {error}")
         return None
-    reference = _fitted(encoder, support, base, settings.augnum, json_types(about))
+    copies = encoder.copies(support, settings.augnum)
+    embeddings = encoder.embed(base, "base images")
+    reference = fit_reference(copies, np.array(support.labels), embeddings, about)
     try:
         reference.save(file)
     except OSError as error:
         print(f"note: {file} cannot be written ({error.strerror}): the data folder is needed again")
     return reference
-
-
-def _fitted(
-    encoder: FrozenEncoder, support: ImageSet, base: ImageSet, augnum: int, about: dict
-) -> Reference:
-    copies = encoder.copies(support, augnum)
-    embeddings = encoder.embed(base, "base images")
-    return fit_reference(copies, np.array(support.labels), embeddings, about)
-
-
-def json_types(value: Any) -> Any:
-    """Return a value as it is read back from a JSON file."""
-    return json.loads(json.dumps(value))

@@ -10,6 +10,7 @@ from common.errors import refusing
 from common.files import csv_text
 from common.names import beside_numbers
 from datasets.images import ImageSet
+from moco.scores import aligned
 
 Row = dict[str, str]
 NONE, VERDICT, ERROR = "none_of_these", "verdict", "error"
@@ -83,18 +84,12 @@ def prediction_summary(rows: Sequence[Row], classes: Sequence[str], level: float
     """Format for the screen how many images were predicted as each class, and how confidently."""
     read = [row for row in rows if "prediction" in row]
     known = any(NONE in row for row in read)
-    shown = dict(zip(classes, beside_numbers(classes)))
-    width = max(map(len, (*shown.values(), "unreadable", "total")))
-    lines = [f"{'':{width}}{'images':>9}{'mean confidence':>17}"]
-    lines[0] += f"{NONE_OF_THESE:>15}" * known
-    for name, group in [(c, [r for r in read if r["prediction"] == c]) for c in classes] + [
-        ("total", read)
-    ]:
+    table = [["", "images", "mean confidence", *[NONE_OF_THESE] * known]]
+    groups = [[row for row in read if row["prediction"] == name] for name in classes]
+    for label, group in zip([*beside_numbers(classes), "total"], [*groups, read]):
         mean = f"{np.mean([confidence(row) for row in group]):.1%}" if group else "–"
         none = sum(verdict(row, level) == NONE_OF_THESE for row in group)
-        lines.append(
-            f"{shown.get(name, name):{width}}{len(group):>9}{mean:>17}" + f"{none:>15}" * known
-        )
+        table.append([label, len(group), mean, *[none] * known])
     if unread := len(rows) - len(read):
-        lines.append(f"{'unreadable':{width}}{unread:>9}")
-    return "\n".join(lines)
+        table.append(["unreadable", unread])
+    return aligned(table)

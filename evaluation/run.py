@@ -17,10 +17,12 @@ from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, advice, describe, same_images
 from datasets.open import choose, draw
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels
-from moco import resume
 from moco.checkpoint import student_classifier
-from moco.config import READING, STAGES, Testing
-from moco.evaluate import FrozenEncoder, MetaLearner, Predictor, adaptations, direct, regressions
+from moco.config import STAGES, Testing
+from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
+from moco.inherit import READING
+from moco.meta import MetaLearner, adaptations
+from moco.outputs import about_output, already_done, training_of
 from moco.scores import score
 from trainer.distributed import readers
 
@@ -100,32 +102,28 @@ class Evaluation:
         encoder: FrozenEncoder | MetaLearner,
         support: ImageSet | None,
         query: ImageSet,
-        temperatures: list[float] | None = None,
     ) -> Predictor:
         """Encode the images of one task or many; return what classifies a task's query set.
 
         By the student's classifier, or with `support`, the support images of all tasks, by a
         logistic regression fitted on those of the task, or by the meta-trained model adapted to
-        them. With --temperature cv it adds each task's temperature to `temperatures`.
+        them.
         """
         settings = self.settings
         if isinstance(encoder, MetaLearner):
             if settings.tasks:  # all of them are of the images `query`
                 return adaptations(encoder, query)
-            return lambda support, query: encoder.predict(query, support, progress="testing")
+            return lambda support, query: (encoder.predict(query, support, "testing"), {})
         if support is None:
             return direct(encoder, student_classifier(self.checkpoint), query)
-        if settings.temperature == "none":
-            temperatures = None
-        return regressions(
-            encoder, support, query, settings.augnum, settings.normalize, temperatures
-        )
+        calibrate = settings.temperature == "cv"
+        return regressions(encoder, support, query, settings.augnum, settings.normalize, calibrate)
 
     def about(self) -> dict[str, Any]:
         """Return what the JSON file tells about the command and the checkpoint."""
         return {
-            **resume.about_output(self.settings, self.checkpoint),
-            "training": resume.training_of(self.checkpoint),
+            **about_output(self.settings, self.checkpoint),
+            "training": training_of(self.checkpoint),
         }
 
     def earlier(self, files: tuple[Path, Path]) -> dict | None:
@@ -144,10 +142,8 @@ class Evaluation:
             return previous
 
     def is_done(self, files: tuple[Path, Path], previous: dict, others: list[str]) -> bool:
-        """Return whether the `earlier` result is of this command, see `resume.already_done`."""
-        return resume.already_done(
-            files, previous, self.settings, self.given, self.checkpoint, others
-        )
+        """Return whether the `earlier` result is of this command, see `already_done`."""
+        return already_done(files, previous, self.settings, self.given, self.checkpoint, others)
 
     def find_task(self, data: Collection | None) -> Task:
         """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.
@@ -163,7 +159,15 @@ class Evaluation:
             chosen = choose(data, settings.support, settings.group_disjoint)
         recorded = self.checkpoint["task"]
         if not recorded and not settings.savedir:
-            return chosen or self._drawn(data)
+            if chosen:
+                return chosen
+            if settings.load_cla:
+                raise InputError(
+                    f"{settings.resume} does not contain its task; pass the folder of its "
+                    f"{TASK_FILE} as --savedir"
+                )
+            assert data is not None
+            return self.drawn(data, settings.seed or 0)
         task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
         where = settings.resume if recorded else settings.savedir
         if recorded and settings.savedir and load_task(settings.savedir) != task:
@@ -178,17 +182,12 @@ class Evaluation:
         self._require_match(task, where)
         return task
 
-    def _drawn(self, data: Collection | None) -> Task:
+    def drawn(self, data: Collection, seed: int) -> Task:
+        """Return the task that the settings draw with a seed. Raises InputError as `draw` does."""
         settings = self.settings
-        if settings.load_cla:
-            raise InputError(
-                f"{settings.resume} does not contain its task; pass the folder of its {TASK_FILE} "
-                "as --savedir"
-            )
-        assert data is not None
         return draw(
-            data, settings.n_way, settings.k_shot or 5, settings.seed or 0,
-            settings.group_disjoint, settings.rare_split,
+            data, settings.n_way, settings.k_shot or 5, seed, settings.group_disjoint,
+            settings.rare_split,
         )  # fmt: skip
 
     def _require_match(self, task: Task, where: Path) -> None:
@@ -232,11 +231,6 @@ def score_of(images: ImageSet, probabilities: np.ndarray) -> dict:
     """Return the scores of the probabilities, M×N, of M images."""
     predicted = probabilities.argmax(axis=1)
     return score(np.array(images.labels), predicted, images.classes, probabilities)
-
-
-def temperature_of(temperatures: list[float]) -> dict[str, float]:
-    """Return the last temperature as the JSON file tells it; nothing without --temperature cv."""
-    return {"temperature": temperatures[-1]} if temperatures else {}
 
 
 def another_task(previous: dict, task: Task) -> list[str]:

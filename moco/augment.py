@@ -2,7 +2,6 @@
 
 import torch
 from PIL import Image, ImageFilter
-from torch import nn
 from torchvision import transforms
 
 # MoCo's augmentation, shared with batch_augment.py.
@@ -12,16 +11,9 @@ SIGMA = (0.1, 2.0)  # of the Gaussian blur, in pixels
 JITTER_P, GREY_P, BLUR_P, FLIP_P = 0.8, 0.2, 0.5, 0.5
 
 
-class GaussianBlur(nn.Module):
+def gaussian_blur(image: Image.Image, sigma: tuple[float, float] = SIGMA) -> Image.Image:
     """Blur a PIL image with σ drawn uniformly from `sigma`, in pixels."""
-
-    def __init__(self, sigma: tuple[float, float] = SIGMA):
-        super().__init__()
-        self.sigma = sigma
-
-    def forward(self, image: Image.Image) -> Image.Image:
-        sigma = torch.empty(()).uniform_(*self.sigma).item()
-        return image.filter(ImageFilter.GaussianBlur(sigma))
+    return image.filter(ImageFilter.GaussianBlur(torch.empty(()).uniform_(*sigma).item()))
 
 
 def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
@@ -39,7 +31,7 @@ def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
     if aug_plus:
         steps.append(transforms.RandomGrayscale(GREY_P))
     steps += [
-        transforms.RandomApply([GaussianBlur()], BLUR_P),
+        transforms.RandomApply([gaussian_blur], BLUR_P),
         transforms.RandomHorizontalFlip(FLIP_P),
         transforms.ToTensor(),
     ]

@@ -19,7 +19,8 @@ class Reliability(NamedTuple):
     confidence: np.ndarray
 
     def error(self) -> float:
-        """Return the expected calibration error, Σ_m |B_m|/M · |acc(B_m) − conf(B_m)|."""
+        """Return the expected calibration error (ECE), eq. (3) of Guo et al. (2017), as a fraction:
+        how far confidence is from accuracy, Σ_m |B_m|/M · |acc(B_m) − conf(B_m)|."""
         gaps = np.nan_to_num(np.abs(self.accuracy - self.confidence))
         return float((self.images * gaps).sum() / self.images.sum())
 
@@ -37,14 +38,6 @@ def reliability(probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS) 
     with np.errstate(invalid="ignore"):
         sums = (np.bincount(bin_of, values, bins) / images for values in (right, confidence))
         return Reliability(images, *sums)
-
-
-def expected_calibration_error(
-    probabilities: np.ndarray, truth: np.ndarray, bins: int = BINS
-) -> float:
-    """Return the ECE of Guo et al. (2017), eq. (3), as a fraction: how far confidence is from
-    accuracy, Σ_m |B_m|/M · |acc(B_m) − conf(B_m)| over the bins of `reliability`."""
-    return reliability(probabilities, truth, bins).error()
 
 
 def with_temperature(probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Checkpoints of this method: contents, validation, and the networks in them."""
 
+from collections.abc import Mapping
 from pathlib import Path
 
 import torch
@@ -13,7 +14,7 @@ from models import Encoder, LinearClassifier, build_encoder
 from trainer.checkpoint import load, read, remove_unfinished, save, torch_save
 from trainer.nan_guard import not_finite
 
-from .config import STAGES
+from .config import STAGES, TEACHERS
 from .released import from_released, is_released
 
 CLASSIFIER = "checkpointClassifier.pth.tar"
@@ -59,6 +60,26 @@ def require_stage(checkpoint: dict, stages: tuple[str, ...], path: str | Path) -
             f"{path} is a checkpoint of {STAGES[checkpoint['stage']].title}; "
             f"expected one of {' or '.join(STAGES[stage].title for stage in stages)}"
         )
+
+
+def made_from(recorded: Mapping, checkpoint: dict) -> bool:
+    """Return whether what is `recorded` with a file was made from this very checkpoint."""
+    made = recorded.get("epoch"), recorded.get("checkpoint_made_by")
+    return made == (checkpoint["epoch"], checkpoint["made_by"])
+
+
+def load_teacher(recorded: Mapping) -> dict:
+    """Load the checkpoint of the teacher that is `recorded` with its pseudo labels or its student.
+
+    Raises InputError as `load_checkpoint` does, or if it was trained on or replaced since then.
+    """
+    teacher = load_checkpoint(recorded["checkpoint"], TEACHERS)
+    if not made_from(recorded, teacher):
+        raise InputError(
+            f"{recorded['checkpoint']} has been trained on or replaced since it made the pseudo "
+            "labels, which generate_pseudo.py --overwrite makes again"
+        )
+    return teacher
 
 
 def _validated(checkpoint: object, path: Path) -> dict:

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 
 from common.errors import InputError
 from datasets.images import ImageSet
-from trainer.config import readers_of
 from trainer.distributed import broadcast, is_main
+from trainer.launch_plan import readers_of
 from trainer.trainer import StepFn, Values, nothing
 
 from . import losses
@@ -47,15 +47,14 @@ def distillation_step(
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         contrastive_logits, embeddings, class_logits = model(*views)
-        loss_cls = losses.classification_loss(
-            y[rows], class_logits, student.class_temperatures, epoch, settings.epochs,
-            settings.alpha, settings.pseudo_label, settings.cls_loss,
-            settings.correction != "none",
-        )  # fmt: skip
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),
-            "cls": loss_cls,
-        }
+            "cls": losses.classification_loss(
+                y[rows], class_logits, student.class_temperatures, epoch, settings.epochs,
+                settings.alpha, settings.pseudo_label, settings.cls_loss,
+                settings.correction != "none",
+            ),
+        }  # fmt: skip
         if comparable:
             parts["reg"] = losses.regression(targets[rows], embeddings)
         agreement = class_logits.argmax(dim=1) == y[rows].argmax(dim=1)

@@ -12,7 +12,7 @@ from sklearn.preprocessing import Normalizer
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from common.errors import InputError, refusing
+from common.errors import InputError
 from common.names import counted
 from datasets.cache import pixels
 from datasets.episode import Task
@@ -23,7 +23,6 @@ from .augment import plain_view, random_view
 from .batch_augment import to_float
 from .calibration import best_temperature, with_temperature
 from .checkpoint import query_encoder
-from .config import STAGES
 from .loader import ImageLoader, SupportCopies
 from .scores import score
 
@@ -53,25 +52,30 @@ def encode(
     else:
         views = TransformedImages(images, plain_view(image_size))
         batches = ImageLoader(views, workers, batch_size=batch_size)
-    hidden = None if progress else True  # None: hidden unless on a terminal
-    with tqdm(total=len(images), desc=progress, unit="img", disable=hidden) as bar:
-        return encode_batches(encoder, batches, device, bar)
+    return encode_batches(encoder, batches, len(images), device, progress)
 
 
 @torch.no_grad()
 def encode_batches(
-    encoder: nn.Module, batches: Iterable[Tensor], device: torch.device | str, bar: tqdm
+    encoder: nn.Module,
+    batches: Iterable[Tensor],
+    number: int,
+    device: torch.device | str,
+    progress: str | None,
 ) -> np.ndarray:
-    """Encode batches of views, B×3×S×S, values 0–1, or of uint8 pixels, B×S×S×3; see `encode`."""
+    """Encode `number` images, in batches of views, B×3×S×S, values 0–1, or of uint8 pixels,
+    B×S×S×3; see `encode`."""
     was_training = encoder.training
     encoder.eval()
     embeddings = []
-    for images in batches:
-        images = images.to(device)
-        images = to_float(images) if images.dtype == torch.uint8 else images
-        # `forward`, not a call: a compiled encoder would be compiled anew for each size of batch.
-        embeddings.append(encoder.forward(images).cpu())
-        bar.update(len(images))
+    hidden = None if progress else True  # None: hidden unless on a terminal
+    with tqdm(total=number, desc=progress, unit="img", disable=hidden) as bar:
+        for images in batches:
+            images = images.to(device)
+            images = to_float(images) if images.dtype == torch.uint8 else images
+            # `forward`, not a call: a compiled encoder would be compiled for each size of batch.
+            embeddings.append(encoder.forward(images).cpu())
+            bar.update(len(images))
     encoder.train(was_training)
     return torch.cat(embeddings).numpy()
 
@@ -123,7 +127,7 @@ def normalize_by_image(network: nn.Module, image_size: int) -> None:
         ) from None
 
 
-class _Frozen:
+class Frozen:
     """A network of a checkpoint, without gradients, and how its images are encoded."""
 
     def __init__(
@@ -154,7 +158,7 @@ class _Frozen:
         )
 
 
-class FrozenEncoder(_Frozen):
+class FrozenEncoder(Frozen):
     """Frozen query encoder f_q or f_q′ of a checkpoint, with its image size and augmentation."""
 
     _embedded: tuple[ImageSet, np.ndarray] | None = None
@@ -181,9 +185,7 @@ class FrozenEncoder(_Frozen):
         views = SupportCopies(images, random_view(self.image_size, self.aug_plus), augnum)
         workers = self.workers if len(views) > MANY else 0  # starting them takes a second
         batches = ImageLoader(views, workers, batch_size=32)
-        hidden = None if progress else True
-        with tqdm(total=len(views), desc=progress, unit="copies", disable=hidden) as bar:
-            embeddings = encode_batches(self.network, batches, self.device, bar)
+        embeddings = encode_batches(self.network, batches, len(views), self.device, progress)
         return embeddings.reshape(len(images), augnum, -1)
 
     def fit(self, support: ImageSet, augnum: int = 5, normalize: bool = False) -> Pipeline:
@@ -200,9 +202,10 @@ def _fit_copies(copies: np.ndarray, labels: Sequence[int], normalize: bool) -> P
     return fit_classifier(copies.reshape(-1, dim), np.repeat(labels, number), normalize)
 
 
-# Classifies a task's images: (support set, query set) to probabilities, M×N, of the query set.
-# The support set is None for a classifier that is trained already.
-Predictor = Callable[[ImageSet | None, ImageSet], np.ndarray]
+# Classifies a task's images: (support set, query set) to probabilities, M×N, of the query set, and
+# what results tell of them: "temperature", if they are calibrated. The support set is None for a
+# classifier that is trained already.
+Predictor = Callable[[ImageSet | None, ImageSet], tuple[np.ndarray, dict[str, float]]]
 
 
 def by_id(images: ImageSet, values: np.ndarray) -> Callable[[ImageSet], np.ndarray]:
@@ -214,7 +217,11 @@ def by_id(images: ImageSet, values: np.ndarray) -> Callable[[ImageSet], np.ndarr
 def direct(encoder: FrozenEncoder, classifier: nn.Module, query: ImageSet) -> Predictor:
     """Encode the images of `query` once; return the predictor by a student's classifier f_c′."""
     embeddings = by_id(query, encoder.embed(query, progress="testing"))
-    return lambda _, query: classifier(torch.from_numpy(embeddings(query))).softmax(dim=1).numpy()
+
+    def predict(_: ImageSet | None, query: ImageSet) -> tuple[np.ndarray, dict[str, float]]:
+        return classifier(torch.from_numpy(embeddings(query))).softmax(dim=1).numpy(), {}
+
+    return predict
 
 
 def regressions(
@@ -223,28 +230,27 @@ def regressions(
     query: ImageSet,
     augnum: int = 5,
     normalize: bool = False,
-    temperatures: list[float] | None = None,
+    calibrate: bool = False,
 ) -> Predictor:
     """Encode the images of any number of tasks once; return their predictor.
 
     For a task's support and query set, of the images of `support` and `query`, it fits a logistic
-    regression on the first, `FrozenEncoder.fit`, and applies it to the second. With a list of
-    `temperatures` it calibrates the probabilities by `support_temperature`, and adds this to it.
+    regression on the first, `FrozenEncoder.fit`, and applies it to the second; if `calibrate`, with
+    `support_temperature`.
     """
     copies = by_id(support, encoder.copies(support, augnum, progress="support copies"))
-    plain = None if temperatures is None else by_id(support, encoder.embed(support))
+    plain = by_id(support, encoder.embed(support)) if calibrate else None
     embeddings = by_id(query, encoder.embed(query, progress="testing"))
 
-    def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
+    def predict(support: ImageSet | None, query: ImageSet) -> tuple[np.ndarray, dict[str, float]]:
         assert support is not None
         fitted = copies(support)
         f_c = _fit_copies(fitted, support.labels, normalize)
         probabilities = f_c.predict_proba(embeddings(query))
-        if temperatures is None or plain is None:
-            return probabilities
+        if plain is None:
+            return probabilities, {}
         temperature = support_temperature(fitted, plain(support), support.labels, normalize)
-        temperatures.append(temperature)
-        return with_temperature(probabilities, temperature)
+        return with_temperature(probabilities, temperature), {"temperature": temperature}
 
     return predict
 
@@ -283,87 +289,6 @@ def note_on_counts(task: Task) -> None:
             f"note: unequal numbers of support images ({counted(counts)}): the regression leans "
             "towards the larger classes, with --normalize most of all; equal numbers avoid it"
         )
-
-
-class MetaLearner(_Frozen):
-    """The model of a meta-learning method's checkpoint, which adapts to a task from its support set
-    alone.
-
-    The model has two methods. `embed(images)` maps images, B×3×S×S, to what does not depend on the
-    task, B×…: embeddings, feature maps or the images themselves. `adapt(embeddings, labels)`
-    returns a function, or a module in evaluation mode, from embeddings to probabilities, B×N.
-    """
-
-    def build(self, checkpoint: dict) -> nn.Module:
-        stage = STAGES[checkpoint["stage"]]
-        assert stage.adapts, stage.name
-        model = stage.adapts(checkpoint)
-        with refusing(f"the checkpoint of {stage.title} is invalid"):
-            model.load_state_dict(checkpoint["state_dict"])
-        return model.eval().requires_grad_(False)
-
-    def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
-        """Return `model.embed` of the evaluation views of M images, M×…."""
-        return self._encode(self.network.embed, images, progress)
-
-    def adapt(
-        self, embeddings: np.ndarray, labels: Sequence[int]
-    ) -> Callable[[np.ndarray], np.ndarray]:
-        """Adapt to a task with the embedded support set, N·K×…, labelled 0…N−1.
-
-        Returns a function from embeddings, M×…, to probabilities, M×N.
-        """
-        classify = self._adapted(embeddings, labels)
-
-        @torch.no_grad()
-        def predict_proba(embeddings: np.ndarray) -> np.ndarray:
-            rows = torch.from_numpy(embeddings).split(self.batch_size)
-            return torch.cat([classify(part.to(self.device)).cpu() for part in rows]).numpy()
-
-        return predict_proba
-
-    def predict(
-        self, images: ImageSet, support: ImageSet, progress: str | None = None
-    ) -> np.ndarray:
-        """Return class probabilities, M×N, of M images, adapted on `support`; as by `adapt` and
-        `embed`, but without holding all embeddings in memory."""
-        classify = self._adapted(self.embed(support), support.labels)
-        return self._encode(lambda image: classify(self.network.embed(image)), images, progress)
-
-    def _adapted(self, embeddings: np.ndarray, labels: Sequence[int]) -> Callable[[Tensor], Tensor]:
-        support = torch.from_numpy(embeddings).to(self.device)
-        return _each(self.network.adapt(support, torch.tensor(labels, device=self.device)))
-
-    def _encode(
-        self, function: Callable[[Tensor], Tensor], images: ImageSet, progress: str | None
-    ) -> np.ndarray:
-        return self.encode(_Function(_each(function)), images, progress)
-
-
-def _each(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
-    """Apply `function` to one row of a batch after the other. Its rounding would depend on the rest
-    of the batch; a prediction shall depend on its own image alone, bit for bit."""
-    return lambda batch: torch.cat([function(row.contiguous()) for row in batch.split(1)])
-
-
-class _Function(nn.Module):
-    """A function as a module without parameters."""
-
-    def __init__(self, function: Callable[[Tensor], Tensor]):
-        super().__init__()
-        self.forward = function
-
-
-def adaptations(learner: MetaLearner, images: ImageSet) -> Predictor:
-    """Embed `images`, the support and query images of any number of tasks, once; return the
-    predictor, which adapts to a task."""
-    embeddings = by_id(images, learner.embed(images, progress="embedding"))
-
-    def predict(support: ImageSet | None, query: ImageSet) -> np.ndarray:
-        assert support is not None
-        return learner.adapt(embeddings(support), support.labels)(embeddings(query))
-
-    return predict
 
 
 def knn_score(embeddings: np.ndarray, labels: Sequence[int]) -> dict[str, float]:

@@ -2,7 +2,7 @@
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from multiprocessing import active_children
 
 import numpy as np
@@ -251,19 +251,3 @@ def view_loader(
         generator=torch.Generator(),  # leaves the global random state to the training steps
         pin_memory=device.type == "cuda",
     )
-
-
-@contextlib.contextmanager
-def closing_loader(
-    make_loader: Callable[[], DataLoader | BatchViews],
-) -> Iterator[DataLoader | BatchViews]:
-    """Open a loader and shut down its workers on leaving the block.
-
-    The workers ignore signals, so an error would otherwise wait for them forever.
-    """
-    loader = make_loader()
-    try:
-        yield loader
-    finally:
-        if iterator := getattr(loader, "_iterator", None):
-            iterator._shutdown_workers()

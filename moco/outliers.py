@@ -113,9 +113,5 @@ def load_reference(file: Path) -> Reference:
             raise ValueError("NaN or Inf")
         left_out = np.split(scores, sizes.cumsum()[:-1])
         told = parse_json(str(about), FORMAT)
-        return Reference(weights, biases, left_out, without_format(told))
-
-
-def without_format(about: dict) -> dict:
-    """Return what a `Reference` is about, as it was when made, without the format of its file."""
-    return {name: value for name, value in about.items() if name != "format"}
+        told.pop("format", None)
+        return Reference(weights, biases, left_out, told)

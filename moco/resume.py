@@ -1,8 +1,8 @@
 """Resuming: find an existing run, check that it matches the command, resolve the settings."""
 
-import json
+import functools
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -15,13 +15,14 @@ from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
 from datasets.images import ImageSet, require_same
+from datasets.open import decoded
 from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
 from trainer.provenance import command, provenance
-from trainer.settings import Settings, require_fixed, resolve, shown
+from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
 from .checkpoint import load_checkpoint, require_stage, save_checkpoint
@@ -36,22 +37,20 @@ class Source:
 
     def __init__(self, path: Path):
         self.path = path
-        self._checkpoint: dict | None = None
 
-    @property
+    @functools.cached_property
     def checkpoint(self) -> dict:
         """The contents. Raises InputError as `load_checkpoint` does."""
-        if self._checkpoint is None:
-            self._checkpoint = load_checkpoint(self.path)
-        return self._checkpoint
+        return load_checkpoint(self.path)
 
     def take(self) -> dict:
         """Return the contents for the last time: they take as much memory as the model."""
-        checkpoint, self._checkpoint = self.checkpoint, None
+        checkpoint = self.checkpoint
+        del self.checkpoint
         return checkpoint
 
     def __getstate__(self) -> dict:
-        return {"path": self.path, "_checkpoint": None}  # other processes read the file
+        return {"path": self.path}  # other processes read the file
 
 
 def holds_run(folder: Path) -> bool:
@@ -141,15 +140,15 @@ def _scaled_schedule(
 
 
 def resolve_encoding(
-    cls: type[S], given: Mapping[str, Any], checkpoint: dict, where: Path
+    cls: type[S], given: Mapping[str, Any], checkpoint: dict
 ) -> tuple[S, torch.device]:
-    """Return settings and device of a command that encodes with a checkpoint from `where`.
+    """Return settings and device of a command that encodes with the checkpoint of --resume.
 
     Raises InputError as `resolve` does.
     """
     device = pick_device(given.get("device", "auto"), given.get("gpu"))
     auto = {"amp": has_bfloat16(device), "augnum": STAGES[checkpoint["stage"]].augnum}
-    return resolve(cls, given, auto, checkpoint["args"], where), device
+    return resolve(cls, given, auto, checkpoint["args"], given["resume"]), device
 
 
 def batchnorm_groups(settings: ContrastiveTraining, base_images: int, processes: int) -> int:
@@ -230,23 +229,20 @@ def check_run(
             raise InputError(
                 f"{path} was trained on other pseudo labels than those in {settings.savedir}"
             )
-    for note in notes_on_other_length(settings, checkpoint["args"]["epochs"]):
-        print(note)
+    if settings.epochs != (planned := checkpoint["args"]["epochs"]):
+        note_on_other_length(settings, planned)
 
 
-def notes_on_other_length(settings: TrainingSettings, planned: int) -> list[str]:
-    """Return notes on a run that is resumed with other epochs than `planned`."""
-    if settings.epochs == planned:
-        return []
-    notes, affected = [], ["the cosine schedule"] if settings.cos else []
-    affected += ["α_t of eq. (5)"] if isinstance(settings, Distillation) else []
+def note_on_other_length(settings: TrainingSettings, planned: int) -> None:
+    """Print what it means that a run is resumed with other epochs than `planned`."""
+    affected = ["the cosine schedule"] * settings.cos
+    affected += ["α_t of eq. (5)"] * isinstance(settings, Distillation)
     if affected:
         changed = " and ".join(affected)
-        notes.append(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
+        print(f"note: --epochs {settings.epochs} instead of {planned} changes {changed}")
     if not settings.cos:
         drops = " ".join(map(str, settings.schedule)) or "none"
-        notes.append(f"note: a resumed run keeps its --schedule, {drops}")
-    return notes
+        print(f"note: a resumed run keeps its --schedule, {drops}")
 
 
 def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
@@ -271,12 +267,21 @@ def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
     return notes
 
 
-def about_run(
-    stage: str, settings: ImageTraining, data: Collection, images: ImageSet, **others: Any
-) -> dict[str, Any]:
-    """Return what a run's checkpoint and log say of it: stage, settings, the training `images`, a
-    part of `data`, and `others`."""
-    return {
+def prepare_run(
+    stage: str,
+    settings: ImageTraining,
+    source: Source | None,
+    data: Collection,
+    images: ImageSet,
+    **others: Any,
+) -> tuple[Run, ImageSet]:
+    """Return the trainer's description of a run, and the decoded training `images`, a part of
+    `data`.
+
+    Checkpoints and log will say of it stage, settings, images and `others`. Raises InputError as
+    `check_run` does.
+    """
+    about = {
         "stage": stage,
         "args": settings.record(),
         "data": data.to_dict(),
@@ -286,13 +291,14 @@ def about_run(
         "made_by": provenance(),
         **others,
     }
-
-
-def run_of(settings: Output, about: dict, source: Source | None) -> Run:
-    """Return the trainer's description of the run `about`."""
-    return Run(
-        settings.model_path, about, save_checkpoint, source.take() if source else None,
-        source.path if source else None, is_resuming(settings), overwrite=settings.overwrite,
+    check_run(settings, about, images, source)
+    run = Run(
+        settings.model_path, about, save_checkpoint, source.take if source else None,
+        source.path if source else None, is_resuming(settings), settings.overwrite,
+    )  # fmt: skip
+    return run, decoded(
+        images, settings.image_size, settings.cache_folder, settings.views_by == "batch",
+        settings.quiet,
     )  # fmt: skip
 
 
@@ -304,80 +310,3 @@ def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:
                 f"note: {where} was trained on the images of {listed(map(quoted, seen))}, now a "
                 "rare class: they are not new to it"
             )
-
-
-def training_of(checkpoint: dict) -> dict:
-    """Return a checkpoint's stage and fixed settings, equal for all seeds of an experiment."""
-    args = checkpoint["args"]
-    fixed = STAGES[checkpoint["stage"]].settings.names(fixed=True)
-    shared = {name: args[name] for name in fixed if name not in ("seed", "teacher")}
-    return {"stage": checkpoint["stage"], **shared}
-
-
-def about_output(settings: Settings, checkpoint: dict) -> dict[str, Any]:
-    """Return what every output of a command that encodes with `checkpoint` says of both; compared
-    by `changes`."""
-    return {
-        "epoch": checkpoint["epoch"],
-        "checkpoint_made_by": checkpoint["made_by"],
-        "args": settings.record(),
-        "made_by": provenance(),
-    }
-
-
-def changes(
-    settings: Settings, given: Mapping[str, Any], previous: dict, checkpoint: dict
-) -> list[str]:
-    """Return in which settings and checkpoint the earlier output `previous` differs, as text.
-
-    Runtime settings are ignored, except for an explicit --amp.
-    """
-    fields = type(settings).fields()
-    try:
-        args = type(settings).complete(previous.get("args", {}))
-    except ValueError as error:
-        return [str(error)]
-    current = json.loads(json.dumps(settings.record()))
-    names = list(type(settings).names(runtime=False)) + ["amp"] * ("amp" in given)
-    found = [
-        f"{shown(fields[name], args[name])} then, {shown(fields[name], current[name])} now"
-        for name in names
-        if args[name] != current[name]
-    ]
-    if (previous.get("epoch"), previous.get("checkpoint_made_by")) != (
-        checkpoint["epoch"], checkpoint["made_by"],
-    ):  # fmt: skip
-        found.append(_epochs(previous, checkpoint))
-    return found
-
-
-def _epochs(previous: dict, checkpoint: dict) -> str:
-    before, now = previous.get("epoch"), checkpoint["epoch"]
-    return f"a checkpoint of {before} epochs then, of {now} now"
-
-
-def already_done(
-    files: Sequence[Path],
-    previous: dict,
-    settings: Settings,
-    given: Mapping[str, Any],
-    checkpoint: dict,
-    others: Sequence[str] = (),
-) -> bool:
-    """Return whether `previous`, read from one of `files`, is the output of this command.
-
-    False, with a note, if only its checkpoint has more epochs now. Raises InputError if anything
-    else has changed, in the settings or as `others` say: the files would be overwritten.
-    """
-    changed = [*others, *changes(settings, given, previous, checkpoint)]
-    if not changed:
-        return True
-    epochs = previous.get("epoch")
-    more = isinstance(epochs, int) and checkpoint["epoch"] > epochs
-    if more and changed == [_epochs(previous, checkpoint)]:
-        print(f"note: {files[0]} was made from {changed[0]}; it is made again")
-        return False
-    raise InputError(
-        f"{listed(files)} would be overwritten ({listed(changed, 3)}); choose another folder or "
-        "add --overwrite"
-    )

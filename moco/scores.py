@@ -4,6 +4,7 @@ import csv
 import hashlib
 import json
 from collections.abc import Iterable, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,7 @@ from common.names import beside_numbers
 from datasets.episode import Task
 from datasets.images import ImageSet
 
-from .calibration import expected_calibration_error
+from .calibration import reliability
 
 
 def score(
@@ -54,7 +55,7 @@ def score(
     if probabilities is not None:
         auc = [float(roc_auc_score(truth == n, probabilities[:, n])) for n in labels]
         scores |= {"auc": dict(zip(classes, auc)), "macro_auc": float(np.mean(auc))}
-        scores["ece"] = expected_calibration_error(probabilities, truth)
+        scores["ece"] = reliability(probabilities, truth).error()
     return scores
 
 
@@ -62,27 +63,31 @@ BY_CLASS = {"per_class": "accuracy", "precision": "precision", "specificity": "s
             "auc": "AUC"}  # fmt: skip
 
 
+def aligned(rows: Iterable[Iterable[object]]) -> str:
+    """Return rows as a table for the screen: the first column to the left, others to the right."""
+    rows = [list(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip_longest(*rows, fillvalue="")]
+    return "\n".join(
+        "  ".join([row[0].ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])]) for row in rows
+    )
+
+
 def score_table(scores: dict) -> str:
     """Format `score`'s result for the screen: a row per true class, a column per prediction."""
     names = list(scores["per_class"])
     shown = beside_numbers(names)
     columns = {kind: title for kind, title in BY_CLASS.items() if kind in scores}  # older: fewer
-    width = max(len(name) for name in (*shown, "mean of classes"))
-    cell = max(len(name) for name in (*shown, "accuracy")) + 2
-    head = f"{'':{width}}{'images':>8}" + "".join(f"{t:>12}" for t in columns.values())
-    lines = [head + "  predicted as" + "".join(f"{name:>{cell}}" for name in shown)]
-    for name, label, row in zip(names, shown, scores["confusion"]):
-        values = "".join(f"{scores[kind][name]:>12.1%}" for kind in columns)
-        counts = "".join(f"{count:>{cell}}" for count in row)
-        lines.append(f"{label:{width}}{sum(row):>8}{values}{'':14}{counts}")
-    total = sum(map(sum, scores["confusion"]))
-    means = "".join(f"{np.mean(list(scores[kind].values())):>12.1%}" for kind in columns)
-    lines.append(f"{'total':{width}}{total:>8}{scores['accuracy']:>12.1%}")
-    lines.append(f"{'mean of classes':{width}}{'':8}{means}")
-    lines.append(f"{'macro F1':{width}}{'':8}{scores['macro_f1']:>12.1%}")
+    rows = [["", "images", *columns.values(), "predicted as", *shown]]
+    for name, label, counts in zip(names, shown, scores["confusion"]):
+        values = (f"{scores[kind][name]:.1%}" for kind in columns)
+        rows.append([label, sum(counts), *values, "", *counts])
+    means = (f"{np.mean(list(scores[kind].values())):.1%}" for kind in columns)
+    rows.append(["total", sum(map(sum, scores["confusion"])), f"{scores['accuracy']:.1%}"])
+    rows.append(["mean of classes", "", *means])
+    rows.append(["macro F1", "", f"{scores['macro_f1']:.1%}"])
     if "ece" in scores:
-        lines.append(f"{'ECE':{width}}{'':8}{scores['ece']:>12.1%}")
-    return "\n".join(lines)
+        rows.append(["ECE", "", f"{scores['ece']:.1%}"])
+    return aligned(rows)
 
 
 TASK_SCORES = {
@@ -98,12 +103,10 @@ def beside_table(rows: dict[str, dict | None]) -> str:
     """Format the scores of several classifiers on the same query set, a row each."""
     titles = {"accuracy": "accuracy", "average": "mean of classes", "macro_f1": "macro F1",
               "macro_auc": "macro AUC"}  # fmt: skip
-    width = max(map(len, rows))
-    lines = [f"{'':{width}}" + "".join(f"{title:>17}" for title in titles.values())]
+    table = [["", *titles.values()]]
     for name, scores in rows.items():
-        values = (f"{scores[key]:.1%}" if scores else "–" for key in titles)
-        lines.append(f"{name:{width}}" + "".join(f"{value:>17}" for value in values))
-    return "\n".join(lines)
+        table.append([name, *(f"{scores[key]:.1%}" if scores else "–" for key in titles)])
+    return aligned(table)
 
 
 def task_row(task: Task, scores: dict) -> dict[str, Any]:
@@ -140,15 +143,12 @@ def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict]:
 
 def summary_table(found: dict[str, dict]) -> str:
     """Format `summary`'s result for the screen."""
-    titles = {name: TITLES.get(name) or name.replace("_", " of ", 1) for name in found}
-    width = max(map(len, titles.values()))
-    lines = [f"{'':{width}}  mean ± 95 % interval    std  tasks"]
+    rows = [["", "mean ± 95 % interval", "std", "tasks"]]
     for name, values in found.items():
+        title = TITLES.get(name) or name.replace("_", " of ", 1)
         mean = f"{100 * values['mean']:.2f} ± {100 * values['ci95']:.2f} %"
-        lines.append(
-            f"{titles[name]:{width}}{mean:>22}{100 * values['std']:>7.2f}{values['tasks']:>7}"
-        )
-    return "\n".join(lines)
+        rows.append([title, mean, f"{100 * values['std']:.2f}", values["tasks"]])
+    return aligned(rows)
 
 
 def tasks_csv(rows: Sequence[dict[str, Any]]) -> str:
@@ -198,21 +198,17 @@ def paired(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> 
 
 def paired_table(found: dict[str, dict]) -> str:
     """Format `paired`'s result for the screen."""
-    width = max(map(len, TITLES.values()))
-    lines = [f"{'':{width}}  difference, 95 % interval  Wilcoxon's p  tasks"]
+    rows = [["", "difference, 95 % interval", "Wilcoxon's p", "tasks"]]
     for name, values in found.items():
         mean = f"{100 * values['mean']:+.2f} ± {100 * values['ci95']:.2f} %"
-        p = f"{values['p']:.2g}"
-        lines.append(f"{TITLES[name]:{width}}{mean:>27}{p:>14}{values['tasks']:>7}")
-    return "\n".join(lines)
+        rows.append([TITLES[name], mean, f"{values['p']:.2g}", values["tasks"]])
+    return aligned(rows)
 
 
-def predictions_csv(
-    images: ImageSet, probabilities: np.ndarray, classes: Sequence[str], truth: bool = True
-) -> str:
-    """Return CSV text: per image its id, true class (if `truth`), prediction and probabilities."""
-    rows = [["image", *["truth"] * truth, "prediction", *(f"p_{name}" for name in classes)]]
-    for name, label, row in zip(images.ids, images.labels, probabilities):
-        true_class = [images.classes[label]] * truth
-        rows.append([name, *true_class, classes[row.argmax()], *(f"{p:.6f}" for p in row)])
+def predictions_csv(images: ImageSet, probabilities: np.ndarray, classes: Sequence[str]) -> str:
+    """Return CSV text: per image its id, true class, prediction and probabilities."""
+    rows = [["image", "truth", "prediction", *(f"p_{name}" for name in classes)]]
+    for name, label, p in zip(images.ids, images.labels, probabilities):
+        true, predicted = images.classes[label], classes[p.argmax()]
+        rows.append([name, true, predicted, *(f"{value:.6f}" for value in p)])
     return csv_text(rows)

@@ -1,7 +1,6 @@
 """Training on random views of images, with k-NN scores in the log."""
 
 import dataclasses
-import functools
 from collections.abc import Callable
 
 import torch
@@ -9,13 +8,13 @@ from torch import nn
 
 from common.failures import tracebacks_to
 from datasets.images import ImageSet
-from trainer.config import readers_of
+from trainer.launch_plan import readers_of
 from trainer.performance import compiling_pays
 from trainer.trainer import Run, StepFn, Trainer, Values, learning_rate, nothing
 
 from .config import ContrastiveTraining, ImageTraining
 from .evaluate import encode, knn_score
-from .loader import EpochBatches, closing_loader, training_loader
+from .loader import EpochBatches, training_loader
 from .weights import initial_weights, load_initial
 
 
@@ -40,12 +39,11 @@ def train(
     if settings.compile is None:
         compile = compiling_pays(device, settings.epochs * len(batches))
         settings = dataclasses.replace(settings, compile=compile)
-    make_loader = functools.partial(
-        training_loader, images, batches, views, settings.seed, settings.image_size,
-        settings.aug_plus, settings.views_by, readers_of(settings), device,
+    loader = training_loader(
+        images, batches, views, settings.seed, settings.image_size, settings.aug_plus,
+        settings.views_by, readers_of(settings), device,
         bool(settings.compile) and device.type == "cuda",
     )  # fmt: skip
-    loader = closing_loader(make_loader)
     trainer = Trainer(model, step_fn, images, batches, loader, settings, run, device)
     score = knn_scorer(model, images, settings, device)
 
@@ -72,7 +70,7 @@ def note_on_drop(settings: ImageTraining, epoch: int) -> str:
 def begin(model: nn.Module, settings: ImageTraining, run: Run) -> None:
     """Load --weights into the model of a new run; have tracebacks written to the run's folder."""
     tracebacks_to(run.folder)
-    if run.resumed is None and (initial := initial_weights(settings.weights, settings.arch)):
+    if run.load is None and (initial := initial_weights(settings.weights, settings.arch)):
         load_initial(model, initial)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from common.errors import InputError, listed, refusing
+from common.packages import required
 from models import build_encoder, default_weights
 from models.backbone import Backbone
 from trainer.checkpoint import CHECKPOINT, read
@@ -39,7 +40,12 @@ def initial_weights(weights: str, arch: str) -> InitialWeights | None:
     file = path / CHECKPOINT if path.is_dir() else path
     if not path.exists():
         raise InputError(f"--weights {path} does not exist")
-    contents = _read_safetensors(path) if path.suffix == ".safetensors" else read(file)
+    if path.suffix == ".safetensors":
+        library = required("safetensors.torch", "safetensors", f"--weights {path} needs")
+        with refusing(f"--weights {path} cannot be read"):
+            contents = library.load_file(path)
+    else:
+        contents = read(file)
     record = {"source": file.name if weights == "default" else weights, "sha256": _sha256(file)}
     if isinstance(contents, dict) and "stage" in contents:
         checkpoint = load_checkpoint(path)
@@ -94,28 +100,6 @@ def require_teachers_start(
             f"--weights {record['source']} (SHA-256 {record['sha256'][:8]}) are not those that the "
             f"teacher in {savedir} began with, {teachers['source']} ({teachers['sha256'][:8]})"
         )
-
-
-def require_teacher(source: Source | None, teacher: Mapping) -> None:
-    """Raise InputError if a student that begins with its teacher's encoder finds another in that
-    checkpoint, trained on or replaced since it labelled; one that continues needs it no more."""
-    if source is None:
-        found = load_checkpoint(Path(teacher["checkpoint"]))
-        if (found["epoch"], found["made_by"]) != (teacher["epoch"], teacher["checkpoint_made_by"]):
-            raise InputError(
-                f"--student-weights teacher: {teacher['checkpoint']} has been trained on or "
-                "replaced since it made the pseudo labels; make them again by generate_pseudo.py "
-                "--overwrite"
-            )
-
-
-def _read_safetensors(path: Path) -> dict[str, Tensor]:
-    try:
-        from safetensors.torch import load_file
-    except ImportError:
-        raise InputError(f"--weights {path} needs: pip install safetensors") from None
-    with refusing(f"--weights {path} cannot be read"):
-        return load_file(path)
 
 
 def _state_dict(contents: object) -> dict[str, Tensor]:

@@ -33,9 +33,7 @@ class Conv4(Backbone):
 
     def __init__(self) -> None:
         super().__init__()
-        self.blocks = nn.Sequential(
-            conv_block(3), conv_block(WIDTH), conv_block(WIDTH), conv_block(WIDTH)
-        )
+        self.blocks = nn.Sequential(*map(conv_block, (3, WIDTH, WIDTH, WIDTH)))
 
     def feature_map(self, images: Tensor) -> Tensor:
         return self.blocks(images)

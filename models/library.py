@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
 from common.errors import InputError, reason
+from common.packages import required
 
 from .backbone import Backbone, load_matching
 
@@ -165,16 +166,8 @@ def _torchvision_weights(net: nn.Module, weights: dict[str, Tensor]) -> dict[str
     return weights
 
 
-def _import_timm(arch: str) -> Any:
-    try:
-        import timm
-    except ImportError as error:
-        raise InputError(f"--arch {arch} needs: pip install timm ({reason(error)})") from None
-    return timm
-
-
 def _timm_network(name: str, image_size: int) -> Network:
-    timm = _import_timm(f"timm/{name}")
+    timm = required("timm", "timm", f"--arch timm/{name} needs")
     _require_known(f"timm/{name}", timm.list_models(), timm.is_model(name))
     about = timm.models.get_pretrained_cfg(name)
     sized = about is not None and about.fixed_input_size
@@ -213,7 +206,7 @@ def default_weights(arch: str) -> Path:
         return _downloaded(torchvision.models.get_model_weights(name).DEFAULT.url)
     if library != "timm":
         raise InputError(f"--weights default: nobody publishes weights of --arch {arch}")
-    timm = _import_timm(arch)
+    timm = required("timm", "timm", f"--arch {arch} needs")
     _require_known(arch, timm.list_models(), timm.is_model(name))
     about = timm.models.get_pretrained_cfg(name)
     if about is not None and about.hf_hub_id:

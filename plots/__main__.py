@@ -28,7 +28,8 @@ from plots.read import Outputs, read_folders, short_names
 from trainer import cli
 from trainer.config import Device
 from trainer.distributed import pick_device, readers
-from trainer.settings import parse, resolve, setting
+from trainer.flags import parse
+from trainer.settings import resolve, setting
 
 FIGURES = (
     "curves", "temperatures", "pseudo-labels", "confusion", "reliability", "tasks", "tsne",

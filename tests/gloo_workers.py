@@ -8,6 +8,7 @@ import torch
 from common.errors import InputError
 from common.failures import tracebacks_to
 from trainer import distributed, launch_plan
+from trainer.config import Distributed
 
 
 def plan(nproc, **flags):
@@ -16,7 +17,7 @@ def plan(nproc, **flags):
         device="cpu", gpu=None, multiprocessing_distributed=nproc is not None, nproc=nproc,
         world_size=1, rank=0, dist_url=None, dist_backend="auto", dist_timeout=60,
     )  # fmt: skip
-    return launch_plan.plan(**{**values, **flags})
+    return launch_plan.plan_of(Distributed(**{**values, **flags}))
 
 
 def contrast(device, folder: Path, groups: int, steps: int) -> None:

@@ -9,7 +9,7 @@ import pytest
 
 from conftest import call, refused
 from datasets import open_dataset
-from moco.calibration import expected_calibration_error, with_temperature
+from moco.calibration import reliability, with_temperature
 from moco.scores import read_tasks
 
 NAME = "3way_2shot"
@@ -47,7 +47,7 @@ def test_scores(scored, chain, data, capsys):
     np.testing.assert_allclose(probabilities(calibrated), expected, atol=2e-5)
     truth = np.array([before["task"]["classes"].index(row["truth"]) for row in plain.values()])
     for scores, rows in ((before, plain), (after, calibrated)):
-        ece = expected_calibration_error(probabilities(rows), truth)
+        ece = reliability(probabilities(rows), truth).error()
         assert scores["ece"] == pytest.approx(ece, abs=1e-3)
     call("test", data, "--resume", chain.pretrained, *RUN, "--temperature", "cv",
          "--output", scored / "cv", "--overwrite")  # fmt: skip

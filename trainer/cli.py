@@ -10,7 +10,7 @@ from common.errors import InputError, is_text
 from common.failures import one_line, print_any_name
 from common.names import nearest
 
-from .launch_plan import launched
+from .launchers import launched
 from .provenance import program
 from .signals import Stopped
 
@@ -69,7 +69,7 @@ def run(main: Callable[[], None], several: bool = False) -> None:
     use_utf8()
     name = program()
     with one_line(name):
-        launcher, ranks = launched(os.environ)
+        launcher, ranks = launched()
         if launcher and ranks["world_size"] > 1 and not several:
             raise InputError(
                 f"{launcher} started {ranks['world_size']} processes; this script runs in one"

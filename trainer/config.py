@@ -1,13 +1,10 @@
 """Settings of any training: optimisation, output and devices."""
 
-import inspect
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from .distributed import readers
-from .launch_plan import Plan, plan
 from .settings import Settings, recipe, setting
 
 EPOCHS, DROPS = 200, (120, 160)  # the papers' epochs and learning-rate drops
@@ -119,15 +116,3 @@ class Distributed(Device):
     dist_backend: Literal["auto", "nccl", "gloo"] = setting(
         "auto", "auto: nccl between GPUs, gloo otherwise",
     )  # fmt: skip
-
-
-def launch_plan(settings: Distributed) -> Plan:
-    """Return the processes to start. Raises InputError as `plan` does."""
-    names = inspect.signature(plan).parameters  # called as the settings
-    return plan(**{name: getattr(settings, name) for name in names})
-
-
-def readers_of(settings: Device) -> int:
-    """Return the number of data-loading workers per rank."""
-    local = launch_plan(settings).local_world_size if isinstance(settings, Distributed) else 1
-    return readers(settings.workers, local)

@@ -1,6 +1,5 @@
 """Start a run's processes, connect them, and end them together."""
 
-import contextlib
 import logging
 import os
 import re
@@ -10,14 +9,14 @@ import sys
 import threading
 import time
 import urllib.parse
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Future
 from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from datetime import timedelta
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 import torch
 import torch.distributed as dist
@@ -45,12 +44,11 @@ def launch(plan: Plan, worker: Worker, *arguments: object) -> None:
     """Run `worker(device, *arguments)` in each process that `plan` has this one start, or in this
     process if it is itself a rank.
 
-    If a worker fails, all end and its error is raised here; InputError, OSError and what `explain`
-    knows as InputError, others of spawned processes as Unexpected.
+    If a worker fails, all end and its error is raised here; of spawned processes as InputError, or
+    as Unexpected if `outcome` says so.
     """
     if plan.url is None:
-        with explained():
-            worker(pick_device(plan.device, plan.gpu), *arguments)
+        worker(pick_device(plan.device, plan.gpu), *arguments)
         return
     if plan.url == ANY_PORT:  # this process opens the store, on a free port
         server = dist.TCPStore("127.0.0.1", 0, is_master=True, wait_for_workers=False)
@@ -103,17 +101,6 @@ def _cause(
     return Stopped(stopped[0] - 128) if stopped else None
 
 
-@contextlib.contextmanager
-def explained() -> Iterator[None]:
-    """Raise InputError if the block fails in a way that `explain` knows: out of memory, say."""
-    try:
-        yield
-    except (MemoryError, OSError, RuntimeError) as error:
-        if line := explain(error):
-            raise InputError(line) from error
-        raise
-
-
 def _spawned(
     index: int,
     plan: Plan,
@@ -159,17 +146,15 @@ def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...])
             backend, store=_rendezvous(plan, rank), rank=rank, world_size=plan.world_size,
             timeout=COLLECTIVE_TIMEOUT, device_id=device if backend == "nccl" else None,
         )  # fmt: skip
-        distributed.cpu_group = _cpu_group() if backend == "nccl" else None
-        with explained():
-            worker(device, *arguments)
+        if backend == "nccl":
+            distributed.cpu_group = cast(dist.ProcessGroup, dist.new_group(backend="gloo"))
+        worker(device, *arguments)
         completed = True
     except Stopped:
         completed = True
         raise
-    except dist.DistError as error:
-        raise _lost_connection(error) from error
-    except RuntimeError as error:
-        if "gloo" not in str(error):  # gloo's errors are plain RuntimeErrors
+    except RuntimeError as error:  # gloo's are plain ones
+        if explain(error) or not (isinstance(error, dist.DistError) or "gloo" in str(error)):
             raise
         raise _lost_connection(error) from error
     finally:
@@ -178,13 +163,6 @@ def _join(index: int, plan: Plan, worker: Worker, arguments: tuple[object, ...])
             dist.destroy_process_group()
         if plan.url is not None and plan.url.startswith("file://"):
             Path(plan.url.removeprefix("file://")).unlink(missing_ok=True)
-
-
-def _cpu_group() -> dist.ProcessGroup:
-    """Return a gloo group of all ranks."""
-    group = dist.new_group(backend="gloo")
-    assert isinstance(group, dist.ProcessGroup)  # not so only for ranks outside the group
-    return group
 
 
 def _lost_connection(error: RuntimeError) -> InputError:

@@ -1,6 +1,7 @@
 """A run's log: `log.jsonl`, and TensorBoard curves."""
 
 import contextlib
+import importlib.util
 import json
 import shutil
 from collections.abc import Iterator
@@ -11,7 +12,6 @@ from tqdm import tqdm
 
 from common.errors import reason
 from common.files import write_utf8
-from common.packages import optional
 
 from .distributed import is_main
 
@@ -32,10 +32,11 @@ class RunLog:
                 shutil.rmtree(folder / "tensorboard", ignore_errors=True)
             self._truncate(done)
             self._write(about)
-            if tensorboard := optional("torch.utils.tensorboard", "tensorboard"):
+            if importlib.util.find_spec("tensorboard"):
                 with self._curves():
-                    folder = folder / "tensorboard"
-                    self.board = tensorboard.SummaryWriter(folder, purge_step=done + 1)
+                    from torch.utils.tensorboard import SummaryWriter
+
+                    self.board = SummaryWriter(folder / "tensorboard", purge_step=done + 1)
 
     @contextlib.contextmanager
     def _curves(self) -> Iterator[None]:
@@ -43,7 +44,8 @@ class RunLog:
         try:
             yield
         except Exception as error:  # a broken package may raise any
-            tqdm.write(f"note: no more TensorBoard curves: {type(error).__name__}: {reason(error)}")
+            why = f"{type(error).__name__}: {reason(error)}"
+            tqdm.write(f"note: going on without TensorBoard curves: {why}")
             self.board = None
 
     def _truncate(self, done: int) -> None:

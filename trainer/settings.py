@@ -19,8 +19,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 from common.errors import InputError
 from common.names import clean
 
-from .cli import ArgumentParser
-
 INHERITANCE = (None, "default", "always")
 
 
@@ -126,27 +124,20 @@ class Field:
         required = self.default is dataclasses.MISSING  # a path
         if value is None and (self.optional or self.about.auto or required):
             return value
-        parts = value if self.several and isinstance(value, list | tuple) else [value]
-        kinds = {float: (int, float), Path: (str, Path)}.get(self.kind, (self.kind,))
-        wrong = self.several != isinstance(value, list | tuple)
-        if self.several and self.kind is Path:  # an older file has one path for --predict
-            wrong = False
-        wrong |= any(
-            not isinstance(part, kinds) or (isinstance(part, bool) and self.kind is not bool)
-            for part in parts
-        )
-        if wrong:
+        if self.several and self.kind is Path and isinstance(value, str | Path):
+            value = [value]  # an older file has one path for --predict
+        if self.several != isinstance(value, list | tuple):
             raise ValueError(f"{self.flag} is {value!r}")
+        parts = value if self.several else [value]
+        kinds = {float: (int, float), Path: (str, Path)}.get(self.kind, (self.kind,))
         for part in parts:
+            if not isinstance(part, kinds) or (isinstance(part, bool) and self.kind is not bool):
+                raise ValueError(f"{self.flag} is {value!r}")
             if problem := self._problem(part):
                 raise ValueError(f"{self.flag} {problem}")
-        parts = [self._converted(part) for part in parts]
+        if self.kind in (str, Path):
+            parts = [clean(part) if self.kind is str else Path(part) for part in parts]
         return parts if self.several else parts[0]
-
-    def _converted(self, value: Any) -> Any:
-        if self.kind is Path:
-            return Path(value)
-        return clean(value) if self.kind is str else value
 
     def _problem(self, value: Any) -> str | None:
         if self.choices and not any(_is_choice(value, choice) for choice in self.choices):
@@ -224,11 +215,11 @@ class Settings:
             recorded = next((key for key in (name, field.about.former) if key in values), None)
             value = None if recorded is None else field.check(values[recorded])
             completed[name] = default if value is None else value
-        return _plain(completed)
+        return {name: _plain(value) for name, value in completed.items()}
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON types, for a checkpoint or a log."""
-        return _plain({name: getattr(self, name) for name in self.fields()})
+        return {name: _plain(getattr(self, name)) for name in self.fields()}
 
     def require_match(self, recorded: Mapping[str, Any], where: Path | str) -> None:
         """Raise InputError, showing both values, if a setting other than None differs from that
@@ -238,13 +229,10 @@ class Settings:
                 require_same_setting(self.fields()[name], given, value, where)
 
 
-def _plain(values: dict[str, Any]) -> dict[str, Any]:
-    def plain(value: Any) -> Any:
-        if isinstance(value, list):
-            return list(map(plain, value))
-        return str(value) if isinstance(value, Path) else value
-
-    return {name: plain(value) for name, value in values.items()}
+def _plain(value: Any) -> Any:
+    if isinstance(value, list):
+        return list(map(_plain, value))
+    return str(value) if isinstance(value, Path) else value
 
 
 S = TypeVar("S", bound=Settings)
@@ -266,80 +254,6 @@ def _annotation(hint: Any) -> tuple[type, tuple[str, ...], bool, bool]:
     if typing.get_origin(hint) is Literal:
         return str, typing.get_args(hint), several, optional
     return hint, (), several, optional
-
-
-def parser_of(cls: type[Settings]) -> ArgumentParser:
-    """Build the parser of a `Settings` class; its result has no flags that were not given."""
-    parser = ArgumentParser(cls.description)
-    groups: dict[type, Any] = {cls: parser}
-    for field in cls.fields().values():
-        if field.group not in groups and not field.about.positional:
-            title = (field.group.__doc__ or "").partition("\n")[0].rstrip(".")
-            groups[field.group] = parser.add_argument_group(title)
-        _add(parser if field.about.positional else groups[field.group], field, cls)
-    return parser
-
-
-def _add(group: Any, field: Field, cls: type[Settings]) -> None:
-    about = field.about
-    options: dict[str, Any] = {"default": argparse.SUPPRESS}
-    required = field.default is dataclasses.MISSING
-    if field.kind is bool:
-        options["action"] = argparse.BooleanOptionalAction if about.negatable else "store_true"
-    else:
-        options |= {"type": field.read, "metavar": about.metavar}
-        if field.choices:
-            options["metavar"] = about.metavar or "{" + ",".join(field.choices) + "}"
-        if field.several:
-            options["nargs"] = "*" if isinstance(field.default, list) else "+"
-    options["help"] = about.help.replace("%", "%%") + _default(field, cls).replace("%", "%%")
-    if about.positional:
-        if about.flags:
-            options["help"] += f"; also as {about.flags[0]} {field.flag}"
-            also = {**options, "dest": _also(field), "help": argparse.SUPPRESS}
-            group.add_argument(*about.flags, **also)
-        if about.flags or not required:
-            # argparse would pass the default SUPPRESS of a positional argument to its type.
-            options |= {"nargs": "?", "default": None}
-        group.add_argument(field.name, **options)
-        return
-    names = about.flags if field.flag in about.flags else (*about.flags, field.flag)
-    group.add_argument(*names, dest=field.name, required=required, **options)
-
-
-def _default(field: Field, cls: type[Settings]) -> str:
-    """Return the default as the help shows it."""
-    if "(default" in field.about.help or field.default is dataclasses.MISSING:
-        return ""
-    if cls.inherits and field.about.inherited:
-        return f" (default: {cls.inherits}'s)"
-    if field.about.auto:
-        return f" (default: {field.about.auto})"
-    if field.default is None or (field.kind is bool and not field.default):
-        return ""
-    value = field.default
-    return f" (default: {' '.join(map(str, value)) if isinstance(value, list) else value})"
-
-
-def parse(cls: type[Settings], argv: Sequence[str] | None = None) -> dict[str, Any]:
-    """Return the settings given on the command line, by name."""
-    parser = parser_of(cls)
-    values = vars(parser.parse_args(argv))
-    for name, field in cls.fields().items():
-        if not (field.about.positional and field.about.flags):
-            continue
-        given = [v for v in (values.pop(name), values.pop(_also(field), None)) if v is not None]
-        flag = f"{field.about.flags[0]} {given[-1]}" if given else ""
-        if len(set(given)) > 1:
-            parser.error(f"{field.flag} is {given[0]} and also {flag}; give one of them")
-        if not given and field.default is dataclasses.MISSING:
-            parser.error(f"the following arguments are required: {field.flag}")
-        values[name] = given[0] if given else None
-    return {name: value for name, value in values.items() if value is not None}
-
-
-def _also(field: Field) -> str:
-    return f"{field.name} as {field.about.flags[0]}"
 
 
 def resolve(

@@ -1,9 +1,9 @@
 """The training loop of all models, which differ only in what a step computes."""
 
+import contextlib
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -56,14 +56,14 @@ class Run:
     """A run's description, output and starting point.
 
     `about` is stored in every checkpoint and in the log's first line; `save` writes a checkpoint to
-    `folder`. `resumed` is the checkpoint to continue from, read from `source`; `resuming` says that
-    it is of the run in `folder` itself.
+    `folder`. `load` returns the checkpoint to continue from, of the file `source`, once; `resuming`
+    says that it is of the run in `folder` itself.
     """
 
     folder: Path
     about: dict[str, Any]
     save: Callable[[Path, dict], None]
-    resumed: dict[str, Any] | None = None
+    load: Callable[[], dict[str, Any]] | None = None
     source: Path | None = None
     resuming: bool = False
     overwrite: bool = False
@@ -87,12 +87,12 @@ class Trainer:
     `step_fn(model, views, rows, epoch)` returns the statistics of a batch, of which "loss" is
     minimised; a loss without gradient means that the step has called backward itself.
     `optimizer(model, lr, momentum, weight_decay)` makes the optimizer; gradients with a norm above
-    `clip` are scaled down to it. `loader` is entered once and yields (views, rows) in the order of
-    the sampler `batches`; rows index `images`. The state is `epoch`, the number of epochs done,
+    `clip` are scaled down to it. `loader` yields (views, rows) in the order of the sampler
+    `batches`; rows index `images`. The state is `epoch`, the number of epochs done,
     `step`, the number of steps done in the current epoch, and `totals`, the sums of their
     statistics.
 
-    Raises InputError if `run.resumed` does not fit, or the ranks' starting points differ.
+    Raises InputError if what `run.load` returns does not fit, or the ranks' starting points differ.
     """
 
     def __init__(
@@ -101,7 +101,7 @@ class Trainer:
         step_fn: StepFn,
         images: ImageSet,
         batches: Batches,
-        loader: AbstractContextManager[Loader],
+        loader: Loader,
         config: TrainingSettings,
         run: Run,
         device: torch.device,
@@ -122,11 +122,10 @@ class Trainer:
         self.part: dict[str, Any] | None = None  # the checkpoint's, until its epoch continues
         self.save_time, self.save_seconds = time.perf_counter(), 0.0  # of the last checkpoint
         start_epoch = None if run.resuming else config.start_epoch
-        if run.resumed:
+        if run.load:
             weights_only = {"part": None} if start_epoch is not None else {}
             with refusing(f"{run.source} does not fit this run"):
-                self.load_state_dict({**run.resumed, **weights_only})
-            run.resumed = None  # not kept in memory while training
+                self.load_state_dict({**run.load(), **weights_only})
         if start_epoch is not None:
             self.epoch = start_epoch
         about = run.about
@@ -213,11 +212,12 @@ class Trainer:
                 (run.folder / PREVIOUS).unlink(missing_ok=True)  # of another run
         self.parallel = in_parallel(self.model, self.device)
         self.bar = self.progress_bar()
-        with self.bar, self.loader as loader, watching(config.save_minutes, all_max) as watch:
+        watching_signals = watching(config.save_minutes, all_max)
+        with self.bar, closing_workers(self.loader), watching_signals as watch:
             for epoch in range(self.epoch, config.epochs):
                 self.start_epoch(epoch)
                 with self.guard.detecting_anomalies(config.detect_anomaly, epoch):
-                    for views, rows in loader:
+                    for views, rows in self.loader:
                         self.train_step(views, rows)
                         if self.step < len(self.batches):
                             self.handle(watch.action())
@@ -334,6 +334,19 @@ class Trainer:
             unit="img",
             disable=None if is_main() else True,
         )
+
+
+@contextlib.contextmanager
+def closing_workers(loader: Loader) -> Iterator[None]:
+    """Shut down a loader's processes on leaving the block.
+
+    They ignore signals, so an error would otherwise wait for them forever.
+    """
+    try:
+        yield
+    finally:
+        if iterator := getattr(loader, "_iterator", None):
+            iterator._shutdown_workers()
 
 
 def take_step(

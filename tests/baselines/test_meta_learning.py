@@ -15,7 +15,7 @@ from datasets import open_dataset
 from datasets.episode import draw_task
 from moco.checkpoint import load_checkpoint, query_encoder
 from moco.config import STAGES
-from moco.evaluate import MetaLearner
+from moco.meta import MetaLearner
 from networks import CONVOLUTIONAL, TRANSFORMERS
 from trainer.signals import Stopped, Watch
 

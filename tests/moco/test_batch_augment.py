@@ -13,7 +13,7 @@ from torchvision.transforms import functional as pil
 from datasets.cache import cached, pixels
 from datasets.images import image_set
 from moco import loader
-from moco.augment import GaussianBlur, random_view
+from moco.augment import gaussian_blur, random_view
 from moco.batch_augment import (
     Parameters,
     apply,
@@ -56,7 +56,7 @@ def one_by_one(picture: Image.Image, p: Parameters, i: int) -> torch.Tensor:
         picture = pil.to_grayscale(picture, 3)
     if p.sigma[i] > 0:
         sigma = p.sigma[i].item()
-        picture = GaussianBlur((sigma, sigma))(picture)
+        picture = gaussian_blur(picture, (sigma, sigma))
     return pil.to_tensor(pil.hflip(picture) if p.flip[i] else picture)
 
 

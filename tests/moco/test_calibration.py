@@ -9,7 +9,6 @@ from common.errors import InputError
 from datasets.episode import Task
 from moco.calibration import (
     best_temperature,
-    expected_calibration_error,
     reliability,
     with_temperature,
 )
@@ -23,7 +22,7 @@ def test_ece_by_hand():
     """Bins of a tenth: two images at 0.875, one right; at 0.6 and 0.65 each one right (0.6 belongs
     to the bin that ends there); one at 0.5, wrong."""
     gaps = 2 * abs(0.5 - 0.875) + 0.4 + 0.35 + 0.5
-    assert expected_calibration_error(P, TRUTH, bins=10) == pytest.approx(gaps / 5)
+    assert reliability(P, TRUTH, bins=10).error() == pytest.approx(gaps / 5)
     found = reliability(P, TRUTH, bins=10)
     assert found.images.tolist() == [0, 0, 0, 0, 1, 1, 1, 0, 2, 0]
     assert found.accuracy[8] == 0.5 and found.confidence[8] == pytest.approx(0.875)
@@ -40,13 +39,13 @@ def test_ece_against_a_loop():
         if inside:
             accuracy = np.mean([p[n].argmax() == truth[n] for n in inside])
             error += len(inside) / 500 * abs(accuracy - np.mean([p[n].max() for n in inside]))
-    assert expected_calibration_error(p, truth) == pytest.approx(error)
+    assert reliability(p, truth).error() == pytest.approx(error)
 
 
 def test_ece_of_perfect_and_of_certain_wrong_predictions():
     certain = np.eye(3)[[0, 1, 2]]
-    assert expected_calibration_error(certain, np.array([0, 1, 2])) == 0
-    assert expected_calibration_error(certain, np.array([1, 2, 0])) == 1
+    assert reliability(certain, np.array([0, 1, 2])).error() == 0
+    assert reliability(certain, np.array([1, 2, 0])).error() == 1
 
 
 def test_with_temperature():
@@ -69,9 +68,9 @@ def test_best_temperature_undoes_a_known_one():
     for temperature in (0.5, 3.0):  # too sure, and not sure enough
         found = best_temperature(with_temperature(p, temperature), truth)
         assert found == pytest.approx(1 / temperature, rel=0.03)
-    right = expected_calibration_error(p, truth)
+    right = reliability(p, truth).error()
     sure = with_temperature(p, 0.3)
-    assert right < 0.02 < 0.15 < expected_calibration_error(sure, truth)
+    assert right < 0.02 < 0.15 < reliability(sure, truth).error()
 
 
 def test_all_right_does_not_mean_certain():

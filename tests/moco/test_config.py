@@ -10,8 +10,9 @@ import pytest
 
 from conftest import SETTINGS, TINY, call, load_script
 from moco.config import Pretraining
-from trainer import settings
-from trainer.settings import Settings, parse, parser_of, resolve
+from trainer import flags
+from trainer.flags import parse, parser_of
+from trainer.settings import Settings, resolve
 
 MINIMAL = {
     "main_moco": ["DATA", "--model_path", "OUT"],
@@ -144,8 +145,8 @@ def test_every_flag_is_read(script, chain, data, tmp_path, monkeypatch):
         values = object.__getattribute__(self, "__dict__")
         return Given(json.loads(json.dumps(values, default=str)))
 
-    monkeypatch.setattr(settings, "parse", lambda *args: Given(parse(*args)))
-    monkeypatch.setattr(load_script(script), "parse", settings.parse, raising=False)
+    monkeypatch.setattr(flags, "parse", lambda *args: Given(parse(*args)))
+    monkeypatch.setattr(load_script(script), "parse", flags.parse, raising=False)
     monkeypatch.setattr(Settings, "record", record)
     for module in ("checkpoint", "trainer"):  # Given is none of the types that can be read again
         monkeypatch.setattr(f"trainer.{module}.require_readable", lambda *args: None)

@@ -148,7 +148,9 @@ def test_regressions_fit_each_task_on_its_own_support_set(data):
         task = draw_task(rare, 2, 2, seed)
         support, query = task.support(rare), task.query(rare)
         expected = encoder.fit(support, 2).predict_proba(encoder.embed(query))
-        np.testing.assert_allclose(predict(support, query), expected, atol=1e-5)
+        found, about = predict(support, query)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+        assert about == {}
 
 
 @pytest.mark.parametrize("normalize", [False, True])

@@ -8,7 +8,8 @@ from conftest import TINY, call, refused
 from moco.checkpoint import load_checkpoint
 from moco.config import Distillation, Pretraining
 from moco.resume import notes_on_length, resolve_training
-from trainer.settings import parse, resolve
+from trainer.flags import parse
+from trainer.settings import resolve
 
 
 @pytest.mark.parametrize(

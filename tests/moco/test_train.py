@@ -3,7 +3,8 @@
 from baselines.srl import SRL
 from moco.config import Pretraining
 from moco.train import note_on_drop
-from trainer.settings import parse, resolve
+from trainer.flags import parse
+from trainer.settings import resolve
 
 
 def settings(cls, *words):

@@ -125,9 +125,9 @@ def test_networks_that_cannot_be_built(arch, size, words):
 
 def test_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
-    with pytest.raises(InputError, match="timm/anything needs: pip install timm"):
+    with pytest.raises(InputError, match="timm/anything needs timm: pip install timm"):
         build_encoder("timm/anything")
-    with pytest.raises(InputError, match="timm/anything needs: pip install timm"):
+    with pytest.raises(InputError, match="timm/anything needs timm: pip install timm"):
         default_weights("timm/anything")
 
 

@@ -31,7 +31,8 @@ from reproduction.plan import (
     read_tables,
 )
 from trainer import cli
-from trainer.settings import parse, resolve
+from trainer.flags import parse
+from trainer.settings import resolve
 
 reproduce = load_script("reproduction.__main__")
 

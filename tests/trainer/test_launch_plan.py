@@ -4,7 +4,7 @@ import pytest
 
 from common.errors import InputError
 from gloo_workers import plan
-from trainer import launch_plan
+from trainer import launch_plan, launchers
 
 
 def test_conflicting_flags():
@@ -123,4 +123,4 @@ def test_conflicting_or_incomplete_launchers(started_by):
      ("r-[a,b]", "r-a")],
 )  # fmt: skip
 def test_first_host(nodes, first):
-    assert launch_plan._first_host(nodes) == first
+    assert launchers._first_host(nodes) == first

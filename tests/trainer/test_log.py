@@ -52,7 +52,7 @@ def test_broken_tensorboard(how, tmp_path, capsys, monkeypatch):
     monkeypatch.syspath_prepend(tmp_path)
     RunLog(tmp_path / "run", {"command": "x"}).epoch(1, {"loss": 2.0})
     note, epoch = capsys.readouterr().out.splitlines()
-    assert note.startswith("note: going on without tensorboard") and epoch.startswith("epoch 1")
+    assert note.startswith("note: going on without TensorBoard") and epoch.startswith("epoch 1")
     assert [path.name for path in (tmp_path / "run").iterdir()] == ["log.jsonl"]
 
 
@@ -68,5 +68,5 @@ def test_tensorboard_that_breaks_later(tmp_path, capsys):
     for epoch in (1, 2):
         log.epoch(epoch, {"loss": 2.0})
     out = capsys.readouterr().out
-    assert out.count("no more TensorBoard curves: AttributeError: no scalars") == 1
+    assert out.count("going on without TensorBoard curves: AttributeError: no scalars") == 1
     assert len((tmp_path / "log.jsonl").read_text().splitlines()) == 3

@@ -13,11 +13,11 @@ from conftest import TINY, call, refused
 from datasets.pseudo import load_pseudo_labels
 from moco import config
 from moco.checkpoint import load_checkpoint
+from moco.inherit import teacher_settings
 from trainer.checkpoint import CHECKPOINT
+from trainer.flags import parse, parser_of
 from trainer.settings import (
     Settings,
-    parse,
-    parser_of,
     require_fixed,
     require_same_setting,
     resolve,
@@ -191,11 +191,11 @@ def test_older_files(chain, tmp_path):
     _, labels = load_pseudo_labels(chain.labels)
     teacher = {**labels.about["teacher"]}
     del teacher["moco_t"]
-    assert config.teacher_settings(teacher, chain.labels)["moco_t"] == 0.07
+    assert teacher_settings(teacher, chain.labels)["moco_t"] == 0.07
     assert isinstance(labels.probabilities, np.ndarray)
     del teacher["arch"]
     with pytest.raises(InputError, match="is invalid: missing setting arch"):
-        config.teacher_settings(teacher, chain.labels)
+        teacher_settings(teacher, chain.labels)
 
 
 def test_require_match_shows_both_values():
