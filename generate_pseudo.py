@@ -21,7 +21,7 @@ from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
 from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
-from datasets.open import choose, decoded, draw, notes_of, open_data, with_contents
+from datasets.open import choose, draw, notes_of, with_contents
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
@@ -39,7 +39,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint, given["resume"])
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
-    data = open_data(settings.data, settings)
+    data = settings.open_data()
     earlier, task = find_task(settings, given, data)
     about = {
         "task": task.to_dict(), "data": data.to_dict(), "base": data.base.fingerprint(),
@@ -61,8 +61,7 @@ def main(argv: list[str] | None = None) -> None:
     support = task.support(data.rare)
     if unreadable(support):
         check_readable(support, data.base)  # lists unreadable images of both sets
-    size, cache = checkpoint["args"]["image_size"], settings.cache_folder
-    base_images = decoded(data.base, size, cache, quiet=settings.quiet)
+    base_images = settings.decoded(data.base, checkpoint["args"]["image_size"])
 
     embeddings, probabilities, classifier = teach(
         settings, checkpoint, device, support, base_images

@@ -13,7 +13,6 @@ from common.errors import InputError
 from common.seeding import stream_seed
 from datasets.content import content_key
 from datasets.images import ImageSet
-from datasets.open import decoded, open_data
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import resume
 from moco.builder import Student
@@ -43,7 +42,7 @@ def main(argv: list[str] | None = None) -> None:
             "than 1, or class temperatures could be 0 or negative"
         )
     settings.require_match({"n_way": task.n_way, "k_shot": task.k_shot}, savedir)
-    data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
+    data = settings.open_data(use=["base"], show=plan.first_rank == 0)
     base = data.base
     task.require_classes(data.rare)
     labels = labels.for_images(base)
@@ -67,10 +66,7 @@ def main(argv: list[str] | None = None) -> None:
     else:
         require_teachers_start(about["weights"], labels.about.get("weights"), savedir)
     resume.check_run(settings, about, base, source)
-    base = decoded(
-        base, settings.image_size, settings.cache_folder, settings.views_by == "batch",
-        settings.quiet,
-    )  # fmt: skip
+    base = settings.decoded(base, settings.image_size, settings.views_by == "batch")
     launch(plan, worker, settings, base, labels, groups, about, source)
 
 

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import baselines
 from common.seeding import stream_seed
 from datasets.images import ImageSet
-from datasets.open import decoded, open_data
 from moco import losses, resume
 from moco.builder import MoCo, contrast_accuracy
 from moco.config import Pretraining
@@ -28,16 +27,13 @@ def main(argv: list[str] | None = None) -> None:
     given = parse(Pretraining, argv)
     settings, source = resume.resolve_training(Pretraining, given)
     plan = launch_plan(settings)
-    data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
+    data = settings.open_data(use=["base"], show=plan.first_rank == 0)
     base = data.base
     groups = resume.batchnorm_groups(settings, len(base), plan.world_size)
     weights = weights_record(settings, source)
     about = resume.about_run("moco", settings, data, base, weights=weights)
     resume.check_run(settings, about, base, source)
-    base = decoded(
-        base, settings.image_size, settings.cache_folder, settings.views_by == "batch",
-        settings.quiet,
-    )  # fmt: skip
+    base = settings.decoded(base, settings.image_size, settings.views_by == "batch")
     launch(plan, worker, settings, base, groups, about, source)
 
 

@@ -23,11 +23,8 @@ from .images import ArrayImage, ImageSet, read_image, unreadable_error
 
 FORMAT = 2  # version of the pixels; since 2, EXIF orientation is applied
 CHUNK = 256  # images decoded per write
-
-
-def default_folder() -> Path:
-    """Return the default cache folder, in the user's cache directory (XDG)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rare-disease-images"
+# In the user's cache directory (XDG).
+DEFAULT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rare-disease-images"
 
 
 def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:

@@ -9,7 +9,7 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -308,14 +308,10 @@ def check_readable(*sets: ImageSet) -> None:
         raise unreadable_error(errors.values(), sum(map(len, sets)))
 
 
-def without_unreadable(
-    images: ImageSet, show: bool = True, errors: Mapping[Path | ArrayImage, str] | None = None
-) -> ImageSet:
-    """Return `images` without those that cannot be decoded, which are printed if `show`.
-
-    `errors`: of `unreadable`, if known. Raises InputError if none is left.
-    """
-    errors = unreadable(images) if errors is None else errors
+def without_unreadable(images: ImageSet, show: bool = True) -> tuple[ImageSet, dict[str, str]]:
+    """Return `images` without those that cannot be decoded, which are printed if `show`, and by
+    their ids the reasons. Raises InputError if none is left."""
+    errors = unreadable(images)
     if errors and len(errors) == len(images):
         raise unreadable_error(errors.values(), len(images))
     if errors and show:
@@ -323,7 +319,12 @@ def without_unreadable(
         if images.classes != (UNKNOWN,):
             skipped += f" of {', '.join(images.classes)}"
         print(f"note: skipping unreadable files, {skipped}: {listed(errors.values(), 100)}")
-    return images.take(i for i, path in zip(images.ids, images.paths) if path not in errors)
+    reasons = {
+        i: errors[path].removeprefix(f"{path}: ")
+        for i, path in zip(images.ids, images.paths)
+        if path in errors
+    }
+    return images.take(i for i in images.ids if i not in reasons), reasons
 
 
 def unreadable_error(errors: Collection[str], total: int) -> InputError:

@@ -4,18 +4,17 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from common.errors import InputError, is_text, listed
 from common.names import clean, printable, quoted
 
 from . import Collection, isic2018, open_dataset, own
-from .cache import cached, default_folder, described
+from .cache import DEFAULT, cached, described
 from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
 from .groups import finder, with_folders, with_groups
-from .images import ImageSet, check_readable, image_set, unreadable, without_unreadable
+from .images import ImageSet, check_readable, image_set, without_unreadable
 from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
 from .tables import require_unique, table_paths, table_rows
 
@@ -24,69 +23,55 @@ MARKED = ("1", "yes", "y", "true", "t", "x", "support")  # in the column support
 UNMARKED = ("", "0", "no", "n", "false", "f", "query")
 
 
-class DataSettings(Protocol):
-    """The settings that say how data is opened.
-
-    Also read where they exist: `cache_folder`, `groups`, `group_column` and `group_folders`.
-    """
-
-    @property
-    def base_classes(self) -> list[str] | None: ...
-    @property
-    def rare_classes(self) -> list[str] | None: ...
-    @property
-    def skip_unreadable(self) -> bool: ...
-    @property
-    def allow_duplicates(self) -> bool: ...
-    @property
-    def quiet(self) -> bool: ...
-
-
 def open_data(
-    folder: Path,
-    settings: DataSettings,
+    data: Path,
+    base_classes: Sequence[str] | None = None,
+    rare_classes: Sequence[str] | None = None,
+    groups: Path | None = None,
+    group_column: str | None = None,
+    group_folders: bool = False,
+    skip_unreadable: bool = False,
+    allow_duplicates: bool = False,
+    quiet: bool = False,
+    cache_folder: Path | None = DEFAULT,
     use: Sequence[str] = ("base", "rare"),
     show: bool = True,
 ) -> Collection:
-    """Open the dataset in `folder` and print what was found, if `show` (on rank 0).
+    """Open the dataset in the folder `data` and print what was found, if `show` (on rank 0).
 
-    Copies are left out, unless --allow-duplicates is given. --skip-unreadable drops images that
-    cannot be decoded from the parts in `use`. Raises InputError as `open_dataset`, `with_groups`,
-    `with_folders` and `without_copies` do, and for two sources of groups.
+    The others but `use` are flags. Copies are left out, unless `allow_duplicates`.
+    `skip_unreadable` drops images that cannot be decoded from the parts in `use`. Raises InputError
+    as `open_dataset`, `with_groups`, `with_folders` and `without_copies` do, and for two sources of
+    groups.
     """
-    table, column = getattr(settings, "groups", None), getattr(settings, "group_column", None)
-    folders = getattr(settings, "group_folders", False)
-    if folders and (table or column):
+    if group_folders and (groups or group_column):
         raise InputError("--group-folders takes folders as groups; leave out --groups and "
                          "--group-column")  # fmt: skip
-    data = open_dataset(
-        folder, settings.base_classes, settings.rare_classes, None if table else column
-    )
-    if table:
-        data = with_groups(data, table, column)
-    if folders:
-        data = with_folders(data)
-    cache = getattr(settings, "cache_folder", default_folder())
-    data = without_copies(data, cache, settings.allow_duplicates)
-    if settings.skip_unreadable:
+    column = None if groups else group_column  # of the images' CSV file
+    found = open_dataset(data, base_classes, rare_classes, column)
+    if groups:
+        found = with_groups(found, groups, group_column)
+    if group_folders:
+        found = with_folders(found)
+    found = without_copies(found, cache_folder, allow_duplicates)
+    if skip_unreadable:
         for part in use:
-            images = getattr(data, part)
-            kept = set(without_unreadable(images, show).ids)
-            data = data.without((i for i in images.ids if i not in kept), UNREADABLE)
+            _, errors = without_unreadable(getattr(found, part), show)
+            found = found.without(errors, UNREADABLE)
         if unread := [part for part in ("base", "rare") if part not in use]:
             note = f"{unread[0]} images are not read here; any unreadable ones are counted, too"
-            data = replace(data, notes=(*data.notes, note))
+            found = replace(found, notes=(*found.notes, note))
     if show:
-        print(data.summary(settings.quiet))
-    return data
+        print(found.summary(quiet))
+    return found
 
 
 def open_unlabelled(
-    paths: Sequence[Path], settings: DataSettings
+    paths: Sequence[Path], skip_unreadable: bool = False, quiet: bool = False
 ) -> tuple[ImageSet, dict, dict[str, str]]:
     """Open images without labels, and print what was found: those in folders and subfolders, image
     files, and the column `path` of CSV files. Their class is the placeholder "?". Also returns what
-    was found as JSON types, and with --skip-unreadable, by id, why an image cannot be decoded.
+    was found as JSON types, and with `skip_unreadable`, by id, why an image cannot be decoded.
 
     The id is the path relative to the folder, or as written. Raises InputError if there are none,
     or as `find` of own images does.
@@ -117,17 +102,11 @@ def open_unlabelled(
     name += f"_and_{len(paths) - 1}_more" if len(paths) > 1 else ""
     images = image_set(name, (UNKNOWN,), listing.rows)
     errors: dict[str, str] = {}
-    if settings.skip_unreadable:
-        why = unreadable(images)
-        errors = {
-            i: why[path].removeprefix(f"{path}: ")
-            for i, path in zip(images.ids, images.paths)
-            if path in why
-        }
+    if skip_unreadable:
+        images, errors = without_unreadable(images)
         listing.pass_over(UNREADABLE, *errors)
-        images = without_unreadable(images, errors=why)
     about = name, {UNLABELLED: images.counts()}, listing.passed_over, listing.notes
-    print(summary(*about, settings.quiet))
+    print(summary(*about, quiet))
     return images, found(*about), errors
 
 

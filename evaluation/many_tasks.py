@@ -6,7 +6,7 @@ from common.errors import InputError, listed
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.open import decoded, draw, notes_of
+from datasets.open import draw, notes_of
 from moco.config import STAGES
 from moco.evaluate import require_calibratable
 from moco.scores import (
@@ -81,8 +81,7 @@ def task_rows(
     run: Evaluation, data: Collection, tasks: list[Task]
 ) -> tuple[list[dict], list[dict]]:
     """Return of each task the row of its scores, and what its query shares with its support set."""
-    settings = run.settings
-    rare = decoded(data.rare, run.image_size, settings.cache_folder, quiet=settings.quiet)
+    rare = run.settings.decoded(data.rare, run.image_size)
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
     temperatures: list[float] = []

@@ -12,7 +12,7 @@ from datasets import Collection
 from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
 from datasets.images import ImageSet, check_readable
-from datasets.open import decoded, open_unlabelled, require_contents
+from datasets.open import open_unlabelled, require_contents
 from moco.evaluate import FrozenEncoder, MetaLearner
 from moco.outliers import Reference, fit_reference, load_reference, without_format
 
@@ -37,7 +37,9 @@ def predict_images(
     are there.
     """
     settings, cache = run.settings, run.settings.cache_folder
-    images, found, errors = open_unlabelled(settings.predict, settings)
+    images, found, errors = open_unlabelled(
+        settings.predict, settings.skip_unreadable, settings.quiet
+    )
     files = run.paths(f"predict_{images.name}_{run.classifier}_{task.name}")
     tracebacks_to(files[0].parent)
     support = None
@@ -141,12 +143,8 @@ def reference_of(
     about["base"] = data.base.fingerprint()
     if kept and kept.about["base"] == json_types(about["base"]):
         return kept
-    cache = settings.cache_folder
     try:
-        rare, base = (
-            decoded(part, run.image_size, cache, quiet=settings.quiet)
-            for part in (data.rare, data.base)
-        )
+        rare, base = (settings.decoded(x, run.image_size) for x in (data.rare, data.base))
         support = task.support(rare)
     except InputError as error:  # unreadable images: it names --skip-unreadable
         print(f"{missing}, which need all rare and base images: {error}")

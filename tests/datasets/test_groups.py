@@ -1,7 +1,5 @@
 """Groups of images, from a column, a file, or ISIC's groupings."""
 
-from types import SimpleNamespace
-
 import pytest
 from PIL import Image
 
@@ -196,16 +194,13 @@ def test_folders_within_the_classes_are_groups(wards, tmp_path):
 
 
 def test_settings_that_take_folders_as_groups(wards, tmp_path):
-    settings = SimpleNamespace(
-        base_classes=CHOICE[0], rare_classes=CHOICE[1], skip_unreadable=False, quiet=True,
-        allow_duplicates=True, group_folders=True, cache_folder=None,
-    )  # fmt: skip
-    data = open_data(wards, settings)
+    settings = {"allow_duplicates": True, "group_folders": True, "cache_folder": None}
+    data = open_data(wards, *CHOICE, **settings)
     with pytest.raises(InputError, match="2 of 12 have none: scar/5.png, burn/5.png"):
         draw(data, 2, 2, 0, group_disjoint=True)
     for name in ("burn", "scar"):
         (wards / name / "5.png").unlink()
-    data = open_data(wards, settings)
+    data = open_data(wards, *CHOICE, **settings)
     excluded = set()
     for seed in range(4):
         task = draw(data, 2, 1, seed, group_disjoint=True)
@@ -217,7 +212,7 @@ def test_settings_that_take_folders_as_groups(wards, tmp_path):
     assert len(excluded) > 2
     for other in ({"groups": tmp_path / "g.csv"}, {"group_column": "patient"}):
         with pytest.raises(InputError, match="leave out --groups and --group-column"):
-            open_data(wards, SimpleNamespace(**vars(settings), **other))
+            open_data(wards, *CHOICE, **settings, **other)
 
 
 def test_folders_where_there_are_none(folder):
