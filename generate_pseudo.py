@@ -59,7 +59,7 @@ def main(argv: list[str] | None = None) -> None:
         refuse_to_overwrite(files[:1], settings.overwrite or earlier in (None, task))
     print_notes(settings, checkpoint, data, task)
     support = task.support(data.rare)
-    if unreadable(support):
+    if unreadable(support.paths):
         check_readable(support, data.base)  # lists unreadable images of both sets
     base_images = settings.decoded(data.base, checkpoint["args"]["image_size"])
 

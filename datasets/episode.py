@@ -96,7 +96,7 @@ class Task:
         Raises InputError if `rare` lacks one of them or has it in another class.
         """
         self.require_classes(rare)
-        class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
+        class_of = {row.id: row.label for row in rare.rows()}
         pairs = [(i, name) for ids, name in zip(self.support_ids, self.classes) for i in ids]
         if moved := [i for i, name in pairs if class_of.get(i, name) != name]:
             raise InputError(f"support images that have another class in the data: {listed(moved)}")
@@ -109,14 +109,8 @@ class Task:
         another id), or, if it has to be `complete`, a class has no query image.
         """
         used = {*self.support(rare).ids, *self.excluded_ids}
-        query = rare.take(
-            [
-                i
-                for i, label in zip(rare.ids, rare.labels)
-                if rare.classes[label] in self.classes and i not in used
-            ],
-            self.classes,
-        )
+        rows = (row for row in rare.rows() if row.label in self.classes and row.id not in used)
+        query = rare.take((row.id for row in rows), self.classes)
         empty = [name for name, count in query.counts().items() if not count]
         if empty and complete:
             rest = f"; {len(self.excluded_ids)} images are excluded" if self.excluded_ids else ""
@@ -277,11 +271,8 @@ def _same_groups(
         )
     support = {i for ids in support_ids for i in ids}
     support_groups = {groups[i] for i in support}
-    return [
-        i
-        for i, label in zip(rare.ids, rare.labels)
-        if rare.classes[label] in classes and groups[i] in support_groups and i not in support
-    ]
+    same = (row for row in rare.rows() if groups[row.id] in support_groups)
+    return [row.id for row in same if row.label in classes and row.id not in support]
 
 
 def _split(counts: Iterable[int]) -> tuple[list[set[int]], list[set[int]]]:

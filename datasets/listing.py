@@ -87,6 +87,9 @@ class ArrayImage(NamedTuple):
         return f"{self.array}[{self.row}] of {self.file}"
 
 
+Location = Path | ArrayImage
+
+
 class Folder(str):
     """The name of a folder passed over, and how many files it and its subfolders hold."""
 
@@ -102,7 +105,7 @@ class Row(NamedTuple):
     """An image of a dataset; images of one `group` show one patient or lesion."""
 
     id: str
-    path: Path | ArrayImage
+    path: Location
     label: str
     group: str | None = None
 

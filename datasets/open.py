@@ -213,9 +213,10 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
     InputError as `table_rows` does, for any other mark, and for an image that is listed twice, is
     not a rare one or has another class in `data`.
     """
-    rare, sets = data.rare, (data.rare, data.base, data.others)
+    rare = data.rare
     found: dict[str, list[str]] = {}
-    class_of = {i: s.classes[label] for s in sets for i, label in zip(s.ids, s.labels)}
+    rows = [row for s in (rare, data.base, data.others) for row in s.rows()]
+    class_of = {row.id: row.label for row in rows}
     id_of: dict[str, str] = {}
     wrong = []
     find = finder(class_of)
@@ -235,9 +236,7 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
             raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
         name = find(name)
         if name not in class_of:
-            id_of = id_of or {
-                os.path.realpath(str(p)): i for s in sets for p, i in zip(s.paths, s.ids)
-            }
+            id_of = id_of or {os.path.realpath(str(row.path)): row.id for row in rows}
             paths = (
                 os.path.realpath(folder / form)
                 for folder in (table.parent, Path())

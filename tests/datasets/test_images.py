@@ -173,7 +173,7 @@ def test_non_files_are_reported(tmp_path):
     (folder / "dangling.png").symlink_to(tmp_path / "nowhere")
     (folder / "loop.png").symlink_to(folder / "loop.png")
     images, _, _ = open_unlabelled([folder], quiet=True)
-    errors = unreadable(images)
+    errors = unreadable(images.paths)
     assert [path.name for path in images.paths if path not in errors] == ["image.png"]
     for name, why in {
         "pipe": "not a file", "text": "not an image",

@@ -110,7 +110,7 @@ def test_an_image_is_rgb_or_refused(size, mode, end, orientation, target):
         except (OSError, ValueError):
             return  # not supported by this format
         images = image_set("x", ("x",), [("x", path, "x")])
-        errors = unreadable(images)
+        errors = unreadable(images.paths)
         try:
             image = read_image(path)
         except InputError as error:
