@@ -21,7 +21,7 @@ from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
 from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
-from datasets.open import choose, draw, notes_of, with_contents
+from datasets.open import choose, draw, note_on_shared, with_contents
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
@@ -132,8 +132,7 @@ def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: T
         other = f"{describe(trained_on)}, not {describe(base)}{advice(trained_on, data.base)}"
         print(f"note: {settings.resume} was trained on {other}")
     resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
-    for note in notes_of(task.shared(data.rare, data.groups), len(query)):
-        print(note)
+    note_on_shared(task.shared(data.rare, data.groups), len(query))
     for name, count in query.counts().items():
         if not count:
             print(f"note: {quoted(name)} has no query images: only --predict can use this task")

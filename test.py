@@ -16,7 +16,7 @@ from datasets import Collection
 from datasets.cache import files_key
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.open import notes_of, require_contents
+from datasets.open import note_on_shared, require_contents
 from evaluation.beside import beside, print_beside
 from evaluation.many_tasks import score_tasks
 from evaluation.predict import predict_images
@@ -138,8 +138,7 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     size = f"{len(images)} query images, none from the support set"
     used = "".join(f", temperature {t:.2f}" for t in temperatures)
     print(f"{task}; classifier: {run.classifier}{used}; {size}{group_word(shared)}")
-    for note in notes_of(shared, len(images)):
-        print(note)
+    note_on_shared(shared, len(images))
     print(score_table(scores))
     if settings.teacher and run.checkpoint["stage"] == "distill":
         scores["beside"] = beside(run, encoder, task.support(rare), images)

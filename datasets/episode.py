@@ -12,6 +12,7 @@ from common.files import parse_json, write_utf8
 from common.names import counted, quoted
 
 from .images import ImageSet, require_fingerprint, same_images
+from .isic2018 import GROUPINGS
 
 TASK_FILE = "task.json"
 FORMAT = 1
@@ -266,8 +267,11 @@ def _same_groups(
         return []
     if missing := [i for i in rare.ids if i not in groups]:
         raise InputError(
-            f"--group-disjoint needs the group of every rare image; {len(missing)} of "
-            f"{len(rare)} have none: {listed(missing, 3)}"
+            "--group-disjoint needs the group (patient, lesion) of every rare image; "
+            f"{len(missing)} of {len(rare)} have none: {listed(missing, 3)}; give groups as a "
+            "column group of a CSV file of images, as --groups FILE with the columns image,group, "
+            "as folders within the classes with --group-folders, or for isic2018 as "
+            f"{GROUPINGS}"
         )
     support = {i for ids in support_ids for i in ids}
     support_groups = {groups[i] for i in support}

@@ -56,7 +56,7 @@ class ImageSet:
     def rows(self) -> list[Row]:
         """Return id, path and class of each image."""
         labels = (self.classes[label] for label in self.labels)
-        return list(map(Row, self.ids, self.paths, labels))
+        return [Row(*row) for row in zip(self.ids, self.paths, labels, strict=True)]
 
     def fingerprint(self) -> dict:
         """Return name, class counts and an order-independent hash of all classes and ids."""

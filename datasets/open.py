@@ -1,22 +1,22 @@
 """Open images and draw tasks as the command line specifies."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from common.errors import InputError, is_text, listed
 from common.names import clean, printable, quoted
 
-from . import Collection, isic2018, open_dataset, own
+from . import Collection, open_dataset, own
 from .cache import DEFAULT, cached, described
 from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
-from .groups import finder, with_folders, with_groups
+from .groups import with_folders, with_groups
 from .images import ImageSet, check_readable, image_set, without_unreadable
 from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
-from .tables import require_unique, table_paths, table_rows
+from .tables import finder, require_unique, table_paths, table_rows
 
 UNREADABLE = "unreadable"
 MARKED = ("1", "yes", "y", "true", "t", "x", "support")  # in the column support
@@ -153,19 +153,8 @@ def draw(
     rare_split: bool = False,
 ) -> Task:
     """Draw a task as the command line specifies. Raises InputError as `draw_task` does."""
-    groups = _groups(data) if group_disjoint else None
+    groups = data.groups if group_disjoint else None
     return draw_task(data.rare, n_way, k_shot, seed, groups, rare_split)
-
-
-def _groups(data: Collection) -> Mapping[str, str]:
-    if not data.groups:
-        raise InputError(
-            f"--group-disjoint: {data.name} has no groups (patients, lesions); give them as a "
-            f"column group of a CSV file of images, as --groups FILE with the columns image,group, "
-            "as folders within the classes with --group-folders, or for "
-            f"{isic2018.NAME} as {isic2018.GROUPINGS}"
-        )
-    return data.groups
 
 
 def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
@@ -173,7 +162,7 @@ def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
 
     Raises InputError as `read_support` and `choose_task` do.
     """
-    groups = _groups(data) if group_disjoint else None
+    groups = data.groups if group_disjoint else None
     return choose_task(data.rare, read_support(data, table), groups)
 
 
@@ -263,17 +252,15 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
     return found
 
 
-def notes_of(shared: dict, query: int) -> list[str]:
-    """Return notes on what `query` images share with the support set, from `Task.shared`."""
+def note_on_shared(shared: dict, query: int) -> None:
+    """Print what `query` images share with the support set, from `Task.shared`."""
     copies, groups, without = (shared[name] for name in ("copies", "groups", "without_group"))
-    notes = []
     if copies:
-        notes.append(f"note: {copies} of {query} query images are copies of support images")
+        print(f"note: {copies} of {query} query images are copies of support images")
     if groups:
-        notes.append(
+        print(
             f"note: {groups} of {query} query images share a group (patient, lesion) with the "
             "support set; --group-disjoint, where a task is drawn, leaves them out"
         )
     if groups is not None and without:
-        notes.append(f"note: {without} images of the task have no group")
-    return notes
+        print(f"note: {without} images of the task have no group")

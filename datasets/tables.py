@@ -7,11 +7,13 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import InputError, listed, refusing
-from common.names import clean, quoted
+from common.names import clean, printable, quoted
+
+from .listing import NAMED
 
 MARKS = {  # the first match wins
     codecs.BOM_UTF8: "utf-8-sig",
@@ -146,6 +148,34 @@ def table_paths(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list
             + listed(missing)
         )
     return found
+
+
+def table_groups(table: Path, column: str, ids: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """Return the group in `column` by the id of an image in the column `image`.
+
+    Adds to `notes` as `table_rows` does, and which ids are none of `ids`. Raises InputError as
+    `table_rows` does, and for an id that is listed twice.
+    """
+    rows = [row for _, row in table_rows(table, ("image", column), notes)]
+    find = finder(ids)
+    names, groups = [find(row["image"]) for row in rows], [clean(row[column]) for row in rows]
+    require_unique(table, names, groups)
+    if unknown := sorted({*names} - {*ids}):
+        shown = listed(map(printable, unknown), NAMED)
+        notes.append(f"{len(unknown)} ids in {table.name} are no images: {shown}")
+    return dict(zip(names, groups))
+
+
+def finder(ids: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that gives, for an id as typed, the one of `ids` that it is but for its
+    slashes and Unicode form; the name itself if there is none."""
+
+    def form(name: str) -> str:
+        return clean(name.replace("\\", "/"))
+
+    id_of = {i: i for i in ids}
+    by_form = {form(i): i for i in id_of}
+    return lambda name: id_of.get(name) or by_form.get(form(name), name)
 
 
 def _existing(folder: Path, written: str) -> tuple[str, Path]:

@@ -6,7 +6,7 @@ from common.errors import InputError, listed
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.open import draw, notes_of
+from datasets.open import draw, note_on_shared
 from moco.config import STAGES
 from moco.evaluate import require_calibratable
 from moco.scores import (
@@ -102,8 +102,7 @@ def report_tasks(run: Evaluation, scores: dict, rows: list[dict]) -> None:
     shots = f"{run.settings.k_shot or 5}-shot"
     used = ", temperature cv" * (run.settings.temperature == "cv")
     print(f"{len(rows)} {shots} tasks; classifier: {scores['classifier']}{used}; {size}")
-    for note in notes_of(shared, shared["query"]):
-        print(note)
+    note_on_shared(shared, shared["query"])
     print(summary_table(scores["scores"]))
     if compare:
         try:

@@ -203,7 +203,7 @@ def kinds(
     return {
         **{f"image {name}": (folder / name, image, break_bytes) for name in IMAGES},
         "isic csv": (truth, lambda _: isic2018.find(data), break_table),
-        "lesion csv": (data / isic2018.GROUPINGS, lambda _: isic2018.lesions(data), break_table),
+        "lesion csv": (data / isic2018.GROUPINGS, lambda _: isic2018.find(data), break_table),
         "groups csv": (groups, lambda path: with_groups(found, path), break_table),
         "own csv": (table, own.find, break_table),
         "task json": (labels / TASK_FILE, lambda _: load_task(labels), break_json),

@@ -7,7 +7,7 @@ from common.errors import InputError
 from datasets import isic2018, oct, open_dataset, synthetic
 from datasets.episode import draw_task
 from datasets.groups import with_folders, with_groups
-from datasets.open import draw, notes_of, open_data
+from datasets.open import draw, note_on_shared, open_data
 
 CHOICE = ["common", "odd"], ["scar", "burn"]
 
@@ -104,8 +104,9 @@ def test_a_file_of_groups_in_latin_1_is_noted(folder, tmp_path):
 def test_lesions_of_isic_are_groups(tmp_path):
     synthetic.make(tmp_path, base=34, rare=26, size=24, seed=0)
     data = open_dataset(tmp_path)
-    assert data.groups == isic2018.lesions(tmp_path) and len(data.groups) == 60
     groupings = tmp_path / isic2018.GROUPINGS
+    rows = [line.split(",") for line in groupings.read_text().splitlines()[1:]]
+    assert data.groups == {row[0]: row[1] for row in rows} and len(data.groups) == 60
     groupings.rename(tmp_path / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)  # as in the download
     assert open_dataset(tmp_path).groups == data.groups
     (tmp_path / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).unlink()
@@ -116,12 +117,12 @@ def test_lesions_of_isic_are_groups(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
+def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed, capsys):
     data = open_dataset(folder, *CHOICE)
     assert draw(data, 2, 2, seed).shared(data.rare, data.groups) == {
         "copies": 0, "groups": None, "without_group": 12
     }  # fmt: skip
-    with pytest.raises(InputError, match="--group-disjoint: clinic has no groups .*--groups"):
+    with pytest.raises(InputError, match="--group-disjoint .* 12 of 12 have none: .*--groups FILE"):
         draw(data, 2, 2, seed, group_disjoint=True)
     rows = [f"{i},{n // 2}" for n, i in enumerate(data.rare.ids)]
     data = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows))
@@ -134,8 +135,9 @@ def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
     )
     shared = task.shared(data.rare, data.groups)
     assert shared == {"copies": 0, "groups": expected, "without_group": 0}
-    note = f"{expected} of 8 query images share a group"
-    assert any(note in text for text in notes_of(shared, 8)) == (expected > 0)
+    note_on_shared(shared, 8)
+    note = f"note: {expected} of 8 query images share a group"
+    assert (note in capsys.readouterr().out) == (expected > 0)
     disjoint = draw(data, 2, 2, seed, group_disjoint=True)
     assert disjoint.support_ids == task.support_ids
     assert disjoint.shared(data.rare, data.groups)["groups"] == 0
@@ -144,16 +146,17 @@ def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
     lost = support[0]
     groups = {i: group for i, group in data.groups.items() if i != lost}
     shared = task.shared(data.rare, groups)
-    assert shared["without_group"] == 1 and "note: 1 images of the task have no group" in notes_of(
-        shared, 8
-    )
+    note_on_shared(shared, 8)
+    assert shared["without_group"] == 1
+    assert "note: 1 images of the task have no group\n" in capsys.readouterr().out
     with pytest.raises(InputError, match=f"1 of 12 have none: {lost}"):
         draw_task(data.rare, 2, 2, seed, groups)
 
 
-def test_notes_on_copies():
+def test_notes_on_copies(capsys):
     shared = {"copies": 3, "groups": None, "without_group": 9}
-    assert notes_of(shared, 7) == ["note: 3 of 7 query images are copies of support images"]
+    note_on_shared(shared, 7)
+    assert capsys.readouterr().out == "note: 3 of 7 query images are copies of support images\n"
 
 
 def test_names_of_groups_are_compared_as_people_read_them(folder, tmp_path):
