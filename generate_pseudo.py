@@ -20,7 +20,7 @@ from common.names import beside_numbers, quoted
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
-from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
+from datasets.images import ImageSet, check_readable, other_images, same_images, unreadable
 from datasets.open import choose, draw, note_on_shared, with_contents
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
@@ -127,9 +127,8 @@ def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: T
     """
     note_on_counts(task)
     query = task.query(data.rare, complete=not task.chosen)
-    base, trained_on = data.base.fingerprint(), checkpoint["base"]
-    if STAGES[checkpoint["stage"]].trained and not same_images(base, trained_on):
-        other = f"{describe(trained_on)}, not {describe(base)}{advice(trained_on, data.base)}"
+    other = other_images(checkpoint["base"], data.base)
+    if STAGES[checkpoint["stage"]].trained and other:
         print(f"note: {settings.resume} was trained on {other}")
     resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
     note_on_shared(task.shared(data.rare, data.groups), len(query))

@@ -34,11 +34,6 @@ class Collection:
     groups: dict[str, str] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def unused(self) -> dict[str, int]:
-        """The number of images of each class that is not used."""
-        return self.others.counts()
-
     def without(self, ids: Iterable[str], reason: str, names: Iterable[str] = ()) -> "Collection":
         """Return the collection without the images `ids`, which are passed over for `reason`, under
         their ids or `names`."""

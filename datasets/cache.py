@@ -59,13 +59,6 @@ def pixels(images: ImageSet) -> np.ndarray | None:
     return stored if rows == list(range(len(stored))) else stored[rows]
 
 
-def described(images: ImageSet) -> str:
-    """Return what the cache of `cached` images holds, how large it is and where it lies."""
-    (file,) = {path.file for path in images.paths}
-    size = os.path.getsize(file) / 1e6
-    return f"pixels of {len(images)} images, {size:.1f} MB, {file}"
-
-
 def _is_complete(file: Path, images: int, size: int) -> bool:
     try:
         stored = np.load(file, mmap_mode="r")

@@ -135,24 +135,26 @@ def same_images(one: dict, other: dict) -> bool:
     return all(one[key] == other[key] for key in ("counts", "sha256"))
 
 
-def advice(recorded: dict, images: ImageSet) -> str:
-    """Return the end of a message on the fingerprint `recorded`: what to do if it is that of
-    `images` but for the copies, else ""."""
-    if same_images(recorded, images.with_copies().fingerprint()):
-        return f"; {ALLOW}"
+def other_images(recorded: dict, images: ImageSet) -> str:
+    """Return the end of a message if a fingerprint is not that of `images`: what both are and, if
+    they differ in copies alone, what to do. Else ""."""
+    actual = images.fingerprint()
+    if same_images(recorded, actual):
+        return ""
     once = images.take(i for i in images.ids if i not in images.copies)
-    return "; leave out --allow-duplicates" if same_images(recorded, once.fingerprint()) else ""
+    advice = ""
+    if same_images(recorded, images.with_copies().fingerprint()):
+        advice = f"; {ALLOW}"
+    elif same_images(recorded, once.fingerprint()):
+        advice = "; leave out --allow-duplicates"
+    return f"{describe(recorded)}, but the data folder contains {describe(actual)}{advice}"
 
 
 def require_same(recorded: dict, images: ImageSet, prefix: str) -> None:
     """Raise InputError, its message starting with `prefix`, if a fingerprint is not that of
     `images`."""
-    actual = images.fingerprint()
-    if not same_images(recorded, actual):
-        raise InputError(
-            f"{prefix} {describe(recorded)}, but the data folder contains {describe(actual)}"
-            + advice(recorded, images)
-        )
+    if other := other_images(recorded, images):
+        raise InputError(f"{prefix} {other}")
 
 
 _load_lock = threading.Lock()

@@ -60,11 +60,11 @@ def find(root: Path) -> Listing:
             + listed(missing)
         )
     used = {row.path.name for row in listing.rows}
-    listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}", f"{IMAGES}/")
+    listing.pass_over_rest(folder, used, f"not in {table.name}", f"{IMAGES}/")
     for place, prefix in ((root, ""), (root / GROUND_TRUTH, f"{GROUND_TRUTH}/")):
         parts = {IMAGES, GROUND_TRUTH} if place == root else {table.name}
         parts |= {groupings.name} if groupings and groupings.parent == place else set()
-        listing.pass_over_rest(place, parts.__contains__, OUTSIDE, prefix)
+        listing.pass_over_rest(place, parts, OUTSIDE, prefix)
     return listing
 
 

@@ -7,7 +7,7 @@ is named in `Listing.passed_over`, so that nothing is left out silently.
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
@@ -203,12 +203,12 @@ class Listing:
             self.pass_over(reason, Folder(os.path.join(name, folder), files))
 
     def pass_over_rest(
-        self, root: Path, used: Callable[[str], bool], reason: str, prefix: str = ""
+        self, root: Path, used: Container[str], reason: str, prefix: str = ""
     ) -> None:
         """Pass over all entries of `root`, named with `prefix`, but those `used`: system files as
         such, the others for `reason`."""
         with os.scandir(root) as entries:
-            rest = sorted((e.name, e.is_dir()) for e in entries if not used(e.name))
+            rest = sorted((e.name, e.is_dir()) for e in entries if e.name not in used)
         others = self.without_system(root, [name for name, is_dir in rest if is_dir], prefix)
         self.pass_over_folders(reason, root, others, prefix)
         for name in (name for name, is_dir in rest if not is_dir):

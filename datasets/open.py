@@ -9,7 +9,7 @@ from common.errors import InputError, is_text, listed
 from common.names import clean, printable, quoted
 
 from . import Collection, open_dataset, own
-from .cache import DEFAULT, cached, described
+from .cache import DEFAULT, cached
 from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
@@ -128,8 +128,10 @@ def decoded(
         try:
             stored = cached(images, image_size, cache)
             if not quiet:
+                (file,) = {path.file for path in stored.paths}
+                held = f"pixels of {len(stored)} images, {os.path.getsize(file) / 1e6:.1f} MB"
                 where = "--cache DIR puts it elsewhere, --no-cache keeps none"
-                print(f"cache: {described(stored)}; {where}")
+                print(f"cache: {held}, {file}; {where}")
             return stored
         except OSError as error:  # disk full or read-only
             reason = error.strerror or error

@@ -82,11 +82,11 @@ def test_accents_in_the_other_normal_form(root, on_disk, written):
 
 def test_other_classes_of_a_table_are_counted(root):
     data = open_dataset(table(root), ["scar"], ["vessel", "nævus"])
-    assert data.unused == {}
+    assert data.others.counts() == {}
     path = table(root)
     path.write_text(path.read_text() + "x.jpg,other\n")
     Image.new("RGB", (8, 8)).save(root / "x.jpg")
-    assert open_dataset(path, *CLASSES).unused == {"other": 1}
+    assert open_dataset(path, *CLASSES).others.counts() == {"other": 1}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
