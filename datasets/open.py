@@ -79,9 +79,7 @@ def open_unlabelled(
     listing = Listing()
     for path in dict.fromkeys(paths):
         if path.is_dir():
-            before = len(listing.rows)
-            listing.add_folder(path, path, UNKNOWN)
-            if len(listing.rows) == before:
+            if not listing.add_folder(path, path, UNKNOWN):
                 names = [name for names in listing.passed_over.values() for name in names]
                 rest = f"; passed over: {listed(names, NAMED)}" if names else ""
                 raise InputError(f"no images in {path}{rest}")
@@ -206,8 +204,8 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
     """
     rare = data.rare
     found: dict[str, list[str]] = {}
-    rows = [row for s in (rare, data.base, data.others) for row in s.rows()]
-    class_of = {row.id: row.label for row in rows}
+    images = [*rare.rows(), *data.base.rows(), *data.others.rows()]
+    class_of = {image.id: image.label for image in images}
     id_of: dict[str, str] = {}
     wrong = []
     find = finder(class_of)
@@ -227,7 +225,7 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
             raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
         name = find(name)
         if name not in class_of:
-            id_of = id_of or {os.path.realpath(str(row.path)): row.id for row in rows}
+            id_of = id_of or {os.path.realpath(str(image.path)): image.id for image in images}
             paths = (
                 os.path.realpath(folder / form)
                 for folder in (table.parent, Path())
