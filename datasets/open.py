@@ -48,22 +48,22 @@ def open_data(
         raise InputError("--group-folders takes folders as groups; leave out --groups and "
                          "--group-column")  # fmt: skip
     column = None if groups else group_column  # of the images' CSV file
-    found = open_dataset(data, base_classes, rare_classes, column)
+    opened = open_dataset(data, base_classes, rare_classes, column)
     if groups:
-        found = with_groups(found, groups, group_column)
+        opened = with_groups(opened, groups, group_column)
     if group_folders:
-        found = with_folders(found)
-    found = without_copies(found, cache_folder, allow_duplicates)
+        opened = with_folders(opened)
+    opened = without_copies(opened, cache_folder, allow_duplicates)
     if skip_unreadable:
         for part in use:
-            _, errors = without_unreadable(getattr(found, part), show)
-            found = found.without(errors, UNREADABLE)
+            _, errors = without_unreadable(getattr(opened, part), show)
+            opened = opened.without(errors, UNREADABLE)
         if unread := [part for part in ("base", "rare") if part not in use]:
             note = f"{unread[0]} images are not read here; any unreadable ones are counted, too"
-            found = replace(found, notes=(*found.notes, note))
+            opened = replace(opened, notes=(*opened.notes, note))
     if show:
-        print(found.summary(quiet))
-    return found
+        print(opened.summary(quiet))
+    return opened
 
 
 def open_unlabelled(
