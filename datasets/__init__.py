@@ -120,7 +120,7 @@ def open_dataset(
         passed_over={reason: tuple(names) for reason, names in listing.passed_over.items()},
         notes=tuple(listing.notes),
         groups={row.id: row.group for row in listing.rows if row.group is not None},
-        folders={i: clean(name) for i, name in listing.folders.items()},
+        folders={row.id: clean(row.folder) for row in listing.rows if row.folder is not None},
     )
 
 

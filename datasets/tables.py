@@ -30,7 +30,7 @@ SEPARATOR_LINE = re.compile(r'\A"?sep=.?"?[,;\t]*(?=[\r\n])', re.IGNORECASE)
 def table_rows(
     table: Path,
     columns: Sequence[str],
-    notes: list[str] | None = None,
+    notes: list[str],
     optional: Sequence[str] = (),
 ) -> list[tuple[int, dict[str, str]]]:
     """Read a CSV file with at least `columns`, in any order and capitals, and perhaps `optional`.
@@ -63,7 +63,7 @@ def table_rows(
             key = tuple(value for name, value in row.items() if name)  # R's row numbers have none
             repeated += key in found
             found.setdefault(key, (reader.line_num, row))
-    if repeated and notes is not None:
+    if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat another row and count once")
     return list(found.values())
 
@@ -72,12 +72,12 @@ def has_columns(table: Path, columns: Sequence[str]) -> bool:
     """Return whether a file is a CSV file with these columns."""
     try:
         with refusing(str(table)):
-            return bool(_header(table, _text(table, None), columns, ()))
+            return bool(_header(table, _text(table, []), columns, ()))
     except InputError:
         return False
 
 
-def _text(table: Path, notes: list[str] | None) -> str:
+def _text(table: Path, notes: list[str]) -> str:
     content = table.read_bytes()
     for mark, encoding in MARKS.items():
         if content.startswith(mark):
@@ -88,8 +88,7 @@ def _text(table: Path, notes: list[str] | None) -> str:
         text = content.decode("cp1252", errors="replace")
     if "\0" in text or not all(c.isascii() or _is_written(c) for c in text):
         raise ValueError("neither UTF-8 nor Windows-1252; save it as UTF-8")
-    if notes is not None:
-        notes.append(f"{table.name} is not UTF-8; read as Windows-1252")
+    notes.append(f"{table.name} is not UTF-8; read as Windows-1252")
     return SEPARATOR_LINE.sub("", text)
 
 

@@ -37,7 +37,7 @@ def test_tables_round_trip(rows, order, end, encoding):
             writer = csv.DictWriter(file, order, lineterminator=end)
             writer.writeheader()
             writer.writerows({"path": path, "label": label, "age": ""} for path, label in rows)
-        found = [row for _, row in table_rows(table, ("path", "label"))]
+        found = [row for _, row in table_rows(table, ("path", "label"), [])]
     unique = dict.fromkeys(rows)  # a repeated row counts once
     assert found == [{"path": path, "label": label, "age": ""} for path, label in unique]
 
