@@ -189,7 +189,7 @@ def kinds(
 
     truth = data / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
     table, medmnist = folder / "own.csv", folder / "dermamnist.npz"
-    rows = [f"{path},{label},40" for _, path, label, _ in isic2018.find(data).rows]
+    rows = [f"{path},{label},40" for _, path, label, *_ in isic2018.find(data).rows]
     table.write_text("\n".join(["path,label,age", *rows]))
     groups, found = folder / "groups.csv", open_dataset(data)
     rows = [f"{i},40,{number // 2}" for number, i in enumerate(found.rare.ids)]
