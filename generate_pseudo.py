@@ -20,8 +20,8 @@ from common.names import beside_numbers, quoted
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import TASK_FILE, Task, load_task, save_task
-from datasets.images import ImageSet, advice, check_readable, describe, same_images, unreadable
-from datasets.open import choose, decoded, draw, notes_of, open_data, with_contents
+from datasets.images import ImageSet, check_readable, other_images, same_images, unreadable
+from datasets.open import choose, draw, note_on_shared, with_contents
 from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_pseudo_labels
 from moco import resume
 from moco.checkpoint import load_checkpoint
@@ -41,7 +41,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, device = resume.resolve_encoding(Labelling, given, checkpoint)
     tracebacks_to(settings.savedir)
     files = [settings.savedir / TASK_FILE, settings.savedir / PSEUDO_FILE]
-    data = open_data(settings.data, settings)
+    data = settings.open_data()
     earlier, task = find_task(settings, given, data)
     about = {
         "task": task.to_dict(), "data": data.to_dict(), "base": data.base.fingerprint(),
@@ -59,10 +59,9 @@ def main(argv: list[str] | None = None) -> None:
         refuse_to_overwrite(files[:1], settings.overwrite or earlier in (None, task))
     print_notes(settings, checkpoint, data, task)
     support = task.support(data.rare)
-    if unreadable(support):
+    if unreadable(support.paths):
         check_readable(support, data.base)  # lists unreadable images of both sets
-    size, cache = checkpoint["args"]["image_size"], settings.cache_folder
-    base_images = decoded(data.base, size, cache, quiet=settings.quiet)
+    base_images = settings.decoded(data.base, checkpoint["args"]["image_size"])
 
     embeddings, probabilities, classifier = teach(
         settings, checkpoint, device, support, base_images
@@ -128,13 +127,11 @@ def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: T
     """
     note_on_counts(task)
     query = task.query(data.rare, complete=not task.chosen)
-    base, trained_on = data.base.fingerprint(), checkpoint["base"]
-    if STAGES[checkpoint["stage"]].trained and not same_images(base, trained_on):
-        other = f"{describe(trained_on)}, not {describe(base)}{advice(trained_on, data.base)}"
+    other = other_images(checkpoint["base"], data.base)
+    if STAGES[checkpoint["stage"]].trained and other:
         print(f"note: {settings.resume} was trained on {other}")
     resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
-    for note in notes_of(task.shared(data.rare, data.groups), len(query)):
-        print(note)
+    note_on_shared(task.shared(data.rare, data.groups), len(query))
     for name, count in query.counts().items():
         if not count:
             print(f"note: {quoted(name)} has no query images: only --predict can use this task")

@@ -12,7 +12,6 @@ import baselines
 from common.errors import InputError
 from common.seeding import stream_seed
 from datasets.images import ImageSet
-from datasets.open import open_data
 from datasets.pseudo import PseudoLabels, load_pseudo_labels
 from moco import resume
 from moco.builder import Student
@@ -45,7 +44,7 @@ def main(argv: list[str] | None = None) -> None:
             "than 1, or class temperatures could be 0 or negative"
         )
     settings.require_match({"n_way": task.n_way, "k_shot": task.k_shot}, savedir)
-    data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
+    data = settings.open_data(use=["base"], show=plan.first_rank == 0)
     task.require_classes(data.rare)
     labels = labels.for_images(data.base)
     groups = resume.batchnorm_groups(settings, len(data.base), plan.world_size)

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 import baselines
 from common.seeding import stream_seed
 from datasets.images import ImageSet
-from datasets.open import open_data
 from moco import losses, resume
 from moco.builder import MoCo, contrast_accuracy
 from moco.config import Pretraining
@@ -28,7 +27,7 @@ def main(argv: list[str] | None = None) -> None:
     baselines.register_all()
     settings, source = resume.resolve_training(Pretraining, parse(Pretraining, argv))
     plan = plan_of(settings)
-    data = open_data(settings.data, settings, use=["base"], show=plan.first_rank == 0)
+    data = settings.open_data(use=["base"], show=plan.first_rank == 0)
     groups = resume.batchnorm_groups(settings, len(data.base), plan.world_size)
     weights = weights_record(settings, source)
     run, base = resume.prepare_run("moco", settings, source, data, data.base, weights=weights)

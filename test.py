@@ -16,7 +16,7 @@ from datasets import Collection
 from datasets.cache import files_key
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.open import decoded, notes_of, open_data, require_contents
+from datasets.open import note_on_shared, require_contents
 from evaluation.beside import beside, print_beside
 from evaluation.many_tasks import score_tasks
 from evaluation.predict import predict_images
@@ -50,7 +50,7 @@ def main(argv: list[str] | None = None) -> None:
     data = None
     if settings.data:
         use = ["rare", "base"] if settings.predict and settings.none_of_these else ["rare"]
-        data = open_data(settings.data, settings, use=use)
+        data = settings.open_data(use=use)
         resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
     if settings.tasks:
         assert data is not None
@@ -123,7 +123,7 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
             print(f"already done: {files[0]}, {files[1]}")
             return
     note_on_source(task, rare)
-    rare = decoded(rare, run.image_size, cache, quiet=settings.quiet)
+    rare = settings.decoded(rare, run.image_size)
     images = task.query(rare)
     support = None if settings.load_cla else task.support(rare)
     encoder = run.encoder()
@@ -136,8 +136,7 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     size = f"{len(images)} query images, none from the support set"
     used = "".join(f", temperature {t:.2f}" for t in calibrated.values())
     print(f"{task}; classifier: {run.classifier}{used}; {size}{group_word(shared)}")
-    for note in notes_of(shared, len(images)):
-        print(note)
+    note_on_shared(shared, len(images))
     print(score_table(scores))
     if settings.teacher and run.checkpoint["stage"] == "distill":
         scores["beside"] = beside(run, encoder, task.support(rare), images)

@@ -23,7 +23,6 @@ from common.errors import InputError, refusing
 from common.files import atomic_write, read_array
 from common.seeding import stream_seed
 from datasets.images import require_same
-from datasets.open import decoded
 from moco import resume
 from moco.checkpoint import load_checkpoint
 from moco.config import STAGES
@@ -119,7 +118,7 @@ def cluster_base(start: Start, n_way: int) -> tuple[list[Groups], int, dict[str,
     if partitions is None:
         workers = readers_of(settings)
         encoder = FrozenEncoder(checkpoint, start.device, settings.amp, workers=workers)
-        images = decoded(base, encoder.image_size, settings.cache_folder, quiet=settings.quiet)
+        images = settings.decoded(base, encoder.image_size)
         z = whiten(encoder.embed(images, progress="embedding"))
         partitions = partition(z, clusters, settings.partitions, settings.seed)
         if settings.overwrite or not resume.holds_run(settings.model_path):

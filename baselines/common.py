@@ -12,7 +12,6 @@ from common.seeding import stream_seed
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import ImageSet
-from datasets.open import open_data
 from moco import resume
 from moco.config import STAGES, ImageTraining, data_folder
 from moco.train import train
@@ -63,7 +62,7 @@ def start(stage: str, argv: list[str] | None, part: str = "base") -> Start:
     """Return what a command starts from; it uses a part of its data."""
     cls = STAGES[stage].settings
     settings, source = resume.resolve_training(cls, parse(cls, argv))
-    return Start(stage, settings, source, open_data(settings.data, settings, use=[part]))
+    return Start(stage, settings, source, settings.open_data(use=[part]))
 
 
 class Supervised(nn.Module):

@@ -17,7 +17,6 @@ import torch
 
 from common.files import refuse_to_overwrite, write_utf8
 from common.seeding import stream_seed
-from datasets.open import open_data
 from moco import resume
 from moco.checkpoint import load_checkpoint, save_checkpoint
 from moco.config import Backbone, Cache, Classes, Stage, data_folder, register
@@ -66,7 +65,7 @@ class Frozen(torch.nn.Module):
 
 def main(argv: list[str] | None = None) -> None:
     settings = resolve(Pretrained, parse(Pretrained, argv))
-    data = open_data(settings.data, settings) if settings.data else None
+    data = settings.open_data() if settings.data else None
     # What a student inherits, besides the settings: the features themselves, plain views.
     args = {**settings.record(), "aug_plus": False, "moco_dim": 0, "mlp": False}
     folder = settings.model_path

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 import torch
 import torch.nn.functional as F
 
-from datasets.open import draw, notes_of, with_contents
+from datasets.open import draw, note_on_shared, with_contents
 from moco.config import Drawing, Stage, register
 from trainer import cli
 from trainer.settings import setting
@@ -43,8 +43,7 @@ def main(argv: list[str] | None = None) -> None:
     )  # fmt: skip
     task = with_contents(task, rare, settings.cache_folder)
     support, query = task.support(rare), task.query(rare)
-    for note in notes_of(task.shared(rare, data.groups), len(query)):
-        print(note)
+    note_on_shared(task.shared(rare, data.groups), len(query))
     run = run.replaced(batch_size=min(settings.batch_size, len(support)))
     labels = torch.tensor(support.labels, device=run.device)
     run.seed_weights()

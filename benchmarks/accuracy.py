@@ -22,10 +22,9 @@ import main_moco
 from common.errors import InputError, refusing
 from common.files import require_writable
 from common.seeding import stream_seed
-from datasets import Collection, open_dataset
-from datasets.cache import default_folder
-from datasets.duplicates import without_copies
+from datasets import Collection
 from datasets.episode import draw_task
+from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
 from moco.evaluate import FrozenEncoder, by_id
 from moco.loader import EpochBatches, training_loader
@@ -152,8 +151,7 @@ def main(argv: list[str] | None = None) -> None:
     require_writable(args.out.parent)
     names = ("arch", "image_size", "epochs", "schedule")
     settings = {name: getattr(args, name) for name in names}
-    data = without_copies(open_dataset(args.data), default_folder())
-    print(data.summary())
+    data = open_data(args.data)
     if others := [run for run in read_runs(args.out) if run["settings"] != settings]:
         raise InputError(f"{args.out} has runs with other settings: {others[0]['settings']}")
     for seed in args.seeds:

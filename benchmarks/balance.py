@@ -22,7 +22,6 @@ from scipy.stats import t
 from torch import Tensor, nn
 
 import baselines
-from benchmarks.none_of_these import Opening
 from datasets.episode import draw_task
 from datasets.images import ImageSet
 from datasets.open import open_data
@@ -229,7 +228,7 @@ def main(argv: list[str] | None = None) -> None:
     add("--images", type=int, help="base images, drawn at random (default: all)")
     args = parser.parse_args(argv)
     baselines.register_all()
-    data = open_data(args.data, Opening())
+    data = open_data(args.data)
     encoder = FrozenEncoder(load_checkpoint(args.resume), pick_device("auto", None))
     chosen = np.random.default_rng(0).permutation(data.base.ids)[: args.images]
     base = data.base.take(sorted(chosen.tolist()))

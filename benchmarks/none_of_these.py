@@ -19,12 +19,12 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 
 import baselines
-from datasets.cache import default_folder
+from datasets.cache import DEFAULT as CACHE
 from datasets.episode import draw_task
 from datasets.images import ImageSet
 from datasets.open import decoded, open_data
 from moco.checkpoint import load_checkpoint
-from moco.config import STAGES, Classes, Reading, Testing
+from moco.config import STAGES, Testing
 from moco.evaluate import FrozenEncoder, by_id, fit_classifier
 from moco.outliers import fit_reference
 from trainer import cli
@@ -41,11 +41,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--resume", type=Path, required=True, help="checkpoint, or its folder")
     parser.add_argument("--k-shot", type=int, default=5, help="support images per class")
     parser.add_argument("--seeds", type=int, default=10, help="number of tasks and halves")
-    parser.add_argument("--cache", type=Path, default=default_folder(), help="cache folder")
+    parser.add_argument("--cache", type=Path, default=CACHE, help="cache folder")
     args = parser.parse_args(argv)
     baselines.register_all()
     checkpoint = load_checkpoint(args.resume)
-    data = open_data(args.data, Opening())
+    data = open_data(args.data)
     encoder = FrozenEncoder(checkpoint, pick_device("auto", None))
     size, augnum = encoder.image_size, STAGES[checkpoint["stage"]].augnum
     base, rare = (decoded(part, size, args.cache) for part in (data.base, data.rare))
@@ -88,10 +88,6 @@ def report(found: dict[str, list[float]], args: argparse.Namespace) -> None:
     width = max(map(len, found))
     for name, values in sorted(found.items(), key=lambda item: item[0] in (COMMON, RARE)):
         print(f"{name:{width}}{100 * np.mean(values):>7.1f} ({100 * np.std(values):.1f})")
-
-
-class Opening(Reading, Classes):
-    """The settings with which data is opened."""
 
 
 def others(copies: np.ndarray, labels: np.ndarray, base: np.ndarray) -> dict:

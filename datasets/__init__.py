@@ -34,11 +34,6 @@ class Collection:
     groups: dict[str, str] = field(default_factory=dict)
     folders: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def unused(self) -> dict[str, int]:
-        """The number of images of each class that is not used."""
-        return self.others.counts()
-
     def without(self, ids: Iterable[str], reason: str, names: Iterable[str] = ()) -> "Collection":
         """Return the collection without the images `ids`, which are passed over for `reason`, under
         their ids or `names`."""
@@ -49,12 +44,11 @@ class Collection:
         named = (*self.passed_over.get(reason, ()), *map(printable, names or dropped))
         return replace(self, base=base, rare=rare, passed_over=self.passed_over | {reason: named})
 
-    def _parts(self) -> dict[str, dict[str, int]]:
-        return {
-            "base": self.base.counts(),
-            "rare": self.rare.counts(),
-            "not used": self.others.counts(),
-        }
+    def _about(self) -> tuple:
+        """Return the arguments of `found` and `summary`."""
+        sets = {"base": self.base, "rare": self.rare, "not used": self.others}
+        counts = {part: images.counts() for part, images in sets.items()}
+        return self.name, counts, self.passed_over, self._notes()
 
     def _notes(self) -> list[str]:
         ids = (*self.base.ids, *self.rare.ids)
@@ -73,11 +67,11 @@ class Collection:
 
     def to_dict(self) -> dict:
         """Return what was found as JSON types, for a run's files."""
-        return found(self.name, self._parts(), self.passed_over, self._notes())
+        return found(*self._about())
 
     def summary(self, quiet: bool = False) -> str:
         """Return what was found as a block of lines, or if `quiet` as a line."""
-        return summary(self.name, self._parts(), self.passed_over, self._notes(), quiet)
+        return summary(*self._about(), quiet)
 
 
 def open_dataset(
@@ -97,7 +91,10 @@ def open_dataset(
     root = Path(folder)
     if not root.exists():
         raise InputError(f"the data folder does not exist: {root}")
-    dataset = _recognise(root)
+    dataset = next((dataset for dataset in DATASETS if dataset.recognises(root)), None)
+    if dataset is None:
+        layouts = (f"{d.LAYOUT}{f' ({d.NAME})' if d.NAME else ''}" for d in DATASETS)
+        raise InputError(f"no dataset recognised in {root}; expected {'; or '.join(layouts)}")
     try:
         listing = _find(dataset, root, group_column)
     except InputError:
@@ -115,20 +112,15 @@ def open_dataset(
     )
     _check_classes(root, listing, available, base_classes, rare_classes)
     name = dataset.NAME or printable(root.resolve().stem)
+    others = tuple(label for label in available if label not in (*base_classes, *rare_classes))
     listing.note_folders_of_others(available)
     return Collection(
-        name=name,
-        base=image_set(name, base_classes, listing.rows),
-        rare=image_set(name, rare_classes, listing.rows),
-        others=image_set(
-            name,
-            tuple(label for label in available if label not in (*base_classes, *rare_classes)),
-            listing.rows,
-        ),
+        name,
+        *(image_set(name, part, listing.rows) for part in (base_classes, rare_classes, others)),
         passed_over={reason: tuple(names) for reason, names in listing.passed_over.items()},
         notes=tuple(listing.notes),
         groups={row.id: row.group for row in listing.rows if row.group is not None},
-        folders={i: clean(name) for i, name in listing.folders.items()},
+        folders={row.id: clean(row.folder) for row in listing.rows if row.folder is not None},
     )
 
 
@@ -196,13 +188,3 @@ def _hint(name: str, listing: Listing, available: Iterable[str]) -> str:
             return f" (a folder inside {quoted(outer)})"
     near = nearest(name, available)
     return f" (nearest: {quoted(near)})" if near else ""
-
-
-def _recognise(root: Path):
-    for dataset in DATASETS:
-        if dataset.recognises(root):
-            return dataset
-    raise InputError(
-        f"no dataset recognised in {root}; expected "
-        + "; or ".join(f"{d.LAYOUT}{f' ({d.NAME})' if d.NAME else ''}" for d in DATASETS)
-    )

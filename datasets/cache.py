@@ -5,29 +5,23 @@ import dataclasses
 import functools
 import glob
 import hashlib
-import io
-import itertools
 import os
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
-from tqdm import tqdm
 
 from common.errors import InputError
 from common.files import atomic_write, folder_lock
 
 from .content import stamp
-from .images import ArrayImage, ImageSet, read_image, unreadable_error
+from .images import ImageSet, read_image, unreadable_error
+from .listing import ArrayImage, Location
+from .threads import in_threads
 
 FORMAT = 2  # version of the pixels; since 2, EXIF orientation is applied
-CHUNK = 256  # images decoded per write
-
-
-def default_folder() -> Path:
-    """Return the default cache folder, in the user's cache directory (XDG)."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rare-disease-images"
+# In the user's cache directory (XDG).
+DEFAULT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rare-disease-images"
 
 
 def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
@@ -65,29 +59,14 @@ def pixels(images: ImageSet) -> np.ndarray | None:
     return stored if rows == list(range(len(stored))) else stored[rows]
 
 
-def described(images: ImageSet) -> str:
-    """Return what the cache of `cached` images holds, how large it is and where it lies."""
-    (file,) = {path.file for path in images.paths}
-    size = os.path.getsize(file) / 1e6
-    return f"pixels of {len(images)} images, {size:.1f} MB, {file}"
-
-
 def _is_complete(file: Path, images: int, size: int) -> bool:
-    header = _header(images, size)
     try:
-        with open(file, "rb") as cache:
-            length = len(header) + images * size * size * 3
-            return cache.read(len(header)) == header and os.fstat(cache.fileno()).st_size == length
-    except OSError:  # missing
+        stored = np.load(file, mmap_mode="r")
+        whole = os.path.getsize(file) == stored.offset + stored.nbytes
+    except Exception:  # missing, truncated or damaged
         return False
-
-
-def _header(images: int, size: int) -> bytes:
-    out, shape = io.BytesIO(), (images, size, size, 3)
-    np.lib.format.write_array_header_1_0(
-        out, {"descr": "|u1", "fortran_order": False, "shape": shape}
-    )
-    return out.getvalue()
+    expected = (images, size, size, 3), np.uint8
+    return whole and (stored.shape, stored.dtype) == expected and stored.flags.c_contiguous
 
 
 def files_key(images: ImageSet, change_time: bool = True) -> str:
@@ -108,25 +87,20 @@ def files_key(images: ImageSet, change_time: bool = True) -> str:
 
 
 def _write(file: Path, images: ImageSet, size: int) -> None:
-    errors: list[str] = []
-
-    def decode(path: Path | ArrayImage) -> bytes | str:
+    def decode(path: Location) -> bytes | str:
         try:
             return read_image(path).resize((size, size), Image.Resampling.BILINEAR).tobytes()
         except InputError as error:
             return str(error)
 
-    paths = tqdm(
-        images.paths, desc="decoding images", unit="img", delay=2, leave=False, disable=None
-    )
-    remaining = iter(paths)
-    with atomic_write(file) as out, ThreadPoolExecutor() as pool:
-        out.write(_header(len(images), size))
-        while chunk := list(itertools.islice(remaining, CHUNK)):
-            for content in pool.map(decode, chunk):
-                if isinstance(content, str):
-                    errors.append(content)
-                else:
-                    out.write(content)
+    errors: list[str] = []
+    header = {"descr": "|u1", "fortran_order": False, "shape": (len(images), size, size, 3)}
+    with atomic_write(file) as out:
+        np.lib.format.write_array_header_1_0(out, header)
+        for content in in_threads(decode, images.paths, "decoding images"):
+            if isinstance(content, str):
+                errors.append(content)
+            else:
+                out.write(content)
         if errors:
             raise unreadable_error(errors, len(images))

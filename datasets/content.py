@@ -6,20 +6,17 @@ import json
 import os
 from collections import defaultdict
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from tqdm import tqdm
-
-from common.errors import InputError
 from common.files import folder_lock, write_utf8
 
-from .images import ArrayImage, ImageSet, _array, _load, read_image
+from .images import ImageSet, _array, _load, unreadable
+from .listing import ArrayImage, Location
+from .threads import in_threads
 
 FORMAT = 1  # of the digests
 FOLDER = "contents"  # in the cache folder, with a lock of its own: decoding holds the other long
 CHUNK = 2**20  # bytes read at a time
-Location = Path | ArrayImage
 
 
 def copies(paths: Sequence[Location], cache: Path | None) -> list[list[int]]:
@@ -39,23 +36,21 @@ def copies(paths: Sequence[Location], cache: Path | None) -> list[list[int]]:
         if digest:
             same[digest].append(row)
     found = [rows for rows in same.values() if len(rows) > 1]
-    with ThreadPoolExecutor() as pool:
-        readable = pool.map(lambda rows: _images_among(rows, paths), found)
-        return [rows for rows in readable if len(rows) > 1]
+    # Of files of equal content the extension decides whether they can be decoded: one of each is.
+    samples = [{_extension(paths[row]): paths[row] for row in rows} for rows in found]
+    broken = unreadable(
+        path for sample in samples for extension, path in sample.items() if extension is not None
+    )
+    images = (
+        [row for row in rows if sample[_extension(paths[row])] not in broken]
+        for rows, sample in zip(found, samples)
+    )
+    return [rows for rows in images if len(rows) > 1]
 
 
-def _images_among(rows: list[int], paths: Sequence[Location]) -> list[int]:
-    """Return the rows, of equal content, that can be decoded: their extension decides."""
-    is_image: dict[str, bool] = {}
-    for row in rows:
-        extension = _extension(paths[row])
-        if extension not in is_image:
-            is_image[extension] = _is_image(paths[row])
-    return [row for row in rows if is_image[_extension(paths[row])]]
-
-
-def _extension(path: Location) -> str:
-    return "" if isinstance(path, ArrayImage) else os.path.splitext(path)[1].lower()
+def _extension(path: Location) -> str | None:
+    """Return the extension of a file; None for a row of an array, which is not decoded."""
+    return None if isinstance(path, ArrayImage) else os.path.splitext(path)[1].lower()
 
 
 def content_key(sets: Sequence[ImageSet], cache: Path | None) -> str:
@@ -90,14 +85,8 @@ def digests(paths: Sequence[Location], cache: Path | None) -> list[str]:
                 changed[source] = current
         if any("\0" in source for source in changed):
             _load.cache_clear()  # of the file before it changed
-        bar = tqdm(
-            total=len(changed), desc="comparing images", unit="file", delay=2, leave=False,
-            disable=None,
-        )  # fmt: skip
-        with bar, ThreadPoolExecutor() as pool:  # hashing releases the GIL
-            for source, found in zip(changed, pool.map(_hash, changed)):
-                known[source] = [changed[source], found]
-                bar.update()
+        for source, found in zip(changed, in_threads(_hash, changed, "comparing images", "file")):
+            known[source] = [changed[source], found]
         return ["".join(known.get(source, [0, []])[1][row : row + 1]) for source, row in where]
 
 
@@ -146,16 +135,6 @@ def _hash(source: str) -> list[str]:
 
 def _hex(digest) -> str:
     return digest.hexdigest()[:32]
-
-
-def _is_image(path: Location) -> bool:
-    if isinstance(path, ArrayImage):  # so that a large file is not read again
-        return True
-    try:
-        read_image(path, draft=True)
-    except InputError:
-        return False
-    return True
 
 
 @contextlib.contextmanager

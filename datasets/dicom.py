@@ -1,6 +1,5 @@
 """Optional image formats: DICOM, read by pydicom, and HEIC, by pillow-heif, where installed."""
 
-import importlib
 import logging
 import warnings
 from types import ModuleType
@@ -10,29 +9,22 @@ import numpy as np
 from PIL import Image
 
 from common.errors import reason
+from common.packages import required
 
 GREY = ("MONOCHROME1", "MONOCHROME2")
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT", "PALETTE COLOR")
+READ = "convert it to PNG, or read it with"
 DEEP = "more than 8 bits per channel"
 warnings.filterwarnings("ignore", module=r"pydicom\.")  # of odd tags
 logging.getLogger("pydicom").addHandler(logging.NullHandler())
 
 
-def _imported(kind: str, name: str, package: str) -> ModuleType:
-    try:
-        return importlib.import_module(name)
-    except Exception as error:  # missing, or broken
-        missing = isinstance(error, ImportError)
-        why = f"pip install {package}" if missing else f"{package} is broken ({reason(error)})"
-        raise ValueError(f"{kind}; {why}, or convert it to PNG") from None
-
-
 def open_heic(file: BinaryIO) -> Image.Image:
     """Open a HEIC file, upright as its container says; the standard ignores EXIF's orientation.
 
-    Raises ValueError without pillow-heif, or if it has more than 8 bits.
+    Raises InputError without pillow-heif, and ValueError if it has more than 8 bits.
     """
-    _imported("HEIC", "pillow_heif", "pillow-heif").register_heif_opener()
+    required("pillow_heif", "pillow_heif", f"HEIC; {READ}").register_heif_opener()
     image = Image.open(file, formats=("HEIF",))
     if image.info.get("bit_depth", 8) > 8:  # would be reduced silently
         raise ValueError(f"{DEEP}; convert to 8 bits")
@@ -42,11 +34,11 @@ def open_heic(file: BinaryIO) -> Image.Image:
 def read_dicom(file: BinaryIO) -> Image.Image:
     """Read a DICOM image as a viewer shows it: rescaled, windowed, and MONOCHROME1 inverted.
 
-    The VOI LUT of the file is applied, else its first window. Raises ValueError without pydicom;
-    for a file without an image or with several frames; and, as for other images of more than 8
-    bits, if the file has neither.
+    The VOI LUT of the file is applied, else its first window. Raises InputError without pydicom,
+    and ValueError for a file without an image or with several frames and, as for other images of
+    more than 8 bits, if the file has neither.
     """
-    pydicom = _imported("DICOM", "pydicom", "pydicom")
+    pydicom = required("pydicom", "pydicom", f"DICOM; {READ}")
     dataset = pydicom.dcmread(file)
     if not any(name in dataset for name in ("PixelData", "FloatPixelData", "DoubleFloatPixelData")):
         raise ValueError(f"DICOM without an image (modality {dataset.get('Modality', '?')})")
@@ -55,7 +47,7 @@ def read_dicom(file: BinaryIO) -> Image.Image:
     photometric = dataset.get("PhotometricInterpretation")
     if photometric not in (*GREY, *COLOUR):
         raise ValueError(f"DICOM with photometric interpretation {photometric}; convert it to PNG")
-    processing = _imported("DICOM", "pydicom.pixels", "pydicom")
+    processing = required("pydicom.pixels", "pydicom", f"DICOM; {READ}")
     try:
         pixels = processing.pixel_array(dataset)  # YBR becomes RGB
     except RuntimeError as error:  # of a compression

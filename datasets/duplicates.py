@@ -1,8 +1,6 @@
 """Each image once: copies, which are files of the same content, are found and left out."""
 
-from collections.abc import Iterator
 from dataclasses import replace
-from itertools import chain
 from pathlib import Path
 
 from common.errors import InputError, listed
@@ -10,7 +8,6 @@ from common.names import printable, quoted
 
 from . import Collection
 from .content import copies
-from .images import ImageSet
 from .listing import NAMED
 
 REASON = "copies of another image"
@@ -24,21 +21,21 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
     are kept in the folder `cache`. Raises InputError if a content is in two of the classes in use,
     unless `allow`; a content that is also in a class not in use is only noted.
     """
-    rows = list(chain(_rows(data.base), _rows(data.rare), _rows(data.others)))
+    rows = [*data.base.rows(), *data.rare.rows(), *data.others.rows()]
     used = {*data.base.classes, *data.rare.classes}
     first_of: dict[str, str] = {}
     class_of: dict[str, str] = {}
     relabelled, elsewhere = [], []
-    for numbers in copies([path for _, path, _ in rows], cache):
-        same = sorted((rows[number] for number in numbers), key=lambda row: row[0])
-        taken = [row for row in same if row[2] in used]
-        first_of |= {i: taken[0][0] for i, _, _ in taken[1:]}
-        class_of |= {i: label for i, _, label in taken}
-        if len({label for _, _, label in taken}) > 1:
-            relabelled.append(" = ".join(f"{path} ({quoted(label)})" for _, path, label in taken))
+    for numbers in copies([row.path for row in rows], cache):
+        same = sorted((rows[number] for number in numbers), key=lambda row: row.id)
+        taken = [row for row in same if row.label in used]
+        first_of |= {row.id: taken[0].id for row in taken[1:]}
+        class_of |= {row.id: row.label for row in taken}
+        if len({row.label for row in taken}) > 1:
+            relabelled.append(" = ".join(f"{row.path} ({quoted(row.label)})" for row in taken))
         elif taken and len(taken) < len(same):
-            other = next(row for row in same if row[2] not in used)
-            elsewhere.append(f"{taken[0][0]} ({quoted(other[2])}: {other[0]})")
+            other = next(row for row in same if row.label not in used)
+            elsewhere.append(f"{taken[0].id} ({quoted(other.label)}: {other.id})")
     if relabelled and not allow:
         raise InputError(
             f"images that are in two classes ({len(relabelled)}): {listed(relabelled, NAMED)}; "
@@ -63,8 +60,3 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
         notes.append(f"{len(first_of)} {REASON}, counted with --allow-duplicates: {names}")
     data = replace(data, groups=groups, notes=tuple(notes))
     return data if allow else data.without(sorted(first_of), REASON, named)
-
-
-def _rows(images: ImageSet) -> Iterator[tuple]:
-    labels = (images.classes[label] for label in images.labels)
-    return zip(images.ids, images.paths, labels)

@@ -12,6 +12,7 @@ from common.files import parse_json, write_utf8
 from common.names import counted, quoted
 
 from .images import ImageSet, require_fingerprint, same_images
+from .isic2018 import GROUPINGS
 
 TASK_FILE = "task.json"
 FORMAT = 1
@@ -98,7 +99,7 @@ class Task:
         Raises InputError if `rare` lacks one of them or has it in another class.
         """
         self.require_classes(rare)
-        class_of = {i: rare.classes[label] for i, label in zip(rare.ids, rare.labels)}
+        class_of = {row.id: row.label for row in rare.rows()}
         pairs = [(i, name) for ids, name in zip(self.support_ids, self.classes) for i in ids]
         if moved := [i for i, name in pairs if class_of.get(i, name) != name]:
             raise InputError(f"support images that have another class in the data: {listed(moved)}")
@@ -111,14 +112,8 @@ class Task:
         another id), or, if it has to be `complete`, a class has no query image.
         """
         used = {*self.support(rare).ids, *self.excluded_ids}
-        query = rare.take(
-            [
-                i
-                for i, label in zip(rare.ids, rare.labels)
-                if rare.classes[label] in self.classes and i not in used
-            ],
-            self.classes,
-        )
+        rows = (row for row in rare.rows() if row.label in self.classes and row.id not in used)
+        query = rare.take((row.id for row in rows), self.classes)
         empty = [name for name, count in query.counts().items() if not count]
         if empty and complete:
             rest = f"; {len(self.excluded_ids)} images are excluded" if self.excluded_ids else ""
@@ -284,16 +279,16 @@ def _same_groups(
         return []
     if missing := [i for i in rare.ids if i not in groups]:
         raise InputError(
-            f"--group-disjoint needs the group of every rare image; {len(missing)} of "
-            f"{len(rare)} have none: {listed(missing, 3)}"
+            "--group-disjoint needs the group (patient, lesion) of every rare image; "
+            f"{len(missing)} of {len(rare)} have none: {listed(missing, 3)}; give groups as a "
+            "column group of a CSV file of images, as --groups FILE with the columns image,group, "
+            "as folders within the classes with --group-folders, or for isic2018 as "
+            f"{GROUPINGS}"
         )
     support = {i for ids in support_ids for i in ids}
     support_groups = {groups[i] for i in support}
-    return [
-        i
-        for i, label in zip(rare.ids, rare.labels)
-        if rare.classes[label] in classes and groups[i] in support_groups and i not in support
-    ]
+    same = (row for row in rare.rows() if groups[row.id] in support_groups)
+    return [row.id for row in same if row.label in classes and row.id not in support]
 
 
 def _split(counts: Iterable[int]) -> tuple[list[set[int]], list[set[int]]]:

@@ -1,18 +1,13 @@
 """Groups of images: those of one patient or one lesion."""
 
-from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
 
 from common.errors import InputError, listed
-from common.names import clean, printable
 
 from . import Collection
-from .listing import NAMED
 from .own import GROUP
-from .tables import has_columns, require_unique, table_rows
-
-IDS = ("image", "path")  # columns of ids: of a file of groups, or of a file of images
+from .tables import has_columns, table_groups
 
 
 def with_groups(data: Collection, table: Path, column: str | None = None) -> Collection:
@@ -22,31 +17,17 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
     `group`). An image without a group there has none. Ids that `data` lacks are noted. Raises
     InputError as `table_rows` does, for an id that is listed twice, and if no id is in `data`.
     """
-    column = column or GROUP
-    read: list[str] = []
-    image = next((name for name in IDS if has_columns(table, (name,))), IDS[0])
-    try:
-        rows = [row for _, row in table_rows(table, (image, column), read)]
-    except InputError as error:
-        if has_columns(table, (image,)) and not has_columns(table, (image, column)):
-            raise InputError(f"{error}; --group-column NAME takes another column") from None
-        raise
-    ids = {*data.base.ids, *data.rare.ids}
-    known = ids | {*data.others.ids}
-    names = list(map(finder(known), (row[image] for row in rows)))
-    labels = [clean(row[column]) for row in rows]
-    require_unique(table, names, labels)
-    groups = dict(zip(names, labels))
-    if not ids & groups.keys():
+    notes = list(data.notes)
+    ids = (*data.base.ids, *data.rare.ids)
+    if not column and has_columns(table, ()) and not has_columns(table, (GROUP,)):
+        raise InputError(f"{table} has no column {GROUP}; name its column as --group-column")
+    groups = table_groups(table, column or GROUP, (*ids, *data.others.ids), notes)
+    if not groups.keys() & {*ids}:
         raise InputError(
             f"--groups {table}: none of its {len(groups)} ids is an image of {data.name}, whose "
             f"ids are such as {listed(data.rare.ids, 2)}"
         )
-    notes = (*data.notes, *read)
-    if unknown := [i for i in groups if i not in known]:
-        names = listed(map(printable, unknown), NAMED)
-        notes += (f"{len(unknown)} ids in {table.name} are no images: {names}",)
-    return replace(data, groups=groups, notes=notes)
+    return replace(data, groups=groups, notes=tuple(notes))
 
 
 def with_folders(data: Collection) -> Collection:
@@ -62,16 +43,3 @@ def with_folders(data: Collection) -> Collection:
             "--groups FILE, or in a CSV file of images as a column group"
         )
     return replace(data, groups=data.folders)
-
-
-def finder(ids: Iterable[str]) -> Callable[[str], str]:
-    """Return a function that gives, for an id as typed, the one of `ids` that it is but for its
-    slashes and Unicode form; the name itself if there is none."""
-    id_of = {i: i for i in ids}
-    by_form = {_form(i): i for i in id_of}
-    return lambda name: id_of.get(name) or by_form.get(_form(name), name)
-
-
-def _form(name: str) -> str:
-    """Return an id with either slash and in any Unicode form, for comparison."""
-    return clean(name.replace("\\", "/"))

@@ -9,22 +9,21 @@ import re
 import threading
 import warnings
 import zipfile
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable, Collection, Iterable, Iterator
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
-from tqdm import tqdm
 
 from common.errors import InputError, listed, reason, too_many_open_files
 from common.files import read_array
 from common.names import counted
 
 from .dicom import open_heic, read_dicom
-from .listing import DICOM, FORMATS, HEAD, OTHERS, UNKNOWN, ArrayImage, format_of
+from .listing import DICOM, FORMATS, HEAD, OTHERS, UNKNOWN, ArrayImage, Location, Row, format_of
+from .threads import in_threads
 
 ALLOW = "copies of an image now count once; add --allow-duplicates to count each, as before"
 # Pillow warns of large images and odd tags, but reads them or raises an error.
@@ -43,7 +42,7 @@ class ImageSet:
     name: str
     classes: tuple[str, ...]
     ids: tuple[str, ...]
-    paths: tuple[Path | ArrayImage, ...]
+    paths: tuple[Location, ...]
     labels: tuple[int, ...]
     copies: dict[str, str] = field(default_factory=dict, compare=False, repr=False)
 
@@ -53,6 +52,11 @@ class ImageSet:
     def counts(self) -> dict[str, int]:
         """Return the number of images per class, in the order of `classes`."""
         return {name: self.labels.count(label) for label, name in enumerate(self.classes)}
+
+    def rows(self) -> list[Row]:
+        """Return id, path and class of each image."""
+        labels = (self.classes[label] for label in self.labels)
+        return [Row(*row) for row in zip(self.ids, self.paths, labels, strict=True)]
 
     def fingerprint(self) -> dict:
         """Return name, class counts and an order-independent hash of all classes and ids."""
@@ -131,24 +135,26 @@ def same_images(one: dict, other: dict) -> bool:
     return all(one[key] == other[key] for key in ("counts", "sha256"))
 
 
-def advice(recorded: dict, images: ImageSet) -> str:
-    """Return the end of a message on the fingerprint `recorded`: what to do if it is that of
-    `images` but for the copies, else ""."""
-    if same_images(recorded, images.with_copies().fingerprint()):
-        return f"; {ALLOW}"
+def other_images(recorded: dict, images: ImageSet) -> str:
+    """Return the end of a message if a fingerprint is not that of `images`: what both are and, if
+    they differ in copies alone, what to do. Else ""."""
+    actual = images.fingerprint()
+    if same_images(recorded, actual):
+        return ""
     once = images.take(i for i in images.ids if i not in images.copies)
-    return "; leave out --allow-duplicates" if same_images(recorded, once.fingerprint()) else ""
+    advice = ""
+    if same_images(recorded, images.with_copies().fingerprint()):
+        advice = f"; {ALLOW}"
+    elif same_images(recorded, once.fingerprint()):
+        advice = "; leave out --allow-duplicates"
+    return f"{describe(recorded)}, but the data folder contains {describe(actual)}{advice}"
 
 
 def require_same(recorded: dict, images: ImageSet, prefix: str) -> None:
     """Raise InputError, its message starting with `prefix`, if a fingerprint is not that of
     `images`."""
-    actual = images.fingerprint()
-    if not same_images(recorded, actual):
-        raise InputError(
-            f"{prefix} {describe(recorded)}, but the data folder contains {describe(actual)}"
-            + advice(recorded, images)
-        )
+    if other := other_images(recorded, images):
+        raise InputError(f"{prefix} {other}")
 
 
 _load_lock = threading.Lock()
@@ -174,7 +180,7 @@ def _load(file: Path, array: str) -> np.ndarray | Exception:
 
 
 @contextlib.contextmanager
-def _opened(path: Path | ArrayImage) -> Iterator[Image.Image]:
+def _opened(path: Location) -> Iterator[Image.Image]:
     """Open an image by its content, in one of `FORMATS`, DICOM or HEIC."""
     if isinstance(path, ArrayImage):
         yield Image.fromarray(_array(path.file, path.array)[path.row])
@@ -215,7 +221,7 @@ UPRIGHT = {
 }
 
 
-def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
+def read_image(path: Location, draft: bool = False) -> Image.Image:
     """Return the image as RGB in its EXIF orientation; `draft`: JPEGs at about 1/8 resolution.
 
     Raises InputError, naming the file, if it cannot be decoded, has more than 8 bits per channel,
@@ -240,7 +246,7 @@ def read_image(path: Path | ArrayImage, draft: bool = False) -> Image.Image:
         raise InputError(f"{path}: {why}") from error
 
 
-def _check(image: Image.Image, path: Path | ArrayImage) -> None:
+def _check(image: Image.Image, path: Location) -> None:
     if 0 in image.size:
         raise ValueError("no pixels")
     # Pillow silently reduces 16-bit multi-channel images to their upper 8 bits.
@@ -254,7 +260,7 @@ def _check(image: Image.Image, path: Path | ArrayImage) -> None:
         raise ValueError(f"{image.format} with {frames} pages or frames; export the one to be used")
 
 
-def _depth(image: Image.Image, path: Path | ArrayImage) -> int:
+def _depth(image: Image.Image, path: Location) -> int:
     """Return the bits per channel of formats of which Pillow does not tell them, else 8."""
     if image.format == "PPM":  # the decoder's argument is the largest value
         args = image.tile[0][3]
@@ -282,40 +288,31 @@ def _frames(image: Image.Image) -> int:
     return frames
 
 
-def unreadable(*sets: ImageSet) -> dict[Path | ArrayImage, str]:
-    """Decode all images of `sets` and return the error messages of those that fail, by path."""
+def unreadable(paths: Iterable[Location]) -> dict[Location, str]:
+    """Decode the images at `paths` and return the error messages of those that fail, by path."""
 
-    def error_of(path: Path | ArrayImage) -> str | None:
+    def error_of(path: Location) -> str | None:
         try:
             read_image(path, draft=True)
         except InputError as error:
             return str(error)
         return None
 
-    paths = [path for images in sets for path in images.paths]
-    with ThreadPoolExecutor() as pool:  # Pillow releases the GIL while decoding
-        errors = pool.map(error_of, paths)
-        progress = tqdm(
-            errors, desc="checking images", total=len(paths), unit="img", delay=2, leave=False,
-            disable=None,
-        )  # fmt: skip
-        return {path: error for path, error in zip(paths, progress) if error}
+    paths = list(paths)
+    errors = in_threads(error_of, paths, "checking images")
+    return {path: error for path, error in zip(paths, errors) if error}
 
 
 def check_readable(*sets: ImageSet) -> None:
     """Raise InputError listing all images of `sets` that cannot be decoded."""
-    if errors := unreadable(*sets):
+    if errors := unreadable(path for images in sets for path in images.paths):
         raise unreadable_error(errors.values(), sum(map(len, sets)))
 
 
-def without_unreadable(
-    images: ImageSet, show: bool = True, errors: Mapping[Path | ArrayImage, str] | None = None
-) -> ImageSet:
-    """Return `images` without those that cannot be decoded, which are printed if `show`.
-
-    `errors`: of `unreadable`, if known. Raises InputError if none is left.
-    """
-    errors = unreadable(images) if errors is None else errors
+def without_unreadable(images: ImageSet, show: bool = True) -> tuple[ImageSet, dict[str, str]]:
+    """Return `images` without those that cannot be decoded, which are printed if `show`, and by
+    their ids the reasons. Raises InputError if none is left."""
+    errors = unreadable(images.paths)
     if errors and len(errors) == len(images):
         raise unreadable_error(errors.values(), len(images))
     if errors and show:
@@ -323,7 +320,12 @@ def without_unreadable(
         if images.classes != (UNKNOWN,):
             skipped += f" of {', '.join(images.classes)}"
         print(f"note: skipping unreadable files, {skipped}: {listed(errors.values(), 100)}")
-    return images.take(i for i, path in zip(images.ids, images.paths) if path not in errors)
+    reasons = {
+        i: errors[path].removeprefix(f"{path}: ")
+        for i, path in zip(images.ids, images.paths)
+        if path in errors
+    }
+    return images.take(i for i in images.ids if i not in reasons), reasons
 
 
 def unreadable_error(errors: Collection[str], total: int) -> InputError:

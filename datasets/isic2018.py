@@ -5,10 +5,9 @@ import os
 from pathlib import Path
 
 from common.errors import InputError, listed
-from common.names import clean
 
-from .listing import NAMED, Listing, Row, reason_to_pass_over
-from .tables import require_unique, table_rows
+from .listing import Listing, Row, reason_to_pass_over
+from .tables import require_unique, table_groups, table_rows
 
 NAME = "isic2018"
 BASE_CLASSES = ("NV", "MEL", "BKL", "BCC")
@@ -30,7 +29,8 @@ def find(root: Path) -> Listing:
     """Return every image in the ground truth, with its lesion as its group if the groupings are
     there; others are passed over.
 
-    Raises InputError for a missing file, unexpected columns, or a row that is not one-hot.
+    Raises InputError for a missing file, unexpected columns, a row that is not one-hot, or an image
+    that is listed twice.
     """
     table, folder = root / GROUND_TRUTH / f"{GROUND_TRUTH}.csv", root / IMAGES
     if not table.is_file():
@@ -40,11 +40,12 @@ def find(root: Path) -> Listing:
     listing = Listing()
     rows = table_rows(table, COLUMNS, listing.notes)
     require_unique(table, (row["image"] for _, row in rows))
-    lesion_of = lesions(root, listing.notes)
-    if unknown := lesion_of.keys() - {row["image"] for _, row in rows}:
-        listing.notes.append(
-            f"{len(unknown)} ids in {GROUPINGS} are no images: {listed(sorted(unknown), NAMED)}"
-        )
+    places = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
+    groupings = next((path for path in places if path.is_file()), None)
+    lesion_of: dict[str, str] = {}
+    if groupings:
+        ids = [row["image"] for _, row in rows]
+        lesion_of = table_groups(groupings, "lesion_id", ids, listing.notes)
     files: dict[str, str] = {}  # by id, .jpg first; compared as names: ids are not paths
     for name in sorted(os.listdir(folder), key=lambda name: (not name.endswith(".jpg"), name)):
         if not reason_to_pass_over(str(folder), name):
@@ -59,12 +60,11 @@ def find(root: Path) -> Listing:
             + listed(missing)
         )
     used = {row.path.name for row in listing.rows}
-    listing.pass_over_rest(folder, used.__contains__, f"not in {table.name}", f"{IMAGES}/")
-    groupings = _groupings(root)
+    listing.pass_over_rest(folder, used, f"not in {table.name}", f"{IMAGES}/")
     for place, prefix in ((root, ""), (root / GROUND_TRUTH, f"{GROUND_TRUTH}/")):
         parts = {IMAGES, GROUND_TRUTH} if place == root else {table.name}
         parts |= {groupings.name} if groupings and groupings.parent == place else set()
-        listing.pass_over_rest(place, parts.__contains__, OUTSIDE, prefix)
+        listing.pass_over_rest(place, parts, OUTSIDE, prefix)
     return listing
 
 
@@ -75,22 +75,3 @@ def _class(row: dict[str, str], location: str) -> str:
         if sorted(values) == [0] * (len(names) - 1) + [1]:
             return names[values.index(1)]
     raise InputError(f"{location}: expected an image id and one-hot values")
-
-
-def lesions(root: Path, notes: list[str] | None = None) -> dict[str, str]:
-    """Return the lesion id of each image id, from the official lesion groupings, if there.
-
-    Adds to `notes` as `table_rows` does. Raises InputError if the file has unexpected columns or
-    duplicate images.
-    """
-    table = _groupings(root)
-    if table is None:
-        return {}
-    rows = [row for _, row in table_rows(table, ("image", "lesion_id"), notes)]
-    require_unique(table, (row["image"] for row in rows))
-    return {row["image"]: clean(row["lesion_id"]) for row in rows}
-
-
-def _groupings(root: Path) -> Path | None:
-    candidates = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
-    return next((path for path in candidates if path.is_file()), None)

@@ -7,7 +7,7 @@ is named in `Listing.passed_over`, so that nothing is left out silently.
 import os
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from stat import S_ISREG
@@ -87,6 +87,9 @@ class ArrayImage(NamedTuple):
         return f"{self.array}[{self.row}] of {self.file}"
 
 
+Location = Path | ArrayImage
+
+
 class Folder(str):
     """The name of a folder passed over, and how many files it and its subfolders hold."""
 
@@ -99,24 +102,24 @@ class Folder(str):
 
 
 class Row(NamedTuple):
-    """An image of a dataset; images of one `group` show one patient or lesion."""
+    """An image of a dataset; images of one `group` show one patient or lesion. `folder` is the
+    name of the first folder below that of the class, if the image lies in one."""
 
     id: str
-    path: Path | ArrayImage
+    path: Location
     label: str
     group: str | None = None
+    folder: str | None = None
 
 
 @dataclass
 class Listing:
     """The images of a dataset; the names of files and folders passed over, by reason; and `notes`
-    on how the rest was read. `folders` has, of each image id below a folder within a class folder,
-    the name of the first one; `visited` the real paths of the folders walked through."""
+    on how the rest was read. `visited` has the real paths of the folders walked through."""
 
     rows: list[Row] = field(default_factory=list)
     passed_over: dict[str, list[str]] = field(default_factory=dict)
     notes: list[str] = field(default_factory=list)
-    folders: dict[str, str] = field(default_factory=dict)
     visited: dict[str, str] = field(default_factory=dict)
 
     def pass_over(self, reason: str, *names: str) -> None:
@@ -134,12 +137,10 @@ class Listing:
         label = clean(folder.name) if label is None else label
         inside = "" if folder == root else str(folder.relative_to(root))
         images = self.images_in(folder, inside)
-        self.rows += [Row(i, Path(path), label) for i, path in images]
         length = len(os.path.join(folder, ""))
         for i, path in images:
-            name, separator, _ = path[length:].partition(os.sep)
-            if separator:
-                self.folders[i] = name
+            first, separator, _ = path[length:].partition(os.sep)
+            self.rows.append(Row(i, Path(path), label, folder=first if separator else None))
         return len(images)
 
     def images_in(self, folder: Path, inside: str = "") -> list[tuple[str, str]]:
@@ -200,12 +201,12 @@ class Listing:
             self.pass_over(reason, Folder(os.path.join(name, folder), files))
 
     def pass_over_rest(
-        self, root: Path, used: Callable[[str], bool], reason: str, prefix: str = ""
+        self, root: Path, used: Container[str], reason: str, prefix: str = ""
     ) -> None:
         """Pass over all entries of `root`, named with `prefix`, but those `used`: system files as
         such, the others for `reason`."""
         with os.scandir(root) as entries:
-            rest = sorted((e.name, e.is_dir()) for e in entries if not used(e.name))
+            rest = sorted((e.name, e.is_dir()) for e in entries if e.name not in used)
         others = self.without_system(root, [name for name, is_dir in rest if is_dir], prefix)
         self.pass_over_folders(reason, root, others, prefix)
         for name in (name for name, is_dir in rest if not is_dir):

@@ -40,9 +40,9 @@ def find(root: Path) -> Listing:
     if missing := [name for name in CLASSES if name not in available]:
         raise InputError(f"no images of {listed(missing)} in {root}; expected {LAYOUT}")
     parts = [part for part in PARTS if any(_folders(root / part, CLASSES, parts=()))]
-    listing.pass_over_rest(root, {*CLASSES, *parts}.__contains__, OUTSIDE)
+    listing.pass_over_rest(root, {*CLASSES, *parts}, OUTSIDE)
     for part in parts:
-        listing.pass_over_rest(root / part, CLASSES.__contains__, OUTSIDE, f"{part}/")
+        listing.pass_over_rest(root / part, CLASSES, OUTSIDE, f"{part}/")
     return listing
 
 

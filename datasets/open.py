@@ -1,92 +1,77 @@
 """Open images and draw tasks as the command line specifies."""
 
 import os
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Protocol
 
 from common.errors import InputError, is_text, listed
 from common.names import clean, printable, quoted
 
-from . import Collection, isic2018, open_dataset, own
-from .cache import cached, default_folder, described
+from . import Collection, open_dataset, own
+from .cache import DEFAULT, cached
 from .content import digests
 from .duplicates import without_copies
 from .episode import Task, choose_task, draw_task
-from .groups import finder, with_folders, with_groups
-from .images import ImageSet, check_readable, image_set, unreadable, without_unreadable
+from .groups import with_folders, with_groups
+from .images import ImageSet, check_readable, image_set, without_unreadable
 from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
-from .tables import require_unique, table_paths, table_rows
+from .tables import finder, require_unique, table_paths, table_rows
 
 UNREADABLE = "unreadable"
 MARKED = ("1", "yes", "y", "true", "t", "x", "support")  # in the column support
 UNMARKED = ("", "0", "no", "n", "false", "f", "query")
 
 
-class DataSettings(Protocol):
-    """The settings that say how data is opened.
-
-    Also read where they exist: `cache_folder`, `groups`, `group_column` and `group_folders`.
-    """
-
-    @property
-    def base_classes(self) -> list[str] | None: ...
-    @property
-    def rare_classes(self) -> list[str] | None: ...
-    @property
-    def skip_unreadable(self) -> bool: ...
-    @property
-    def allow_duplicates(self) -> bool: ...
-    @property
-    def quiet(self) -> bool: ...
-
-
 def open_data(
-    folder: Path,
-    settings: DataSettings,
+    data: Path,
+    base_classes: Sequence[str] | None = None,
+    rare_classes: Sequence[str] | None = None,
+    groups: Path | None = None,
+    group_column: str | None = None,
+    group_folders: bool = False,
+    skip_unreadable: bool = False,
+    allow_duplicates: bool = False,
+    quiet: bool = False,
+    cache_folder: Path | None = DEFAULT,
     use: Sequence[str] = ("base", "rare"),
     show: bool = True,
 ) -> Collection:
-    """Open the dataset in `folder` and print what was found, if `show` (on rank 0).
+    """Open the dataset in the folder `data` and print what was found, if `show` (on rank 0).
 
-    Copies are left out, unless --allow-duplicates is given. --skip-unreadable drops images that
-    cannot be decoded from the parts in `use`. Raises InputError as `open_dataset`, `with_groups`,
-    `with_folders` and `without_copies` do, and for two sources of groups.
+    The others but `use` are flags. Copies are left out, unless `allow_duplicates`.
+    `skip_unreadable` drops images that cannot be decoded from the parts in `use`. Raises InputError
+    as `open_dataset`, `with_groups`, `with_folders` and `without_copies` do, and for two sources of
+    groups.
     """
-    table, column = getattr(settings, "groups", None), getattr(settings, "group_column", None)
-    folders = getattr(settings, "group_folders", False)
-    if folders and (table or column):
+    if group_folders and (groups or group_column):
         raise InputError("--group-folders takes folders as groups; leave out --groups and "
                          "--group-column")  # fmt: skip
-    data = open_dataset(
-        folder, settings.base_classes, settings.rare_classes, None if table else column
-    )
-    if table:
-        data = with_groups(data, table, column)
-    if folders:
-        data = with_folders(data)
-    cache = getattr(settings, "cache_folder", default_folder())
-    data = without_copies(data, cache, settings.allow_duplicates)
-    if settings.skip_unreadable:
+    column = None if groups else group_column  # of the images' CSV file
+    opened = open_dataset(data, base_classes, rare_classes, column)
+    if groups:
+        opened = with_groups(opened, groups, group_column)
+    if group_folders:
+        opened = with_folders(opened)
+    opened = without_copies(opened, cache_folder, allow_duplicates)
+    if skip_unreadable:
         for part in use:
-            images = getattr(data, part)
-            kept = set(without_unreadable(images, show).ids)
-            data = data.without((i for i in images.ids if i not in kept), UNREADABLE)
+            _, errors = without_unreadable(getattr(opened, part), show)
+            opened = opened.without(errors, UNREADABLE)
         if unread := [part for part in ("base", "rare") if part not in use]:
             note = f"{unread[0]} images are not read here; any unreadable ones are counted, too"
-            data = replace(data, notes=(*data.notes, note))
+            opened = replace(opened, notes=(*opened.notes, note))
     if show:
-        print(data.summary(settings.quiet))
-    return data
+        print(opened.summary(quiet))
+    return opened
 
 
 def open_unlabelled(
-    paths: Sequence[Path], settings: DataSettings
+    paths: Sequence[Path], skip_unreadable: bool = False, quiet: bool = False
 ) -> tuple[ImageSet, dict, dict[str, str]]:
     """Open images without labels, and print what was found: those in folders and subfolders, image
     files, and the column `path` of CSV files. Their class is the placeholder "?". Also returns what
-    was found as JSON types, and with --skip-unreadable, by id, why an image cannot be decoded.
+    was found as JSON types, and with `skip_unreadable`, by id, why an image cannot be decoded.
 
     The id is the path relative to the folder, or as written. Raises InputError if there are none,
     or as `find` of own images does.
@@ -94,9 +79,7 @@ def open_unlabelled(
     listing = Listing()
     for path in dict.fromkeys(paths):
         if path.is_dir():
-            before = len(listing.rows)
-            listing.add_folder(path, path, UNKNOWN)
-            if len(listing.rows) == before:
+            if not listing.add_folder(path, path, UNKNOWN):
                 names = [name for names in listing.passed_over.values() for name in names]
                 rest = f"; passed over: {listed(names, NAMED)}" if names else ""
                 raise InputError(f"no images in {path}{rest}")
@@ -117,17 +100,11 @@ def open_unlabelled(
     name += f"_and_{len(paths) - 1}_more" if len(paths) > 1 else ""
     images = image_set(name, (UNKNOWN,), listing.rows)
     errors: dict[str, str] = {}
-    if settings.skip_unreadable:
-        why = unreadable(images)
-        errors = {
-            i: why[path].removeprefix(f"{path}: ")
-            for i, path in zip(images.ids, images.paths)
-            if path in why
-        }
+    if skip_unreadable:
+        images, errors = without_unreadable(images)
         listing.pass_over(UNREADABLE, *errors)
-        images = without_unreadable(images, errors=why)
     about = name, {UNLABELLED: images.counts()}, listing.passed_over, listing.notes
-    print(summary(*about, settings.quiet))
+    print(summary(*about, quiet))
     return images, found(*about), errors
 
 
@@ -149,8 +126,10 @@ def decoded(
         try:
             stored = cached(images, image_size, cache)
             if not quiet:
+                (file,) = {path.file for path in stored.paths}
+                held = f"pixels of {len(stored)} images, {os.path.getsize(file) / 1e6:.1f} MB"
                 where = "--cache DIR puts it elsewhere, --no-cache keeps none"
-                print(f"cache: {described(stored)}; {where}")
+                print(f"cache: {held}, {file}; {where}")
             return stored
         except OSError as error:  # disk full or read-only
             reason = error.strerror or error
@@ -174,19 +153,8 @@ def draw(
     rare_split: bool = False,
 ) -> Task:
     """Draw a task as the command line specifies. Raises InputError as `draw_task` does."""
-    groups = _groups(data) if group_disjoint else None
+    groups = data.groups if group_disjoint else None
     return draw_task(data.rare, n_way, k_shot, seed, groups, rare_split)
-
-
-def _groups(data: Collection) -> Mapping[str, str]:
-    if not data.groups:
-        raise InputError(
-            f"--group-disjoint: {data.name} has no groups (patients, lesions); give them as a "
-            f"column group of a CSV file of images, as --groups FILE with the columns image,group, "
-            "as folders within the classes with --group-folders, or for "
-            f"{isic2018.NAME} as {isic2018.GROUPINGS}"
-        )
-    return data.groups
 
 
 def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
@@ -194,7 +162,7 @@ def choose(data: Collection, table: Path, group_disjoint: bool = False) -> Task:
 
     Raises InputError as `read_support` and `choose_task` do.
     """
-    groups = _groups(data) if group_disjoint else None
+    groups = data.groups if group_disjoint else None
     return choose_task(data.rare, read_support(data, table), groups)
 
 
@@ -234,9 +202,10 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
     InputError as `table_rows` does, for any other mark, and for an image that is listed twice, is
     not a rare one or has another class in `data`.
     """
-    rare, sets = data.rare, (data.rare, data.base, data.others)
+    rare = data.rare
     found: dict[str, list[str]] = {}
-    class_of = {i: s.classes[label] for s in sets for i, label in zip(s.ids, s.labels)}
+    images = [*rare.rows(), *data.base.rows(), *data.others.rows()]
+    class_of = {image.id: image.label for image in images}
     id_of: dict[str, str] = {}
     wrong = []
     find = finder(class_of)
@@ -256,9 +225,7 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
             raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
         name = find(name)
         if name not in class_of:
-            id_of = id_of or {
-                os.path.realpath(str(p)): i for s in sets for p, i in zip(s.paths, s.ids)
-            }
+            id_of = id_of or {os.path.realpath(str(image.path)): image.id for image in images}
             paths = (
                 os.path.realpath(folder / form)
                 for folder in (table.parent, Path())
@@ -285,17 +252,15 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
     return found
 
 
-def notes_of(shared: dict, query: int) -> list[str]:
-    """Return notes on what `query` images share with the support set, from `Task.shared`."""
+def note_on_shared(shared: dict, query: int) -> None:
+    """Print what `query` images share with the support set, from `Task.shared`."""
     copies, groups, without = (shared[name] for name in ("copies", "groups", "without_group"))
-    notes = []
     if copies:
-        notes.append(f"note: {copies} of {query} query images are copies of support images")
+        print(f"note: {copies} of {query} query images are copies of support images")
     if groups:
-        notes.append(
+        print(
             f"note: {groups} of {query} query images share a group (patient, lesion) with the "
             "support set; --group-disjoint, where a task is drawn, leaves them out"
         )
     if groups is not None and without:
-        notes.append(f"note: {without} images of the task have no group")
-    return notes
+        print(f"note: {without} images of the task have no group")

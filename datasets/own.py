@@ -103,7 +103,7 @@ def _from_folders(root: Path) -> Listing:
     used = {folder for spellings in names.values() for folder in spellings}
     used |= (tables := {t.name for t in _tables(root) if has_columns(t, COLUMNS)})
     listing.pass_over(BESIDE, *sorted(tables))
-    listing.pass_over_rest(root, used.__contains__, OUTSIDE)
+    listing.pass_over_rest(root, used, OUTSIDE)
     return listing
 
 

@@ -41,7 +41,7 @@ def find(root: Path) -> Listing:
     available = {row.label for row in listing.rows}
     if empty := [root / name for name in CLASSES if name not in available]:
         raise InputError(f"no images in the class folder {listed(empty)}")
-    listing.pass_over_rest(root, CLASSES.__contains__, OUTSIDE)
+    listing.pass_over_rest(root, CLASSES, OUTSIDE)
     return listing
 
 

@@ -7,7 +7,6 @@ classes, so that an encoder trained on base images transfers.
 """
 
 import argparse
-import csv
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +14,7 @@ import numpy as np
 from PIL import Image, ImageFilter
 
 from common.failures import one_line
-from common.files import refuse_to_overwrite
+from common.files import csv_text, refuse_to_overwrite, write_utf8
 
 from .isic2018 import COLUMNS, GROUND_TRUTH, GROUPINGS, IMAGES
 
@@ -107,22 +106,16 @@ def make(root: Path, base: int, rare: int, size: int, seed: int) -> None:
     ]
     generator.shuffle(labels)
     (root / IMAGES).mkdir(parents=True, exist_ok=True)
-    (root / GROUND_TRUTH).mkdir(parents=True, exist_ok=True)
-    with (
-        open(
-            root / GROUND_TRUTH / f"{GROUND_TRUTH}.csv", "w", newline="", encoding="utf-8"
-        ) as truth_file,
-        open(root / GROUPINGS, "w", newline="", encoding="utf-8") as grouping_file,
-    ):
-        truth, grouping = csv.writer(truth_file), csv.writer(grouping_file)
-        truth.writerow(COLUMNS)
-        grouping.writerow(("image", "lesion_id", "diagnosis_confirm_type"))
-        for number, label in enumerate(labels):
-            name = f"ISIC_{number:07d}"
-            image = draw_lesion(LOOKS[label], generator, size)
-            image.save(root / IMAGES / f"{name}.jpg", quality=92)
-            truth.writerow((name, *(float(label == column) for column in COLUMNS[1:])))
-            grouping.writerow((name, f"SYN_{number:07d}", "synthetic"))
+    truth: list[tuple] = [COLUMNS]
+    groupings = [("image", "lesion_id", "diagnosis_confirm_type")]
+    for number, label in enumerate(labels):
+        name = f"ISIC_{number:07d}"
+        image = draw_lesion(LOOKS[label], generator, size)
+        image.save(root / IMAGES / f"{name}.jpg", quality=92)
+        truth.append((name, *(float(label == column) for column in COLUMNS[1:])))
+        groupings.append((name, f"SYN_{number:07d}", "synthetic"))
+    write_utf8(root / GROUND_TRUTH / f"{GROUND_TRUTH}.csv", csv_text(truth))
+    write_utf8(root / GROUPINGS, csv_text(groupings))
 
 
 def main() -> None:

@@ -7,11 +7,13 @@ import os
 import re
 import unicodedata
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import InputError, listed, refusing
-from common.names import clean, quoted
+from common.names import clean, printable, quoted
+
+from .listing import NAMED
 
 MARKS = {  # the first match wins
     codecs.BOM_UTF8: "utf-8-sig",
@@ -21,6 +23,7 @@ MARKS = {  # the first match wins
     codecs.BOM_UTF16_BE: "utf-16",
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+IDS = ("image", "path")  # columns of ids in a file of groups
 # Excel's first line that names the delimiter; the header tells it as well.
 SEPARATOR_LINE = re.compile(r'\A"?sep=.?"?[,;\t]*(?=[\r\n])', re.IGNORECASE)
 
@@ -28,7 +31,7 @@ SEPARATOR_LINE = re.compile(r'\A"?sep=.?"?[,;\t]*(?=[\r\n])', re.IGNORECASE)
 def table_rows(
     table: Path,
     columns: Sequence[str],
-    notes: list[str] | None = None,
+    notes: list[str],
     optional: Sequence[str] = (),
 ) -> list[tuple[int, dict[str, str]]]:
     """Read a CSV file with at least `columns`, in any order and capitals, and perhaps `optional`.
@@ -61,7 +64,7 @@ def table_rows(
             key = tuple(value for name, value in row.items() if name)  # R's row numbers have none
             repeated += key in found
             found.setdefault(key, (reader.line_num, row))
-    if repeated and notes is not None:
+    if repeated:
         notes.append(f"{repeated} rows of {table.name} repeat another row and count once")
     return list(found.values())
 
@@ -70,12 +73,12 @@ def has_columns(table: Path, columns: Sequence[str]) -> bool:
     """Return whether a file is a CSV file with these columns."""
     try:
         with refusing(str(table)):
-            return bool(_header(table, _text(table, None), columns, ()))
+            return bool(_header(table, _text(table, []), columns, ()))
     except InputError:
         return False
 
 
-def _text(table: Path, notes: list[str] | None) -> str:
+def _text(table: Path, notes: list[str]) -> str:
     content = table.read_bytes()
     for mark, encoding in MARKS.items():
         if content.startswith(mark):
@@ -86,8 +89,7 @@ def _text(table: Path, notes: list[str] | None) -> str:
         text = content.decode("cp1252", errors="replace")
     if "\0" in text or not all(c.isascii() or _is_written(c) for c in text):
         raise ValueError("neither UTF-8 nor Windows-1252; save it as UTF-8")
-    if notes is not None:
-        notes.append(f"{table.name} is not UTF-8; read as Windows-1252")
+    notes.append(f"{table.name} is not UTF-8; read as Windows-1252")
     return SEPARATOR_LINE.sub("", text)
 
 
@@ -146,6 +148,36 @@ def table_paths(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list
             + listed(missing)
         )
     return found
+
+
+def table_groups(table: Path, column: str, ids: Sequence[str], notes: list[str]) -> dict[str, str]:
+    """Return the group in `column` by the id of an image in the column `image`, or `path` as in a
+    CSV file of images.
+
+    Adds to `notes` as `table_rows` does, and which ids are none of `ids`. Raises InputError as
+    `table_rows` does, and for an id that is listed twice.
+    """
+    image = next((name for name in IDS if has_columns(table, (name,))), IDS[0])
+    rows = [row for _, row in table_rows(table, (image, column), notes)]
+    find = finder(ids)
+    names, groups = [find(row[image]) for row in rows], [clean(row[column]) for row in rows]
+    require_unique(table, names, groups)
+    if unknown := sorted({*names} - {*ids}):
+        shown = listed(map(printable, unknown), NAMED)
+        notes.append(f"{len(unknown)} ids in {table.name} are no images: {shown}")
+    return dict(zip(names, groups))
+
+
+def finder(ids: Iterable[str]) -> Callable[[str], str]:
+    """Return a function that gives, for an id as typed, the one of `ids` that it is but for its
+    slashes and Unicode form; the name itself if there is none."""
+
+    def form(name: str) -> str:
+        return clean(name.replace("\\", "/"))
+
+    id_of = {i: i for i in ids}
+    by_form = {form(i): i for i in id_of}
+    return lambda name: id_of.get(name) or by_form.get(form(name), name)
 
 
 def _existing(folder: Path, written: str) -> tuple[str, Path]:

@@ -6,7 +6,7 @@ from common.errors import InputError, listed
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.open import decoded, notes_of
+from datasets.open import note_on_shared
 from moco.config import STAGES
 from moco.evaluate import require_calibratable
 from moco.scores import (
@@ -75,8 +75,7 @@ def task_rows(
     run: Evaluation, data: Collection, tasks: list[Task]
 ) -> tuple[list[dict], list[dict]]:
     """Return of each task the row of its scores, and what its query shares with its support set."""
-    settings = run.settings
-    rare = decoded(data.rare, run.image_size, settings.cache_folder, quiet=settings.quiet)
+    rare = run.settings.decoded(data.rare, run.image_size)
     used = {i for task in tasks for ids in task.support_ids for i in ids}
     support = rare.take(i for i in rare.ids if i in used)
     predict = run.predictor(run.encoder(), support, rare)
@@ -96,8 +95,7 @@ def report_tasks(run: Evaluation, scores: dict, rows: list[dict]) -> None:
     shots = f"{run.settings.k_shot or 5}-shot"
     used = ", temperature cv" * (run.settings.temperature == "cv")
     print(f"{len(rows)} {shots} tasks; classifier: {scores['classifier']}{used}; {size}")
-    for note in notes_of(shared, shared["query"]):
-        print(note)
+    note_on_shared(shared, shared["query"])
     print(summary_table(scores["scores"]))
     if compare:
         try:

@@ -12,7 +12,7 @@ from datasets import Collection
 from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
 from datasets.images import check_readable
-from datasets.open import decoded, open_unlabelled, require_contents
+from datasets.open import open_unlabelled, require_contents
 from moco.evaluate import FrozenEncoder
 from moco.meta import MetaLearner
 from moco.outliers import Reference, fit_reference, load_reference
@@ -38,7 +38,9 @@ def predict_images(
     are there.
     """
     settings, cache = run.settings, run.settings.cache_folder
-    images, found, errors = open_unlabelled(settings.predict, settings)
+    images, found, errors = open_unlabelled(
+        settings.predict, settings.skip_unreadable, settings.quiet
+    )
     files = run.paths(f"predict_{images.name}_{run.classifier}_{task.name}")
     tracebacks_to(files[0].parent)
     support = None
@@ -141,12 +143,8 @@ def reference_of(
     if data is None:
         print(f"{missing}: they need the base images; pass the data folder once")
         return None
-    cache = settings.cache_folder
     try:
-        rare, base = (
-            decoded(part, run.image_size, cache, quiet=settings.quiet)
-            for part in (data.rare, data.base)
-        )
+        rare, base = (settings.decoded(x, run.image_size) for x in (data.rare, data.base))
         support = task.support(rare)
     except InputError as error:  # unreadable images: it names --skip-unreadable
         print(f"{missing}, which need all rare and base images: {error}")

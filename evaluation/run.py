@@ -14,7 +14,7 @@ from common.errors import InputError, listed, refusing
 from common.files import parse_json, refuse_to_overwrite, write_utf8
 from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
-from datasets.images import ImageSet, advice, describe, same_images
+from datasets.images import ImageSet, other_images
 from datasets.open import choose, draw
 from datasets.pseudo import PSEUDO_FILE, load_pseudo_labels
 from moco.checkpoint import student_classifier
@@ -241,9 +241,8 @@ def another_task(previous: dict, task: Task) -> list[str]:
 
 def note_on_source(task: Task, rare: ImageSet) -> None:
     """Print a note if the task was drawn from other rare images."""
-    if not same_images(fingerprint := rare.fingerprint(), task.rare):
-        drawn_from, hint = describe(task.rare), advice(task.rare, rare)
-        print(f"note: the task was drawn from {drawn_from}, not {describe(fingerprint)}{hint}")
+    if other := other_images(task.rare, rare):
+        print(f"note: the task was drawn from {other}")
 
 
 def group_word(shared: dict) -> str:

@@ -1,6 +1,7 @@
 """Settings of the four scripts, one field per flag, in shared groups; and the table of stages."""
 
 import functools
+import inspect
 from collections.abc import Callable, Mapping
 from dataclasses import MISSING, dataclass
 from pathlib import Path
@@ -9,7 +10,10 @@ from typing import Any, Literal
 from torch import nn
 
 from common.errors import InputError, listed
-from datasets.cache import default_folder
+from datasets import Collection
+from datasets.cache import DEFAULT as CACHE
+from datasets.images import ImageSet
+from datasets.open import decoded, open_data
 from models import (
     ARCHITECTURES,
     MIN_IMAGE_SIZE,
@@ -99,13 +103,18 @@ class Reading(Settings):
     )  # fmt: skip
     quiet: bool = setting(False, "one line on what the data folder holds", runtime=True)
 
+    def open_data(self, **options: Any) -> Collection:
+        """Open the data folder by `datasets.open.open_data`, with the settings and `options`."""
+        names = [name for name in inspect.signature(open_data).parameters if hasattr(self, name)]
+        return open_data(**{name: getattr(self, name) for name in names}, **options)
+
 
 @dataclass(frozen=True, kw_only=True)
 class Cache(Reading):
     """cache of decoded images"""
 
     cache: Path = setting(
-        default_folder(), "cache folder, shared by epochs and runs", metavar="DIR", runtime=True,
+        CACHE, "cache folder, shared by epochs and runs", metavar="DIR", runtime=True,
     )  # fmt: skip
     no_cache: bool = setting(False, "decode each image in every epoch", runtime=True)
 
@@ -113,6 +122,10 @@ class Cache(Reading):
     def cache_folder(self) -> Path | None:
         """The cache folder, or None with --no-cache."""
         return None if self.no_cache else self.cache
+
+    def decoded(self, images: ImageSet, size: int, required: bool = False) -> ImageSet:
+        """Return `images`, decoded to S×S, by `datasets.open.decoded`."""
+        return decoded(images, size, self.cache_folder, required, self.quiet)
 
 
 @dataclass(frozen=True, kw_only=True)

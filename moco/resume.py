@@ -15,7 +15,6 @@ from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
 from datasets.images import ImageSet, require_same
-from datasets.open import decoded
 from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
 from trainer.config import Output, TrainingSettings, scaled_drops
@@ -296,10 +295,7 @@ def prepare_run(
         settings.model_path, about, save_checkpoint, source.take if source else None,
         source.path if source else None, is_resuming(settings), settings.overwrite,
     )  # fmt: skip
-    return run, decoded(
-        images, settings.image_size, settings.cache_folder, settings.views_by == "batch",
-        settings.quiet,
-    )  # fmt: skip
+    return run, settings.decoded(images, settings.image_size, settings.views_by == "batch")
 
 
 def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:

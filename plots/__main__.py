@@ -18,7 +18,6 @@ from common.failures import tracebacks_to
 from common.files import atomic_write, refuse_to_overwrite
 from datasets import Collection
 from datasets.images import ImageSet, check_readable
-from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
 from moco.config import Classes, Reading
 from moco.evaluate import FrozenEncoder
@@ -157,7 +156,7 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     )
     flags = {name: value for name, value in vars(args).items() if value is not None}
     args = resolve(Drawing, flags, inherited=inherited, where=where)
-    data = open_data(args.data, args)
+    data = args.open_data()
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
     def embed(checkpoint: Path, *sets: ImageSet) -> list[np.ndarray]:

@@ -20,11 +20,8 @@ from common.errors import InputError, listed, refusing
 from common.failures import tracebacks_to
 from common.files import parse_json, require_writable, write_utf8
 from datasets import Collection, open_dataset
-from datasets.cache import default_folder
-from datasets.duplicates import without_copies
-from datasets.groups import with_groups
-from datasets.images import advice, describe, require_fingerprint, same_images
-from datasets.open import draw
+from datasets.images import require_fingerprint, require_same
+from datasets.open import draw, open_data
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.cost import encoder_epochs, images_per_second
@@ -243,10 +240,10 @@ def open_images(study: Study, args: argparse.Namespace) -> Collection:
     Raises InputError if it is another data set than the table's, a task cannot be drawn from it, or
     earlier runs used other images.
     """
-    data = open_dataset(study.data, args.base_classes, args.rare_classes)
-    data = with_groups(data, study.groups) if study.groups else data
-    data = without_copies(data, default_folder(), study.allow_duplicates)
-    print(data.summary())
+    data = open_data(
+        study.data, args.base_classes, args.rare_classes, study.groups,
+        allow_duplicates=study.allow_duplicates,
+    )  # fmt: skip
     require_dataset(study, data)
     for shot, seed in itertools.product(study.shots, study.seeds):
         k_shot = None if shot == "all" else int(shot)
@@ -276,19 +273,16 @@ def require_same_images(root: Path, data: Collection) -> None:
     the fingerprints of `data`."""
     path = root / "images.json"
     sets = {"base": data.base, "rare": data.rare}
-    current = {part: images.fingerprint() for part, images in sets.items()}
     if not path.exists():
+        current = {part: images.fingerprint() for part, images in sets.items()}
         return write_utf8(path, json.dumps(current, indent=1))
     with refusing(f"{path} is broken; remove it"):
         recorded = parse_json(path.read_bytes(), newest=0)
-        for part in current:
+        for part in sets:
             require_fingerprint(recorded[part])
-    for part, fingerprint in current.items():
-        if not same_images(recorded[part], fingerprint):
-            raise InputError(
-                f"the runs in {root} used {describe(recorded[part])}, but the data folder holds "
-                f"{describe(fingerprint)}; choose another --out{advice(recorded[part], sets[part])}"
-            )
+    for part, images in sets.items():
+        prefix = f"choose another --out: the runs in {root} used"
+        require_same(recorded[part], images, prefix)
 
 
 def _without_paths(arguments: list[str]) -> list[str]:

@@ -4,6 +4,7 @@ python scripts/draw_imports.py
 """
 
 import ast
+import importlib.util
 import re
 import subprocess
 from pathlib import Path
@@ -52,8 +53,8 @@ def imports_of(root: Path, files: list[Path]) -> list[Import]:
             if isinstance(node, ast.Import):
                 named = [alias.name for alias in node.names]
             elif isinstance(node, ast.ImportFrom):
-                start = [*package[: len(package) - node.level + 1]] if node.level else []
-                start = ".".join([*start, *filter(None, [node.module])])
+                relative = "." * node.level + (node.module or "")
+                start = importlib.util.resolve_name(relative, ".".join(package))
                 named = [f"{start}.{alias.name}" for alias in node.names]
             else:
                 continue

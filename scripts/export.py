@@ -122,18 +122,17 @@ def write_program(
 def write_graph(
     model: nn.Module, built_by: str, size: int, out: Path, about: dict[str, str]
 ) -> list[str]:
-    example, names = (torch.rand(BATCH, 3, size, size),), {"input_names": ["images"]}
     for package in ("onnx", "onnxscript"):
         required(package, package, ".onnx needs")
     output = "logits" if isinstance(model, nn.Sequential) else "embeddings"
     program = torch.onnx.export(
         model,
-        example,
+        (torch.rand(BATCH, 3, size, size),),
         dynamo=True,
         dynamic_shapes=({0: torch.export.Dim("images")},),
         verbose=False,
+        input_names=["images"],
         output_names=[output],
-        **names,
     )
     graph = program.model_proto
     for key, value in about.items():

@@ -189,7 +189,7 @@ def kinds(
 
     truth = data / isic2018.GROUND_TRUTH / f"{isic2018.GROUND_TRUTH}.csv"
     table, medmnist = folder / "own.csv", folder / "dermamnist.npz"
-    rows = [f"{path},{label},40" for _, path, label, _ in isic2018.find(data).rows]
+    rows = [f"{path},{label},40" for _, path, label, *_ in isic2018.find(data).rows]
     table.write_text("\n".join(["path,label,age", *rows]))
     groups, found = folder / "groups.csv", open_dataset(data)
     rows = [f"{i},40,{number // 2}" for number, i in enumerate(found.rare.ids)]
@@ -203,7 +203,7 @@ def kinds(
     return {
         **{f"image {name}": (folder / name, image, break_bytes) for name in IMAGES},
         "isic csv": (truth, lambda _: isic2018.find(data), break_table),
-        "lesion csv": (data / isic2018.GROUPINGS, lambda _: isic2018.lesions(data), break_table),
+        "lesion csv": (data / isic2018.GROUPINGS, lambda _: isic2018.find(data), break_table),
         "groups csv": (groups, lambda path: with_groups(found, path), break_table),
         "own csv": (table, own.find, break_table),
         "task json": (labels / TASK_FILE, lambda _: load_task(labels), break_json),

@@ -262,7 +262,7 @@ def folder_outcome(kind: str, folder: Path, dice: random.Random, known: dict) ->
             assert len(str(error).splitlines()) == 1
             assert tree.odd, f"refused: {error}"
             return "refused"
-        check_folder(tree, data, sum(data.unused.values()))
+        check_folder(tree, data, sum(data.others.counts().values()))
         check_copies(data, known)
         return "valid"
     finally:
@@ -315,7 +315,11 @@ def table_outcome(folder: Path, dice: random.Random, known: dict) -> str:
             assert len(str(error).splitlines()) == 1
             assert odd, f"refused: {error}"
             return "refused"
-        found = Counter(data.base.counts()) + Counter(data.rare.counts()) + Counter(data.unused)
+        found = (
+            Counter(data.base.counts())
+            + Counter(data.rare.counts())
+            + Counter(data.others.counts())
+        )
         assert not odd and found == expected, (found, expected)
         return "valid"
     finally:

@@ -10,7 +10,6 @@ from conftest import TINY, call, refused
 from datasets import isic2018, open_dataset
 from datasets.cache import files_key
 from datasets.episode import load_task
-from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
 from moco.config import Pretraining
 from trainer.settings import resolve
@@ -116,7 +115,7 @@ def test_unreadable_copies_are_skipped_as_unreadable(data, tmp_path):
     for path in (*found.base.paths[:2], *found.rare.paths[-2:]):
         path.write_bytes(b"no image")
     flags = {"data": root, "model_path": tmp_path, "skip_unreadable": True}
-    opened = open_data(root, resolve(Pretraining, flags))
+    opened = resolve(Pretraining, flags).open_data()
     assert (opened.base.ids, opened.rare.ids) == (found.base.ids[2:], found.rare.ids[:-2])
     assert len(opened.passed_over["unreadable"]) == 4
 

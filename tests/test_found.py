@@ -62,7 +62,7 @@ def test_quiet_and_other_processes(data, tmp_path, capsys, monkeypatch):
 def clinic(data, tmp_path_factory):
     """The synthetic images as class folders."""
     root = tmp_path_factory.mktemp("x") / "clinic"
-    for _, path, label, _ in isic2018.find(data).rows:
+    for _, path, label, *_ in isic2018.find(data).rows:
         (root / label).mkdir(parents=True, exist_ok=True)
         shutil.copy(path, root / label / path.name)
     return root

@@ -22,7 +22,7 @@ def folder(data, tmp_path_factory):
     """Synthetic lesions as class folders, with other names and fewer classes."""
     names = dict(zip(("NV", "MEL", "BKL", "DF", "VASC"), [*BASE, *RARE]))
     root = tmp_path_factory.mktemp("clinic")
-    for image_id, path, label, _ in isic2018.find(data).rows:
+    for image_id, path, label, *_ in isic2018.find(data).rows:
         if label in names:
             (root / names[label]).mkdir(exist_ok=True)
             shutil.copy(path, root / names[label] / f"{image_id}.jpg")

@@ -13,7 +13,7 @@ from datasets import Collection, duplicates, oct, open_dataset, papsmear, synthe
 from datasets.duplicates import REASON, without_copies
 from datasets.episode import draw_task
 from datasets.groups import with_groups
-from datasets.images import ALLOW, advice, image_set, require_same
+from datasets.images import ALLOW, image_set, other_images, require_same
 
 CHOICE = ["common", "odd"], ["scar", "burn"]
 
@@ -180,7 +180,8 @@ def test_a_fingerprint_made_with_copies_is_told_what_to_do(folder):
     with pytest.raises(InputError, match="; leave out --allow-duplicates"):
         require_same(rare.fingerprint(), allowed, "x was trained on")
     fewer = rare.take(rare.ids[1:])
-    assert advice(with_copies, fewer) == advice(fewer.fingerprint(), allowed) == ""
+    for others in ((with_copies, fewer), (fewer.fingerprint(), allowed)):
+        assert "duplicates" not in other_images(*others) != ""
     with pytest.raises(InputError, match=f"images: scar/9.bmp; {ALLOW}"):
         rare.take(["scar/9.bmp"])
 

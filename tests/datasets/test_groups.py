@@ -1,7 +1,5 @@
 """Groups of images, from a column, a file, or ISIC's groupings."""
 
-from types import SimpleNamespace
-
 import pytest
 from PIL import Image
 
@@ -9,7 +7,7 @@ from common.errors import InputError
 from datasets import isic2018, oct, open_dataset, synthetic
 from datasets.episode import Task, draw_task
 from datasets.groups import with_folders, with_groups
-from datasets.open import draw, notes_of, open_data
+from datasets.open import draw, note_on_shared, open_data
 
 CHOICE = ["common", "odd"], ["scar", "burn"]
 
@@ -82,7 +80,8 @@ def test_ids_with_backslashes_or_in_another_unicode_form(folder, tmp_path):
 @pytest.mark.parametrize(
     ("rows", "message"),
     [
-        (["image,patient", "scar/0.png,1"], "columns image,patient; expected image,group"),
+        (["image,patient", "scar/0.png,1"], "no column group; .* --group-column"),
+        (["id,group", "scar/0.png,1"], "columns id,group; expected image,group"),
         (["image,group", "scar/0.png,1", "scar/0.png,2"], "different labels: scar/0.png"),
         (["image,group", "scar/0.png,1", "scar\\0.png,1"], "duplicates: scar/0.png"),
         (["image,group", "scar/0.png,"], "line 2: .*group not empty"),
@@ -106,8 +105,9 @@ def test_a_file_of_groups_in_latin_1_is_noted(folder, tmp_path):
 def test_lesions_of_isic_are_groups(tmp_path):
     synthetic.make(tmp_path, base=34, rare=26, size=24, seed=0)
     data = open_dataset(tmp_path)
-    assert data.groups == isic2018.lesions(tmp_path) and len(data.groups) == 60
     groupings = tmp_path / isic2018.GROUPINGS
+    rows = [line.split(",") for line in groupings.read_text().splitlines()[1:]]
+    assert data.groups == {row[0]: row[1] for row in rows} and len(data.groups) == 60
     groupings.rename(tmp_path / isic2018.GROUND_TRUTH / isic2018.GROUPINGS)  # as in the download
     assert open_dataset(tmp_path).groups == data.groups
     (tmp_path / isic2018.GROUND_TRUTH / isic2018.GROUPINGS).unlink()
@@ -118,12 +118,12 @@ def test_lesions_of_isic_are_groups(tmp_path):
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
+def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed, capsys):
     data = open_dataset(folder, *CHOICE)
     assert draw(data, 2, 2, seed).shared(data.rare, data.groups) == {
         "copies": 0, "groups": None, "without_group": 12
     }  # fmt: skip
-    with pytest.raises(InputError, match="--group-disjoint: clinic has no groups .*--groups"):
+    with pytest.raises(InputError, match="--group-disjoint .* 12 of 12 have none: .*--groups FILE"):
         draw(data, 2, 2, seed, group_disjoint=True)
     rows = [f"{i},{n // 2}" for n, i in enumerate(data.rare.ids)]
     data = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows))
@@ -136,8 +136,9 @@ def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
     )
     shared = task.shared(data.rare, data.groups)
     assert shared == {"copies": 0, "groups": expected, "without_group": 0}
-    note = f"{expected} of 8 query images share a group"
-    assert any(note in text for text in notes_of(shared, 8)) == (expected > 0)
+    note_on_shared(shared, 8)
+    note = f"note: {expected} of 8 query images share a group"
+    assert (note in capsys.readouterr().out) == (expected > 0)
     disjoint = draw(data, 2, 2, seed, group_disjoint=True)
     assert disjoint.support_ids == task.support_ids
     assert disjoint.shared(data.rare, data.groups)["groups"] == 0
@@ -154,9 +155,9 @@ def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed):
     lost = support[0]
     groups = {i: group for i, group in data.groups.items() if i != lost}
     shared = task.shared(data.rare, groups)
-    assert shared["without_group"] == 1 and "note: 1 images of the task have no group" in notes_of(
-        shared, 8
-    )
+    note_on_shared(shared, 8)
+    assert shared["without_group"] == 1
+    assert "note: 1 images of the task have no group\n" in capsys.readouterr().out
     with pytest.raises(InputError, match=f"1 of 12 have none: {lost}"):
         draw_task(data.rare, 2, 2, seed, groups)
 
@@ -177,13 +178,14 @@ def test_a_table_of_images_has_their_groups(folder, tmp_path):
         text = [row.replace(",", header[4]) for row in rows]
         groups = with_groups(data, table(tmp_path / "g.csv", header, *text)).groups
         assert groups == {i: str(n) for n, i in enumerate(data.rare.ids)}
-    with pytest.raises(InputError, match="columns path,patient; expected path,group.*--group-col"):
+    with pytest.raises(InputError, match="g.csv has no column group; .* --group-column"):
         with_groups(data, table(tmp_path / "g.csv", "path,patient", *rows))
 
 
-def test_notes_on_copies():
+def test_notes_on_copies(capsys):
     shared = {"copies": 3, "groups": None, "without_group": 9}
-    assert notes_of(shared, 7) == ["note: 3 of 7 query images are copies of support images"]
+    note_on_shared(shared, 7)
+    assert capsys.readouterr().out == "note: 3 of 7 query images are copies of support images\n"
 
 
 def test_names_of_groups_are_compared_as_people_read_them(folder, tmp_path):
@@ -224,16 +226,13 @@ def test_folders_within_the_classes_are_groups(wards, tmp_path):
 
 
 def test_settings_that_take_folders_as_groups(wards, tmp_path):
-    settings = SimpleNamespace(
-        base_classes=CHOICE[0], rare_classes=CHOICE[1], skip_unreadable=False, quiet=True,
-        allow_duplicates=True, group_folders=True, cache_folder=None,
-    )  # fmt: skip
-    data = open_data(wards, settings)
+    settings = {"allow_duplicates": True, "group_folders": True, "cache_folder": None}
+    data = open_data(wards, *CHOICE, **settings)
     with pytest.raises(InputError, match="2 of 12 have none: scar/5.png, burn/5.png"):
         draw(data, 2, 2, 0, group_disjoint=True)
     for name in ("burn", "scar"):
         (wards / name / "5.png").unlink()
-    data = open_data(wards, settings)
+    data = open_data(wards, *CHOICE, **settings)
     excluded = set()
     for seed in range(4):
         task = draw(data, 2, 1, seed, group_disjoint=True)
@@ -245,7 +244,7 @@ def test_settings_that_take_folders_as_groups(wards, tmp_path):
     assert len(excluded) > 2
     for other in ({"groups": tmp_path / "g.csv"}, {"group_column": "patient"}):
         with pytest.raises(InputError, match="leave out --groups and --group-column"):
-            open_data(wards, SimpleNamespace(**vars(settings), **other))
+            open_data(wards, *CHOICE, **settings, **other)
 
 
 def test_folders_where_there_are_none(folder):

@@ -6,7 +6,6 @@ import struct
 import subprocess
 import sys
 import zlib
-from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -27,8 +26,6 @@ from datasets.images import (
 )
 from datasets.listing import Listing
 from datasets.open import open_unlabelled
-
-SETTINGS = SimpleNamespace(skip_unreadable=False, quiet=True)
 
 
 @pytest.fixture
@@ -175,8 +172,8 @@ def test_non_files_are_reported(tmp_path):
     (folder / "text.png").symlink_to(__file__)
     (folder / "dangling.png").symlink_to(tmp_path / "nowhere")
     (folder / "loop.png").symlink_to(folder / "loop.png")
-    images, _, _ = open_unlabelled([folder], SETTINGS)
-    errors = unreadable(images)
+    images, _, _ = open_unlabelled([folder], quiet=True)
+    errors = unreadable(images.paths)
     assert [path.name for path in images.paths if path not in errors] == ["image.png"]
     for name, why in {
         "pipe": "not a file", "text": "not an image",
@@ -221,10 +218,11 @@ def test_large_images(tmp_path, monkeypatch):
 
 
 def test_unreadable_images_are_skipped(images, capsys):
-    assert without_unreadable(images) == images and capsys.readouterr().out == ""
+    assert without_unreadable(images) == (images, {}) and capsys.readouterr().out == ""
     images.paths[1].write_bytes(b"")
     images.paths[3].unlink()
-    left = without_unreadable(images)
+    left, errors = without_unreadable(images)
+    assert list(errors) == ["i2", "i1"] and errors["i2"] == "not an image"
     assert left == images.take(["i0", "i4", "i3"]) and left.counts() == {"a": 2, "b": 1}
     (note,) = capsys.readouterr().out.splitlines()
     assert "2 of 5 images of a, b: " in note
@@ -333,6 +331,5 @@ def test_deep_jpeg_2000_files_are_refused(tmp_path):
 def test_paths_that_are_not_utf8_are_named(tmp_path):
     path = tmp_path / os.fsdecode(b"\xff.png")
     Image.new("RGB", (4, 4)).save(path)
-    settings = SimpleNamespace(skip_unreadable=False, quiet=False)
     with pytest.raises(InputError, match=r"not UTF-8; rename: .*\\udcff\.png"):
-        open_unlabelled([path], settings)
+        open_unlabelled([path])

@@ -135,13 +135,13 @@ def test_lesion_groupings(folder):
     root, _, _ = folder
     groupings = root / isic2018.GROUPINGS
     groupings.write_text("\ufeffimage,lesion_id\r\nISIC_0000000,x\r\nISIC_0000001,x\r\n")
-    assert isic2018.lesions(root) == {"ISIC_0000000": "x", "ISIC_0000001": "x"}
+    assert open_dataset(root).groups == {"ISIC_0000000": "x", "ISIC_0000001": "x"}
     groupings.write_text("image,lesion_id\nISIC_0000000,x\nISIC_0000000,y\n")
-    with pytest.raises(InputError, match="duplicates: ISIC_0000000"):
-        isic2018.lesions(root)
+    with pytest.raises(InputError, match=r"different labels: ISIC_0000000 \('x' and 'y'\)"):
+        open_dataset(root)
     groupings.write_text("image,lesion_id\nISIC_0000000,\n")  # all would be of one lesion
     with pytest.raises(InputError, match="line 2: .*lesion_id not empty"):
-        isic2018.lesions(root)
+        open_dataset(root)
 
 
 def test_all_missing_images_are_listed(folder):

@@ -102,7 +102,7 @@ def test_names_are_compared_as_people_read_them(folder, name, kind):
     root = csv_of(folder) if kind == "csv" else folder
     base = [name if kind == "typed" else label]
     data = open_dataset(root, base, ["rare two", "rare one"])
-    assert data.base.counts() == {label: 5} and data.unused == {"healthy": 4}
+    assert data.base.counts() == {label: 5} and data.others.counts() == {"healthy": 4}
     assert data.base.ids[0] == f"{written}/0.png"  # as on the disk
 
 
@@ -135,7 +135,7 @@ def test_a_near_miss_of_a_class_is_refused(folder, kind):
         open_dataset(root, *CHOICE)
     data = open_dataset(root, ["healthy", "common"], ["rare one", other])
     assert data.rare.counts() == {"rare one": 3, other: 1}  # listed: two classes
-    assert open_dataset(root, ["healthy"], ["common", "rare two"]).unused["rare one"] == 3
+    assert open_dataset(root, ["healthy"], ["common", "rare two"]).others.counts()["rare one"] == 3
 
 
 def test_an_absent_class_and_the_nearest_one(folder):

@@ -37,7 +37,7 @@ def test_tables_round_trip(rows, order, end, encoding):
             writer = csv.DictWriter(file, order, lineterminator=end)
             writer.writeheader()
             writer.writerows({"path": path, "label": label, "age": ""} for path, label in rows)
-        found = [row for _, row in table_rows(table, ("path", "label"))]
+        found = [row for _, row in table_rows(table, ("path", "label"), [])]
     unique = dict.fromkeys(rows)  # a repeated row counts once
     assert found == [{"path": path, "label": label, "age": ""} for path, label in unique]
 
@@ -110,7 +110,7 @@ def test_an_image_is_rgb_or_refused(size, mode, end, orientation, target):
         except (OSError, ValueError):
             return  # not supported by this format
         images = image_set("x", ("x",), [("x", path, "x")])
-        errors = unreadable(images)
+        errors = unreadable(images.paths)
         try:
             image = read_image(path)
         except InputError as error:

@@ -82,11 +82,11 @@ def test_accents_in_the_other_normal_form(root, on_disk, written):
 
 def test_other_classes_of_a_table_are_counted(root):
     data = open_dataset(table(root), ["scar"], ["vessel", "nævus"])
-    assert data.unused == {}
+    assert data.others.counts() == {}
     path = table(root)
     path.write_text(path.read_text() + "x.jpg,other\n")
     Image.new("RGB", (8, 8)).save(root / "x.jpg")
-    assert open_dataset(path, *CLASSES).unused == {"other": 1}
+    assert open_dataset(path, *CLASSES).others.counts() == {"other": 1}
 
 
 @pytest.mark.parametrize("delimiter", [",", ";", "\t"])
@@ -113,7 +113,7 @@ def test_the_separator_line_and_empty_rows_of_excel(root, line, encoding, end):
     path = table(root, f"{line}{end}path;label", ";", encoding=encoding, end=end)
     empty = f";{end} ; {end};;;{end}".encode(encoding.replace("16", "16-le").removesuffix("-sig"))
     path.write_bytes(path.read_bytes() + empty)
-    rows = table_rows(path, ("path", "label"))
+    rows = table_rows(path, ("path", "label"), [])
     assert [number for number, _ in rows] == [3, 4, 5, 6, 7, 8]  # as an editor counts
     assert len(open_dataset(path, *CLASSES).rare) == 4
 
@@ -131,7 +131,7 @@ def test_an_exact_repetition_of_a_row_counts_once(root):
     }  # fmt: skip
     numbered = '"";"path";"label"\n1;scar/0.jpg;scar\n2;scar/1.jpg;scar\n3;scar/0.jpg;scar\n'
     (root / "r.csv").write_text(numbered)
-    assert [line for line, _ in table_rows(root / "r.csv", ("path", "label"))] == [2, 3]
+    assert [line for line, _ in table_rows(root / "r.csv", ("path", "label"), [])] == [2, 3]
     (root / "g.csv").write_text('sep=;\n"image";"group"\n' + "scar/0.jpg;P1\n" * 2 + ";\n")
     grouped = with_groups(data, root / "g.csv")
     assert grouped.groups == {"scar/0.jpg": "P1"}
