@@ -26,19 +26,14 @@ from tqdm import tqdm
 import main_moco
 from common.errors import InputError
 from common.files import require_writable
-from common.seeding import stream_seed
-from datasets.images import ImageSet
-from moco import resume
-from moco.builder import MoCo
 from moco.config import Pretraining
-from moco.train import train
 from trainer import cli
 from trainer.distributed import barrier, is_main
 from trainer.provenance import provenance
 from trainer.settings import at_least, positive
 
-from . import make_parser, save
-from .throughput import options_of, wait
+from . import make_parser, save, settings_of
+from .throughput import wait
 
 LINKS = 1000  # hard links per file; file systems allow some tens of thousands
 
@@ -62,32 +57,33 @@ def make_data(folder: Path, count: int, size: int = 16) -> None:
 # One measurement: main_moco.py with timed steps
 
 
+WORKER = main_moco.worker  # `run_timed` puts `timed_worker` in its place
+
+
 class StepLimit(Exception):
     """The requested number of steps is done."""
 
 
 def timed_worker(
-    start: float, steps: int, out: Path,
-    device: torch.device, settings: Pretraining, base: ImageSet, groups: int, about: dict,
-    source: None,
+    steps: int, out: Path, start: float, parent: int,
+    device: torch.device, settings: Pretraining, *arguments: object,
 ) -> None:  # fmt: skip
-    """Run as `main_moco.worker`, but time each step and stop after `steps`."""
-    torch.manual_seed(stream_seed("weights", settings.seed))
-    model = MoCo(**settings.encoder_pair(), batchnorm_groups=groups)
-    times, memory = [], None
+    """Run `main_moco.worker`, but time each step and stop after `steps`; `parent` started all."""
+    times, memory, compute = [], None, main_moco.step
 
     def step(*batch):
         nonlocal memory
         if len(times) == steps:
-            memory = memory_of_tree(int(os.environ["SCALING_PARENT"]))  # while all are running
+            memory = memory_of_tree(parent)  # while all are running
             raise StepLimit
-        values = main_moco.step(*batch)
+        values = compute(*batch)
         wait(device)
         times.append(time.time())
         return values
 
+    main_moco.step = step
     try:
-        train(model, step, base, settings, resume.run_of(settings, about, source), device)
+        WORKER(device, settings, *arguments)
     except StepLimit:
         barrier()  # wait for the other ranks, which measure memory, too
     if is_main():
@@ -136,7 +132,7 @@ def measure(args: argparse.Namespace, data: Path, processes: int, folder: Path) 
     if processes > 1:
         flags += ["--multiprocessing-distributed", "--nproc", str(processes)]
     command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(args.steps), str(out)]
-    command += ["--started", repr(time.time()), "--", *flags]
+    command += [repr(time.time()), *flags]
     result = subprocess.run(command, capture_output=True, encoding="utf-8")
     if result.returncode or not out.exists():
         raise InputError(f"a run failed: {result.stderr.strip()[-500:]}")
@@ -145,17 +141,11 @@ def measure(args: argparse.Namespace, data: Path, processes: int, folder: Path) 
     return measured
 
 
-def run_timed(argv: list[str]) -> None:
+def run_timed(steps: str, out: str, start: str, *flags: str) -> None:
     """Run `main_moco.main` with `timed_worker` as its worker, in the child process of `measure`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--measure", nargs=2, metavar=("STEPS", "FILE"))
-    parser.add_argument("--started", type=float)
-    parser.add_argument("flags", nargs="*")
-    args = parser.parse_args(argv)
-    steps, out = args.measure
-    os.environ["SCALING_PARENT"] = str(os.getpid())
-    main_moco.worker = functools.partial(timed_worker, args.started, int(steps), Path(out))
-    main_moco.main(args.flags)
+    timing = int(steps), Path(out), float(start), os.getpid()
+    main_moco.worker = functools.partial(timed_worker, *timing)
+    main_moco.main(list(flags))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -176,13 +166,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
-        return run_timed(sys.argv[1:])
+        return run_timed(*sys.argv[2:])
     args = parser().parse_args()
     if args.out:
         require_writable(args.out.parent)  # fail early
     result = {
         "made_by": provenance(),
-        "settings": options_of(args),
+        "settings": settings_of(args),
         "processes": {str(n): [] for n in args.processes},
         "images": {},
     }

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import profiling, scaling, throughput
-from benchmarks.throughput import FixedBatches, ratios
+from benchmarks.throughput import FixedBatches, ratio
 from common.errors import InputError
 from datasets import open_dataset
 
@@ -80,14 +80,14 @@ def test_what_modes_mean(monkeypatch):
 
 def test_error_in_a_process(monkeypatch):
     args = throughput.parser().parse_args([*SMALL, "--device", "cuda:7", "--modes", "plain"])
-    args.encode_images, args.start_method = 8, "fork"
+    args.start_method = "fork"
     with pytest.raises(InputError, match="GPU 7|cuda:7"):
         throughput.compare(args, "a", None)
 
 
 def test_ratios_of_consecutive_turns():
     """The machine is half as fast in the second turn: the ratio is the same."""
-    assert ratios([6.0, 12.0, 6.6], [2.0, 4.0, 2.0]) == {"median": 3, "low": 3, "high": 3.3}
+    assert ratio([6.0, 12.0, 6.6], [2.0, 4.0, 2.0]) == "3.00 (3.00–3.30)"
 
 
 def test_flop():
