@@ -23,7 +23,6 @@ import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
@@ -113,22 +112,6 @@ def meaning(mode: str, device: torch.device) -> dict | None:
     return {"amp": has_bfloat16(device), "compile": False, "views_by": views, **MODES[mode]}
 
 
-class FixedBatches:
-    """A loader that repeats one batch, to time the step only."""
-
-    def __init__(self, steps: int, batch_size: int, image_size: int, device: torch.device):
-        self.steps = steps
-        self.batch_sampler = types.SimpleNamespace(batch_size=batch_size, first=0)
-        views = torch.rand(2, batch_size, 3, image_size, image_size, device=device)
-        self.batch = list(views), torch.arange(batch_size, device=device)
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator:
-        return (self.batch for _ in range(self.steps))
-
-
 def make_model(args: argparse.Namespace, mode: str, task: str, device: torch.device) -> nn.Module:
     """Return the encoder pair of a stage, or an encoder for "encode", ready for timing."""
     torch.manual_seed(0)
@@ -185,7 +168,9 @@ def make_steps(
             settings["compile"] and device.type == "cuda",
         )  # fmt: skip
     else:
-        loader = FixedBatches(args.steps, args.batch_size, args.image_size, device)
+        views = torch.rand(2, args.batch_size, 3, args.image_size, args.image_size, device=device)
+        rows = torch.arange(args.batch_size, device=device)
+        loader = [(list(views), rows)] * args.steps  # the same batch, to time the step only
     # So low that the weights stay finite over thousands of steps on the same batch.
     optimizer = (plain_sgd if plain else sgd)(model, lr=1e-6, momentum=0.9, wd=1e-4)
 
@@ -362,7 +347,7 @@ def speeds(result: dict, tasks: Iterable[str]) -> str:
         ["", "mode", "ms/image", "TFLOP/s", "memory, GB", "speedup over plain"]
     ]
     for task in tasks:
-        modes = result["tasks"].get(task, {})
+        modes = result["tasks"][task]
         for mode, measured in modes.items():
             ms = statistics.median(measured["ms_per_image"])
             passes = 1 if task == "encode" else 7 if (mode, task) == ("plain", "d") else 4
@@ -378,8 +363,7 @@ def speeds(result: dict, tasks: Iterable[str]) -> str:
 def parts(result: dict, task: str) -> str:
     """Return a Markdown table of the milliseconds per image that each part of a step takes, of the
     modes that were profiled."""
-    found = result["tasks"].get(task, {})
-    modes = {mode: measured for mode, measured in found.items() if "profile" in measured}
+    modes = {mode: x for mode, x in result["tasks"][task].items() if "profile" in x}
     rows = [["part of the step, ms/image", *modes]]
     for part in dict.fromkeys(part for measured in modes.values() for part in measured["profile"]):
         times = (

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import profiling, scaling, throughput
-from benchmarks.throughput import FixedBatches, ratio
+from benchmarks.throughput import ratio
 from common.errors import InputError
 from datasets import open_dataset
 
@@ -93,13 +93,6 @@ def test_ratios_of_consecutive_turns():
 def test_flop():
     """METHOD.md: 51.3 GFLOP for ResNet-12 at 224 pixels."""
     assert throughput.flop_per_image("resnet12", 224) / 1e9 == pytest.approx(51.3, abs=0.1)
-
-
-def test_fixed_batches():
-    batches = FixedBatches(3, 4, 32, torch.device("cpu"))
-    (first, rows), second, third = batches
-    assert len(first) == 2 and first[0].shape == (4, 3, 32, 32) and rows.tolist() == [0, 1, 2, 3]
-    assert second[0][0] is first[0] and not torch.equal(*first)
 
 
 @pytest.mark.slow
