@@ -7,7 +7,7 @@ import math
 import re
 import textwrap
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -233,6 +233,21 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
     return figure
 
 
+def panels(
+    results: dict[tuple, list[Result]], width: float
+) -> Iterator[tuple[str, tuple[str, ...], list[Result]]]:
+    """Yield the title of a panel of `width` inches, what a group of results shares, the classes and
+    the group."""
+    names = short_names([folder for folder, *_ in results])
+    for name, ((_, classifier, shots, classes), group) in zip(names, results.items()):
+        tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
+        words = (shots, CLASSIFIER_NAMES.get(classifier, classifier), group[0].how, tasks)
+        title = fitted(", ".join(filter(None, words)), width - 0.1)
+        if len(set(names)) > 1:
+            title = f"{fitted(name, width - 0.3)}\n{title}"
+        yield title, classes, group
+
+
 def draw_confusion(results: dict[tuple, list[Result]]):
     """Draw confusion matrices as shares of the true class and image counts, a panel per group of
     results, summed over the group."""
@@ -240,8 +255,7 @@ def draw_confusion(results: dict[tuple, list[Result]]):
     alone = len(results) == 1
     size = max(2.33, 0.55 * n_way + 0.7) if not alone else max(2.9, 0.55 * n_way + 1)
     figure, axes = grid(len(results), size, size + 0.25, max(1, min(3, int(7.1 / size))))
-    names = short_names([folder for folder, *_ in results])
-    for ax, name, ((_, classifier, shots, classes), group) in zip(axes, names, results.items()):
+    for ax, (title, classes, group) in zip(axes, panels(results, size)):
         counts = np.sum([result.confusion for result in group], axis=0)
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -254,20 +268,11 @@ def draw_confusion(results: dict[tuple, list[Result]]):
         rotated = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
         fits = LETTER * longest < 0.9 * (size - 0.8) / len(classes)
         ax.set_xticks(range(len(classes)), short, **({} if fits else rotated))
-        ax.set_yticks(range(len(classes)), [class_label(label, 9) for label in classes])
+        ax.set_yticks(range(len(classes)), short)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-        title = title_of(group, classifier, shots, name if len(set(names)) > 1 else "", size)
         ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
     return figure
-
-
-def title_of(group: Sequence[Result], classifier: str, shots: str, name: str, width: float) -> str:
-    """Return the title of a panel of `width` inches: what a group of results shares."""
-    tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-    words = (shots, CLASSIFIER_NAMES.get(classifier, classifier), group[0].how, tasks)
-    title = fitted(", ".join(filter(None, words)), width - 0.1)
-    return f"{fitted(name, width - 0.3)}\n{title}" if name else title
 
 
 def draw_reliability(results: dict[tuple, list[Result]]):
@@ -277,8 +282,7 @@ def draw_reliability(results: dict[tuple, list[Result]]):
     alone = len(results) == 1
     size = 3.0 if alone else 2.33
     figure, axes = grid(len(results), size, size + 0.5)
-    names = short_names([folder for folder, *_ in results])
-    for ax, name, ((_, classifier, shots, classes), group) in zip(axes, names, results.items()):
+    for ax, (title, classes, group) in zip(axes, panels(results, size)):
         rows = [row for result in group for row in read_predictions(result)]
         truth = np.array([classes.index(row["truth"]) for row in rows])
         bins = reliability(p := np.array([row["p"] for row in rows]), truth)
@@ -298,7 +302,6 @@ def draw_reliability(results: dict[tuple, list[Result]]):
         hits, confidence = (truth == p.argmax(axis=1)).mean(), p.max(axis=1).mean()
         values = {"ECE": bins.error(), "accuracy": hits, "confidence": confidence}
         ece, *rest = (f"{name} {100 * value:.1f} %" for name, value in values.items())
-        title = title_of(group, classifier, shots, name if len(set(names)) > 1 else "", size)
         ax.set(xlabel="Confidence", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1))
         ax.set_title(f"{title}\n{ece}\n{', '.join(rest)}", size=7)
         ax.label_outer()
