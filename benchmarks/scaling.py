@@ -12,7 +12,6 @@ import argparse
 import functools
 import json
 import os
-import statistics
 import subprocess
 import sys
 import tempfile
@@ -28,13 +27,13 @@ import main_moco
 from common.errors import InputError
 from common.files import require_writable
 from moco.config import Pretraining
-from reproduction.table import markdown
 from trainer import cli
 from trainer.distributed import barrier, is_main
 from trainer.provenance import provenance
 from trainer.settings import at_least, positive
 
 from . import make_parser, save, settings_of
+from .tables import images_table, processes_table
 from .throughput import wait
 
 LINKS = 1000  # hard links per file; file systems allow some tens of thousands
@@ -148,27 +147,6 @@ def run_timed(steps: str, out: str, start: str, *flags: str) -> None:
     timing = int(steps), Path(out), float(start), os.getpid()
     main_moco.worker = functools.partial(timed_worker, *timing)
     main_moco.main(list(flags))
-
-
-def processes_table(result: dict) -> str:
-    """Return a Markdown table of the runs by number of processes: median (lowest–highest)."""
-    columns = ("images_per_second", "seconds_to_first_step", "memory_gb")
-    rows = [["processes", "images per second", "seconds to the first step", "memory, GB"]]
-    for count, runs in result["processes"].items():
-        values = ([run[name] or 0 for run in runs] for name in columns)
-        cells = (f"{statistics.median(v):.4g} ({min(v):.4g}–{max(v):.4g})" for v in values)
-        rows.append([count, *cells])
-    return markdown(rows)
-
-
-def images_table(result: dict) -> str:
-    """Return a Markdown table of the runs by number of images, without and with cache."""
-    columns = ("seconds_to_first_step", "images_per_second", "memory_gb")
-    rows = [["images", "cache", "seconds to the first step", "images per second", "memory, GB"]]
-    for count, runs in result["images"].items():
-        for cache, run in runs.items():
-            rows.append([f"{int(count):,}", cache, *(run[name] for name in columns)])
-    return markdown(rows)
 
 
 def parser() -> argparse.ArgumentParser:

@@ -18,12 +18,11 @@ import functools
 import itertools
 import multiprocessing
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
@@ -48,7 +47,6 @@ from moco.evaluate import encode
 from moco.loader import EpochBatches, training_loader
 from models import BACKBONES, build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
-from reproduction.table import markdown
 from trainer import cli
 from trainer.distributed import available_cpus, pick_device, readers
 from trainer.performance import has_bfloat16, lacks_bfloat16, prepare, sgd
@@ -66,13 +64,8 @@ from .plain import (
     torch_defaults,
 )
 from .profiling import profile
+from .tables import TASKS, parts, speeds
 
-TASKS = {
-    "a": "stage (a), step only",
-    "d": "stage (d), step only",
-    "a+data": "stage (a) with data",
-    "encode": "labelling, testing",
-}
 MODES = {  # settings of the scripts
     "plain": {},
     "default": {},
@@ -264,12 +257,6 @@ def compare(args: argparse.Namespace, task: str, images: ImageSet) -> dict:
     return found
 
 
-def ratio(plain: list[float], fast: list[float]) -> str:
-    """Return the speedup over pairs of turns as median (lowest–highest)."""
-    speedups = [a / b for a, b in zip(plain, fast)]
-    return f"{statistics.median(speedups):.2f} ({min(speedups):.2f}–{max(speedups):.2f})"
-
-
 def flop_per_image(arch: str, image_size: int) -> int:
     """Return the FLOP of a forward pass; a step is worth four: query forward, backward (2), key."""
     encoder = build_encoder(arch).eval()
@@ -339,39 +326,6 @@ def main(argv: list[str] | None = None) -> None:
             if args.profile:
                 print(parts(result, task), flush=True)
             save(result, args.out)
-
-
-def speeds(result: dict, tasks: Iterable[str]) -> str:
-    """Return a Markdown table of some tasks' results, a line per mode."""
-    rows: list[list[object]] = [
-        ["", "mode", "ms/image", "TFLOP/s", "memory, GB", "speedup over plain"]
-    ]
-    for task in tasks:
-        modes = result["tasks"][task]
-        for mode, measured in modes.items():
-            ms = statistics.median(measured["ms_per_image"])
-            passes = 1 if task == "encode" else 7 if (mode, task) == ("plain", "d") else 4
-            rate = passes * result["flop_per_image"] / ms / 1e9
-            speedup = ""
-            if mode != "plain" and "plain" in modes:
-                speedup = ratio(modes["plain"]["ms_per_image"], measured["ms_per_image"])
-            numbers = f"{ms:.2f}", f"{rate:.3f}", f"{measured['memory_gb']:.2f}"
-            rows.append([TASKS[task], mode, *numbers, speedup])
-    return markdown(rows)
-
-
-def parts(result: dict, task: str) -> str:
-    """Return a Markdown table of the milliseconds per image that each part of a step takes, of the
-    modes that were profiled."""
-    modes = {mode: x for mode, x in result["tasks"][task].items() if "profile" in x}
-    rows = [["part of the step, ms/image", *modes]]
-    for part in dict.fromkeys(part for measured in modes.values() for part in measured["profile"]):
-        times = (
-            measured["profile"].get(part, 0) * statistics.median(measured["ms_per_image"])
-            for measured in modes.values()
-        )
-        rows.append([part, *(f"{ms:.3g}" if ms else "–" for ms in times)])
-    return markdown(rows)
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@ import json
 
 import pytest
 
-from benchmarks import accuracy, scaling, throughput
+from benchmarks import accuracy, tables
 from conftest import REPOSITORY
 
 RESULTS = REPOSITORY / "benchmarks" / "results"
@@ -14,15 +14,15 @@ PAGE = (RESULTS / "README.md").read_text()
 @pytest.mark.parametrize("path", RESULTS.glob("throughput-*.json"), ids=lambda path: path.stem)
 def test_throughput(path):
     result = json.loads(path.read_text())
-    assert throughput.speeds(result, throughput.TASKS) in PAGE
-    assert throughput.parts(result, "a") in PAGE
+    assert tables.speeds(result, tables.TASKS) in PAGE
+    assert tables.parts(result, "a") in PAGE
 
 
 def test_scaling():
     result = json.loads((RESULTS / "scaling-processes.json").read_text())
-    assert scaling.processes_table(result) in PAGE
+    assert tables.processes_table(result) in PAGE
     result = json.loads((RESULTS / "scaling-images.json").read_text())
-    assert scaling.images_table(result) in PAGE
+    assert tables.images_table(result) in PAGE
 
 
 def test_accuracy():
@@ -41,7 +41,7 @@ def test_tables_of_one_task():
     step = {"ms_per_image": [4.0, 5.0], "memory_gb": 1.5, "profile": {"ReLU": 0.5}}
     modes = {"plain": step, "default": {"ms_per_image": [2.0, 2.0], "memory_gb": 1}}
     result = {"flop_per_image": 10**9, "tasks": {"a": modes}}
-    lines = throughput.speeds(result, ["a"]).splitlines()
+    lines = tables.speeds(result, ["a"]).splitlines()
     assert lines[2] == "| stage (a), step only | plain | 4.50 | 0.889 | 1.50 |  |"
     assert lines[3] == "| stage (a), step only | default | 2.00 | 2.000 | 1.00 | 2.25 (2.00–2.50) |"
-    assert throughput.parts(result, "a").splitlines()[-1] == "| ReLU | 2.25 |"
+    assert tables.parts(result, "a").splitlines()[-1] == "| ReLU | 2.25 |"

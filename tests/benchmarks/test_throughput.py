@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import profiling, scaling, throughput
-from benchmarks.throughput import ratio
+from benchmarks.tables import ratio
 from common.errors import InputError
 from datasets import open_dataset
 
