@@ -22,7 +22,7 @@ from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
 from moco.config import Classes, Reading
 from moco.evaluate import FrozenEncoder
-from plots import draw
+from plots import draw, style
 from plots.fonts import choose_fonts
 from plots.read import Outputs, read_folders, short_names
 from trainer import cli
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> None:
     args = resolve(Drawing, parse(Drawing, argv))
     tracebacks_to(args.out)
     outputs = read_folders(args.folders)
-    pyplot = draw.pyplot()
+    pyplot = style.pyplot()
     count = 0
     missing: set[str] = set()
-    with pyplot.rc_context(draw.STYLE):
+    with pyplot.rc_context(style.STYLE):
         for name, draw_figure in figures(args, outputs):
             file = args.out / f"{name}.{args.format}"
             refuse_to_overwrite([file], args.overwrite)
