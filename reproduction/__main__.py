@@ -28,18 +28,9 @@ from datasets.open import draw
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.cost import encoder_epochs, images_per_second
-from reproduction.plan import (
-    BASE_IMAGES,
-    SEEDS,
-    TASKS,
-    Job,
-    Study,
-    Table,
-    jobs_of,
-    own_table,
-    read_tables,
-)
+from reproduction.plan import Job, jobs_of
 from reproduction.run import TABLE, become, run_here, submit_to_slurm
+from reproduction.study import BASE_IMAGES, SEEDS, TASKS, Study, Table, own_table, read_tables
 from reproduction.table import heading, write_table
 from trainer import cli
 from trainer.config import EPOCHS

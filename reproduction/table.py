@@ -15,7 +15,8 @@ from trainer.checkpoint import CHECKPOINT
 from trainer.config import EPOCHS
 from trainer.log import LOG
 
-from .plan import DIC_INTERVAL, IMAGES, METHODS, SEEDS, Study, jobs_of
+from .plan import jobs_of
+from .study import DIC_INTERVAL, IMAGES, METHODS, SEEDS, Study
 
 BEST = ("hybrid_dic", "direct")  # the papers' method
 

@@ -55,8 +55,8 @@ def test_turn_about(tmp_path, capsys):
     assert result["settings"]["batch_size"] == 8 and result["made_by"]["torch"] == torch.__version__
 
 
-def test_results_are_written_after_each_task(tmp_path, monkeypatch):
-    out = tmp_path / "t.json"
+def test_results_are_written_after_each_task(data, tmp_path, monkeypatch):
+    out, images = tmp_path / "t.json", open_dataset(data).base
 
     def compare(args, task, images):
         if task == "d":
@@ -65,6 +65,7 @@ def test_results_are_written_after_each_task(tmp_path, monkeypatch):
         return {"default": {"ms_per_image": [1.0], "memory_gb": 1.0}}
 
     monkeypatch.setattr(throughput, "compare", compare)
+    monkeypatch.setattr(throughput, "make_images", lambda folder, count: images)
     with pytest.raises(InputError, match="the end"):
         throughput.main([*SMALL, "--tasks", "a", "d", "--out", str(out)])
 
