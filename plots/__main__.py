@@ -146,14 +146,9 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     """
     recorded = [(run.about.get("args"), run.folder) for run in outputs.runs]
     recorded += [(result.scores["args"], result.path) for result in outputs.every_result()]
-    inherited, where = next(
-        (
-            entry
-            for entry in recorded
-            if entry[0] and (entry[0].get("base_classes") or entry[0].get("allow_duplicates"))
-        ),
-        ({}, ""),
-    )
+    names = ("base_classes", "allow_duplicates")
+    found = [entry for entry in recorded if any((entry[0] or {}).get(name) for name in names)]
+    inherited, where = found[0] if found else ({}, "")
     flags = {name: value for name, value in vars(args).items() if value is not None}
     args = resolve(Drawing, flags, inherited=inherited, where=where)
     data = open_data(args.data, args)

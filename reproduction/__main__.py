@@ -23,7 +23,7 @@ from datasets import Collection, open_dataset
 from datasets.cache import default_folder
 from datasets.duplicates import without_copies
 from datasets.groups import with_groups
-from datasets.images import advice, describe, require_fingerprint, same_images
+from datasets.images import require_fingerprint, require_same
 from datasets.open import draw
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
@@ -267,19 +267,15 @@ def require_same_images(root: Path, data: Collection) -> None:
     the fingerprints of `data`."""
     path = root / "images.json"
     sets = {"base": data.base, "rare": data.rare}
-    current = {part: images.fingerprint() for part, images in sets.items()}
     if not path.exists():
+        current = {part: images.fingerprint() for part, images in sets.items()}
         return write_utf8(path, json.dumps(current, indent=1))
     with refusing(f"{path} is broken; remove it"):
         recorded = parse_json(path.read_bytes(), newest=0)
-        for part in current:
+        for part in sets:
             require_fingerprint(recorded[part])
-    for part, fingerprint in current.items():
-        if not same_images(recorded[part], fingerprint):
-            raise InputError(
-                f"the runs in {root} used {describe(recorded[part])}, but the data folder holds "
-                f"{describe(fingerprint)}; choose another --out{advice(recorded[part], sets[part])}"
-            )
+    for part, images in sets.items():
+        require_same(recorded[part], images, f"choose another --out: the runs in {root} used")
 
 
 def _without_paths(arguments: list[str]) -> list[str]:
