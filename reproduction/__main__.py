@@ -275,7 +275,8 @@ def require_same_images(root: Path, data: Collection) -> None:
         for part in sets:
             require_fingerprint(recorded[part])
     for part, images in sets.items():
-        require_same(recorded[part], images, f"choose another --out: the runs in {root} used")
+        prefix = f"choose another --out: the runs in {root} used"
+        require_same(recorded[part], images, prefix)
 
 
 def _without_paths(arguments: list[str]) -> list[str]:
