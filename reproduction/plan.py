@@ -126,25 +126,25 @@ class Planner:
         flags += ["--no-teacher"] * (model in STUDENTS)  # it has rows of its own
         name = f"score {model} {study.task_name(shot, seed)} {classifier}"
         folder = study.score_folder(method, shot, seed)
-        flags += self.study.statistics_flags(model)
-        return self.test(name, training, flags, folder / "test_*.json")
+        return self.test(name, model, training, flags, folder / "test_*.json")
 
     def many(self, method: str, shot: str) -> Job:
         model, classifier = self.study.model_of(method)
         flags = [*self.study.task_flags(shot), "--tasks", self.study.tasks]
-        flags += self.study.statistics_flags(model)
         name = f"tasks {model} {self.study.task_name(shot)} {classifier}"
         training = self.of_all_tasks(model, shot)
-        return self.test(name, training, flags, self.study.many_file(method, shot))
+        return self.test(name, model, training, flags, self.study.many_file(method, shot))
 
     def of_all_tasks(self, model: str, shot: str) -> Job:
         return self.meta(model, shot) if model in META else self.encoder(model)
 
-    def test(self, name: str, training: Job, flags: Sequence[object], file: Path) -> Job:
-        """Add the scoring of a training, which writes `file`."""
+    def test(
+        self, name: str, model: str, training: Job, flags: Sequence[object], file: Path
+    ) -> Job:  # fmt: skip
+        """Add the scoring of a model by its training, which writes `file`."""
         command = ["test.py", self.study.data, "--resume", training.folder, *flags]
-        # In float32; but a meta-trained model adapts as it trained.
-        adapts_in_amp = self.study.amp and training.name.startswith("meta ")
+        command += ["--norm-statistics", "image"] * self.study.scored_by_image(model)
         command += ["--output", file.parent, "--overwrite"]
-        command += ["--amp" if adapts_in_amp else "--no-amp"]
+        # In float32; but a meta-trained model adapts as it trained.
+        command += ["--amp" if self.study.amp and model in META else "--no-amp"]
         return self.add(name, command, file.parent, file.name, [training])

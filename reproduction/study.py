@@ -95,10 +95,10 @@ class Table:
         return ["accuracy", *(f"A{n}" for n in range(1, self.n_way + 1)), "avg"]
 
 
-def read_tables(path: Path = PAPER) -> dict[int, Table]:
+def read_tables() -> dict[int, Table]:
     """Return the tables of the papers by number."""
     tables: dict[int, Table] = {}
-    with open(path, newline="", encoding="utf-8") as file:
+    with open(PAPER, newline="", encoding="utf-8") as file:
         for row in csv.DictReader(file):
             number = int(row["table"])
             fields = (number, row["dataset"], row["backbone"], int(row["n_way"]))
@@ -207,9 +207,6 @@ class Study:
 
     def group_flags(self) -> list[object]:
         return ["--groups", self.groups] if self.groups else []
-
-    def statistics_flags(self, model: str) -> list[object]:
-        return ["--norm-statistics", "image"] * self.scored_by_image(model)
 
     def training_flags(self, cosine: bool) -> list[object]:
         """Return the flags of any training; the learning rate drops at 60 and 80 % of the epochs,
