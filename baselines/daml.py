@@ -20,7 +20,7 @@ from moco.config import Stage, register
 from trainer import cli
 from trainer.settings import setting
 
-from .maml import MAMLSettings, from_checkpoint, train_on_classes
+from .maml import MAMLSettings, from_checkpoint, start_maml, train_on_classes
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -48,15 +48,14 @@ register(Stage("daml", "DAML, baselines/daml.py", DAMLSettings, adapts=from_chec
 
 
 def main(argv: list[str] | None = None) -> None:
-    def outer_loss_of(settings: DAMLSettings):
-        def outer_loss(loss: Tensor) -> dict[str, Tensor]:
-            clamped = (1 - loss <= settings.eps).float()
-            weighted = daml_loss(loss, settings.eta, settings.eps)
-            return {"loss": weighted, "query_loss": loss, "clamped": clamped}
+    run = start_maml("daml", argv)
+    eta, eps = run.settings.eta, run.settings.eps
 
-        return outer_loss
+    def outer_loss(loss: Tensor) -> dict[str, Tensor]:
+        clamped = (1 - loss <= eps).float()
+        return {"loss": daml_loss(loss, eta, eps), "query_loss": loss, "clamped": clamped}
 
-    train_on_classes("daml", argv, outer_loss_of)
+    train_on_classes(run, outer_loss)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Episodes for meta-training: N classes with K support and Q query images each."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from moco.train import begin, knn_scorer
 from trainer.launch_plan import readers_of
 from trainer.performance import adam
 from trainer.settings import recipe, setting, with_default
-from trainer.trainer import StepFn, Trainer
+from trainer.trainer import Trainer
 
 from .common import Baseline, Start, start_run
 
@@ -109,20 +109,21 @@ def class_groups(images: ImageSet) -> Groups:
     return [np.flatnonzero(labels == label) for label in range(len(images.classes))]
 
 
-def query_size(smallest: int, k_shot: int, query: int, kind: str = "class") -> int:
+def query_size(classes: Groups, k_shot: int, query: int) -> int:
     """Return the number of query images per class: `query`, or as many as the smallest class leaves
     beside its support images, with a note.
 
     Raises InputError if that is none.
     """
+    smallest = min(map(len, classes))
     left = smallest - k_shot
     if left < 1:
         raise InputError(
-            f"--k-shot {k_shot}: an episode needs a query image as well, but the smallest {kind} "
+            f"--k-shot {k_shot}: an episode needs a query image as well, but the smallest class "
             f"has {smallest} images"
         )
     if left < query:
-        print(f"note: {left} query images per class instead of {query}: the smallest {kind} has "
+        print(f"note: {left} query images per class instead of {query}: the smallest class has "
               f"{smallest} images")  # fmt: skip
     return min(left, query)
 
@@ -193,18 +194,40 @@ def episode_loader(
 
 
 def train_episodes(
-    start: Start, batches: EpisodeBatches, step: StepFn, views: int = 1, plain: bool = False,
+    start: Start,
+    partitions: Sequence[Groups],
+    n_way: int,
+    k_shot: int,
+    per_class: int,
+    step_on: Callable[[Any, Iterator[tuple[Tensor, Tensor]]], dict[str, Tensor]],
+    views: int = 1,
+    plain: bool = False,
     **more: object,
-) -> None:  # fmt: skip
-    """Train the model of a stage on episodes of the base images with Adam, in a single process; see
-    `episode_loader` for `views` and `plain`, and `start_run` for the rest."""
+) -> None:
+    """Train the model of a stage with Adam, in a single process, on episodes with `per_class` base
+    images of each of `n_way` classes from `partitions`.
+
+    `step_on(model, episodes)`: a step on the (support set, query set) of each episode of a batch,
+    see `split_episodes`; returns the loss and values to log. Of an image's views, see
+    `episode_loader`, all lie one after the other; the first `k_shot` of a class are its support.
+    `more`: see `start_run`.
+    """
     if start.settings.compile:
         raise InputError("--compile: meta-learning is not compiled")
     start, device = start.replaced(compile=False), start.device
-    model, settings = start.model(), start.settings
-    run, images = start_run(start, start.data.base, **more)
+    model, settings, base = start.model(), start.settings, start.data.base
+    number = settings.batch_size
+    batches = EpisodeBatches(
+        partitions, len(base), number, n_way, per_class, settings.seed, views + plain
+    )
+    run, images = start_run(start, base, **more)
     begin(model, settings, run)
     loader = episode_loader(images, batches, settings, device, views, plain)
+
+    def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
+        batch = torch.stack(views, dim=1).flatten(0, 1)
+        return step_on(model, split_episodes(batch, number, n_way, k_shot))
+
     trainer = Trainer(
         model, step, images, batches, loader, settings, run, device, adam, settings.clip,
     )  # fmt: skip

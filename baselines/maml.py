@@ -35,14 +35,12 @@ from trainer.settings import setting
 
 from .common import Start, start
 from .episodes import (
-    EpisodeBatches,
     Episodic,
     EpisodicModel,
     Groups,
     class_groups,
     labels_of,
     query_size,
-    split_episodes,
     train_episodes,
 )
 
@@ -240,13 +238,10 @@ def train_maml(
     k_shot: int,
     per_class: int,
     outer_loss: Callable[[Tensor], dict[str, Tensor]] = outer_loss,
-    views: int = 1,
     **options: Any,
 ) -> None:
-    """Meta-train a MAML on episodes with `per_class` images of each class from `partitions`.
+    """Meta-train a MAML on episodes, see `train_episodes`, with an outer loss, see `meta_step`.
 
-    Of an image's views, all lie one after the other; the first `k_shot` of a class are its support.
-    `views` and the other `options` are those of `train_episodes`; a `plain` view is the first.
     Raises InputError if there are too few classes, and like `train_episodes`.
     """
     settings = start.settings
@@ -256,15 +251,11 @@ def train_maml(
     n_way = min(settings.n_way, most) if settings.zero_head else settings.n_way
     if not 2 <= n_way <= most:
         raise InputError(f"--n-way {n_way}: there are {most} classes to train on")
-    number, images = settings.batch_size, len(start.data.base)
-    shown = views + options.get("plain", False)
-    batches = EpisodeBatches(partitions, images, number, n_way, per_class, settings.seed, shown)
 
-    def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
-        batch = torch.stack(views, dim=1).flatten(0, 1)
-        return meta_step(model, split_episodes(batch, number, n_way, k_shot), n_way, outer_loss)
+    def step(model: MAML, episodes: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+        return meta_step(model, episodes, n_way, outer_loss)
 
-    train_episodes(start, batches, step, views, **options)
+    train_episodes(start, partitions, n_way, k_shot, per_class, step, **options)
 
 
 def start_maml(stage: str, argv: list[str] | None) -> Start:
@@ -274,19 +265,15 @@ def start_maml(stage: str, argv: list[str] | None) -> Start:
 
 
 def train_on_classes(
-    stage: str,
-    argv: list[str] | None,
-    outer_loss_of: Callable[[Any], Callable[[Tensor], dict[str, Tensor]]],
+    run: Start, outer_loss: Callable[[Tensor], dict[str, Tensor]] = outer_loss
 ) -> None:
-    """Meta-train on episodes of the base classes, as the command line `argv` says."""
-    run = start_maml(stage, argv)
+    """Meta-train a MAML on episodes of the base classes, see `train_maml`."""
     settings, base = run.settings, run.data.base
     if settings.n_way > len(base.classes):
         run = run.replaced(zero_head=True)
     groups = class_groups(base)
-    query = query_size(min(map(len, groups)), settings.k_shot, settings.query)
-    per_class = settings.k_shot + query
-    train_maml(run, [groups], settings.k_shot, per_class, outer_loss_of(settings))
+    query = query_size(groups, settings.k_shot, settings.query)
+    train_maml(run, [groups], settings.k_shot, settings.k_shot + query, outer_loss)
 
 
 def from_checkpoint(checkpoint: dict) -> MAML:
@@ -300,7 +287,7 @@ register(Stage("maml", "MAML, baselines/maml.py", MAMLSettings, adapts=from_chec
 
 
 def main(argv: list[str] | None = None) -> None:
-    train_on_classes("maml", argv, lambda settings: outer_loss)
+    train_on_classes(start_maml("maml", argv))
 
 
 if __name__ == "__main__":

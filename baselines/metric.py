@@ -1,7 +1,7 @@
 """What the metric methods share: they compare embeddings, and so train with any number of classes,
 whatever the tasks have."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -11,16 +11,7 @@ from common.errors import InputError
 from trainer.settings import setting, with_default
 
 from .common import Start
-from .episodes import (
-    EpisodeBatches,
-    Episodic,
-    EpisodicModel,
-    Groups,
-    class_groups,
-    query_size,
-    split_episodes,
-    train_episodes,
-)
+from .episodes import Episodic, EpisodicModel, Groups, class_groups, query_size, train_episodes
 
 MOST_WAYS = 20
 
@@ -61,20 +52,18 @@ def train_metric(
     settings, base = start.settings, start.data.base
     if partitions is None:
         partitions = [class_groups(base)]
-        query = query_size(min(map(len, partitions[0])), settings.k_shot, settings.query)
+        query = query_size(partitions[0], settings.k_shot, settings.query)
     most = min(map(len, partitions))
     n_way = settings.episode_way or min(most, MOST_WAYS)
     if not 2 <= n_way <= most:
         raise InputError(
             f"--episode-way must be in [2, {most}], the number of classes, got {n_way}"
         )
-    number, per_class = settings.batch_size, settings.k_shot + query
-    batches = EpisodeBatches(partitions, len(base), number, n_way, per_class, settings.seed)
 
-    def step(model, views, rows, epoch):
-        episodes = split_episodes(views[0], number, n_way, settings.k_shot)
+    def step(model: MetricModel, episodes: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         found = [model.episode_loss(support, query, n_way) for support, query in episodes]
         loss, accuracy = (torch.stack(values).mean() for values in zip(*found))
         return {"loss": loss, "accuracy": accuracy}
 
-    train_episodes(start, batches, step, **more)
+    k_shot = settings.k_shot
+    train_episodes(start, partitions, n_way, k_shot, k_shot + query, step, **more)

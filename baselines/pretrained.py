@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
+from torch import nn
 
 from common.files import refuse_to_overwrite, write_utf8
 from common.seeding import stream_seed
@@ -55,14 +56,6 @@ register(
 )  # fmt: skip
 
 
-class Frozen(torch.nn.Module):
-    """An encoder under the name that test.py expects."""
-
-    def __init__(self, arch: str, image_size: int):
-        super().__init__()
-        self.query_encoder = build_encoder(arch, None, image_size=image_size)
-
-
 def main(argv: list[str] | None = None) -> None:
     settings = resolve(Pretrained, parse(Pretrained, argv))
     data = settings.open_data() if settings.data else None
@@ -76,7 +69,8 @@ def main(argv: list[str] | None = None) -> None:
             return
     refuse_to_overwrite([folder / CHECKPOINT], settings.overwrite)
     torch.manual_seed(stream_seed("weights", settings.seed))
-    model = Frozen(settings.arch, settings.image_size)
+    encoder = build_encoder(settings.arch, None, image_size=settings.image_size)
+    model = nn.ModuleDict({"query_encoder": encoder})  # test.py expects this name
     initial = initial_weights(settings.weights, settings.arch)
     if initial:
         load_initial(model, initial)
@@ -92,8 +86,7 @@ def main(argv: list[str] | None = None) -> None:
     write_utf8(folder / LOG, json.dumps({"start_epoch": 0, **about}) + "\n")
     weights = {"state_dict": model.state_dict(), "optimizer": {}}
     save_checkpoint(folder, {**about, "epoch": 0, **weights})
-    features = model.query_encoder.out_features
-    print(f"{settings.arch}, {features} features: {folder / CHECKPOINT}")
+    print(f"{settings.arch}, {encoder.out_features} features: {folder / CHECKPOINT}")
 
 
 if __name__ == "__main__":

@@ -15,6 +15,11 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=formatter)
 
 
+def settings_of(args: argparse.Namespace) -> dict:
+    """Return the flags' values that a file of results records."""
+    return {name: value for name, value in vars(args).items() if name != "out"}
+
+
 def save(result: dict, out: Path | None) -> None:
     """Write the results so far as a JSON file, if one is asked for."""
     if out:

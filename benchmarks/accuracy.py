@@ -26,9 +26,8 @@ from datasets import Collection
 from datasets.episode import draw_task
 from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
-from moco.evaluate import FrozenEncoder, by_id
+from moco.evaluate import FrozenEncoder, regressions
 from moco.loader import EpochBatches, training_loader
-from moco.scores import score
 from plots.read import read_log
 from reproduction.table import markdown, mean_std
 from trainer import cli
@@ -74,8 +73,8 @@ def train_plain(args: argparse.Namespace, data: Collection, seed: int) -> tuple[
             for views, rows in loader
         ]
         losses.append((sum(steps) / len(steps)).item())
-    settings = {"arch": args.arch, "moco_dim": 128, "mlp": False, "aug_plus": False}
-    settings["image_size"] = args.image_size
+    settings = {"arch": args.arch, "moco_dim": 128, "mlp": False, "aug_plus": False,
+                "image_size": args.image_size}  # fmt: skip
     checkpoint = {"stage": "moco", "args": settings, "state_dict": model.state_dict()}
     return checkpoint, losses
 
@@ -95,17 +94,14 @@ def train_fast(args: argparse.Namespace, mode: str, seed: int) -> tuple[dict, li
 
 def accuracies(args: argparse.Namespace, checkpoint: dict, data: Collection) -> list[float]:
     """Return the total accuracy on each task, with images encoded in float32."""
-    device = pick_device(args.device)
     torch_defaults()
-    encoder = FrozenEncoder(checkpoint, device)
-    embeddings = by_id(data.rare, encoder.embed(data.rare))
-    values = []
+    rare, values = data.rare, []
+    predict = regressions(FrozenEncoder(checkpoint, pick_device(args.device)), rare, rare)
     for seed in TASKS:
-        task = draw_task(data.rare, None, 5, seed)
-        query = task.query(data.rare)
-        f_c = encoder.fit(task.support(data.rare), augnum=5)
-        predicted = f_c.predict(embeddings(query))
-        values.append(score(np.array(query.labels), predicted, task.classes)["accuracy"])
+        task = draw_task(rare, None, 5, seed)
+        query = task.query(rare)
+        predicted = predict(task.support(rare), query).argmax(axis=1)
+        values.append(float((predicted == query.labels).mean()))
     return values
 
 
@@ -160,10 +156,10 @@ def main(argv: list[str] | None = None) -> None:
             if any(key.items() <= run.items() for run in read_runs(args.out)):
                 continue
             start = time.time()
-            plain = mode == "plain"
-            checkpoint, losses = (
-                train_plain(args, data, seed) if plain else train_fast(args, mode, seed)
-            )
+            if mode == "plain":
+                checkpoint, losses = train_plain(args, data, seed)
+            else:
+                checkpoint, losses = train_fast(args, mode, seed)
             line = {
                 **key,
                 "loss": [round(loss, 5) for loss in losses],

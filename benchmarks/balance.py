@@ -18,7 +18,6 @@ import common.startup  # noqa: F401
 import numpy as np
 import torch
 import torch.nn.functional as F
-from scipy.stats import t
 from torch import Tensor, nn
 
 import baselines
@@ -30,6 +29,7 @@ from moco.checkpoint import load_checkpoint
 from moco.distill import align
 from moco.evaluate import FrozenEncoder, by_id, fit_classifier, linear_map
 from moco.loader import EpochBatches
+from moco.scores import mean_interval
 from models import LinearClassifier
 from trainer import cli
 from trainer.distributed import pick_device
@@ -208,9 +208,8 @@ def report(found: dict[str, list[list[float]]]) -> None:
         line = f"{name:{width}}"
         for part in np.split(np.array(rows), len(rows[0]) // 3, axis=1):
             support, share, query = part.mean(axis=0)
-            apart = part[:, 2] - before
-            interval = t.ppf(0.975, len(apart) - 1) * apart.std(ddof=1) / len(apart) ** 0.5
-            apart = f"{apart.mean():+.1f} ± {interval:.1f}"
+            difference = mean_interval(part[:, 2] - before)
+            apart = f"{difference['mean']:+.1f} ± {difference['ci95']:.1f}"
             line += f"{support:11.1f}{share:7.1f}{query:7.1f}{apart:>15}"
         print(line)
 

@@ -5,16 +5,15 @@ python -m benchmarks.gpu trace FOLDER [--device DEVICE] [--tiny]
 """
 
 import argparse
-import gzip
 import json
 import platform
-import shutil
 import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import torch
+from torch.utils.benchmark import Timer
 
 from trainer import cli
 from trainer.provenance import provenance
@@ -58,25 +57,18 @@ def ceilings(device: torch.device, tiny: bool) -> dict[str, float]:
     ):  # fmt: skip
         torch.set_float32_matmul_precision(precision)
         a, b = (torch.randn(size, size, device=device, dtype=dtype) for _ in range(2))
-        seconds = best_time(lambda a=a, b=b: torch.mm(a, b), device)
+        seconds = best_time(lambda a=a, b=b: torch.mm(a, b))
         rates[f"{name}_tflops"] = round(2 * size**3 / seconds / 1e12, 3)
     a = torch.empty(2**24 if tiny else 2**31, dtype=torch.uint8, device=device)
     b = torch.empty_like(a)
-    rates["copy_gb_per_s"] = round(2 * len(a) / best_time(lambda: b.copy_(a), device) / 1e9, 1)
+    rates["copy_gb_per_s"] = round(2 * len(a) / best_time(lambda: b.copy_(a)) / 1e9, 1)
     return rates
 
 
-def best_time(function: Callable[[], object], device: torch.device) -> float:
-    """Return the seconds per call: the best of three rounds of ten calls, after a warm-up round."""
-    times = []
-    for _ in range(4):
-        wait(device)
-        start = time.perf_counter()
-        for _ in range(10):
-            function()
-        wait(device)
-        times.append((time.perf_counter() - start) / 10)
-    return min(times[1:])
+def best_time(function: Callable[[], object]) -> float:
+    """Return the seconds per call: the best of three rounds of ten calls, each after a warm-up."""
+    timer = Timer("f()", globals={"f": function}, num_threads=torch.get_num_threads())
+    return min(timer.timeit(10).mean for _ in range(3))
 
 
 def trace(args: argparse.Namespace) -> None:
@@ -100,11 +92,8 @@ def trace(args: argparse.Namespace) -> None:
             next(run)
             wait(device)
             seconds = time.perf_counter() - start
-        raw = Path(folder) / "trace.json"
-        profiler.export_chrome_trace(str(raw))
-        packed = args.out / "trace.json.gz"
-        with open(raw, "rb") as source, gzip.open(packed, "wb") as target:
-            shutil.copyfileobj(source, target)
+    packed = args.out / "trace.json.gz"
+    profiler.export_chrome_trace(str(packed))
     key = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
     averages = profiler.key_averages()
     # Count kernels only: an operation's time includes that of its kernels.

@@ -86,7 +86,7 @@ def report(found: dict[str, list[float]], args: argparse.Namespace) -> None:
     """Print mean and standard deviation over the seeds, in percent."""
     print(f"{args.k_shot} shots, seeds 0 to {args.seeds - 1}; AUC but for the last two lines")
     width = max(map(len, found))
-    for name, values in sorted(found.items(), key=lambda item: item[0] in (COMMON, RARE)):
+    for name, values in found.items():
         print(f"{name:{width}}{100 * np.mean(values):>7.1f} ({100 * np.std(values):.1f})")
 
 

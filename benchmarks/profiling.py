@@ -1,8 +1,7 @@
 """Profile steps of the benchmark by parts of the network."""
 
-import functools
 from collections import defaultdict
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 import torch
 from torch import nn
@@ -32,7 +31,7 @@ def profile(model: nn.Module, steps: Iterable[int], device: torch.device) -> dic
     if isinstance(model, MoCo):
         regions.append((model, "update_key_encoder", "momentum update"))
     for owner, name, part in regions:
-        setattr(owner, name, _in_region(getattr(owner, name), part))
+        setattr(owner, name, record_function(f"part: {part}")(getattr(owner, name)))
     with profiler_of(device) as profiler:
         sum(steps)
     for owner, name, _ in regions:
@@ -55,15 +54,6 @@ def profiler_of(device: torch.device) -> torch.profiler.profile:
     kinds = torch.profiler.ProfilerActivity
     on_gpu = [kinds.CUDA] if device.type == "cuda" else []
     return torch.profiler.profile(activities=[kinds.CPU, *on_gpu])
-
-
-def _in_region(function: Callable, part: str) -> Callable:
-    @functools.wraps(function)
-    def wrapped(*args):
-        with record_function(f"part: {part}"):
-            return function(*args)
-
-    return wrapped
 
 
 def part_of(event) -> str:

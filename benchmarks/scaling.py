@@ -26,19 +26,15 @@ from tqdm import tqdm
 import main_moco
 from common.errors import InputError
 from common.files import require_writable
-from common.seeding import stream_seed
-from datasets.images import ImageSet
-from moco.builder import MoCo
 from moco.config import Pretraining
-from moco.train import train
 from trainer import cli
 from trainer.distributed import barrier, is_main
 from trainer.provenance import provenance
 from trainer.settings import at_least, positive
-from trainer.trainer import Run
 
-from . import make_parser, save
-from .throughput import options_of, wait
+from . import make_parser, save, settings_of
+from .tables import images_table, processes_table
+from .throughput import wait
 
 LINKS = 1000  # hard links per file; file systems allow some tens of thousands
 
@@ -62,31 +58,33 @@ def make_data(folder: Path, count: int, size: int = 16) -> None:
 # One measurement: main_moco.py with timed steps
 
 
+WORKER = main_moco.worker  # `run_timed` puts `timed_worker` in its place
+
+
 class StepLimit(Exception):
     """The requested number of steps is done."""
 
 
 def timed_worker(
-    start: float, steps: int, out: Path,
-    device: torch.device, settings: Pretraining, base: ImageSet, groups: int, run: Run,
+    steps: int, out: Path, start: float, parent: int,
+    device: torch.device, settings: Pretraining, *arguments: object,
 ) -> None:  # fmt: skip
-    """Run as `main_moco.worker`, but time each step and stop after `steps`."""
-    torch.manual_seed(stream_seed("weights", settings.seed))
-    model = MoCo(**settings.encoder_pair(), batchnorm_groups=groups)
-    times, memory = [], None
+    """Run `main_moco.worker`, but time each step and stop after `steps`; `parent` started all."""
+    times, memory, compute = [], None, main_moco.step
 
     def step(*batch):
         nonlocal memory
         if len(times) == steps:
-            memory = memory_of_tree(int(os.environ["SCALING_PARENT"]))  # while all are running
+            memory = memory_of_tree(parent)  # while all are running
             raise StepLimit
-        values = main_moco.step(*batch)
+        values = compute(*batch)
         wait(device)
         times.append(time.time())
         return values
 
+    main_moco.step = step
     try:
-        train(model, step, base, settings, run, device)
+        WORKER(device, settings, *arguments)
     except StepLimit:
         barrier()  # wait for the other ranks, which measure memory, too
     if is_main():
@@ -135,7 +133,7 @@ def measure(args: argparse.Namespace, data: Path, processes: int, folder: Path) 
     if processes > 1:
         flags += ["--multiprocessing-distributed", "--nproc", str(processes)]
     command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(args.steps), str(out)]
-    command += ["--started", repr(time.time()), "--", *flags]
+    command += [repr(time.time()), *flags]
     result = subprocess.run(command, capture_output=True, encoding="utf-8")
     if result.returncode or not out.exists():
         raise InputError(f"a run failed: {result.stderr.strip()[-500:]}")
@@ -144,17 +142,11 @@ def measure(args: argparse.Namespace, data: Path, processes: int, folder: Path) 
     return measured
 
 
-def run_timed(argv: list[str]) -> None:
+def run_timed(steps: str, out: str, start: str, *flags: str) -> None:
     """Run `main_moco.main` with `timed_worker` as its worker, in the child process of `measure`."""
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--measure", nargs=2, metavar=("STEPS", "FILE"))
-    parser.add_argument("--started", type=float)
-    parser.add_argument("flags", nargs="*")
-    args = parser.parse_args(argv)
-    steps, out = args.measure
-    os.environ["SCALING_PARENT"] = str(os.getpid())
-    main_moco.worker = functools.partial(timed_worker, args.started, int(steps), Path(out))
-    main_moco.main(args.flags)
+    timing = int(steps), Path(out), float(start), os.getpid()
+    main_moco.worker = functools.partial(timed_worker, *timing)
+    main_moco.main(list(flags))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -175,13 +167,13 @@ def parser() -> argparse.ArgumentParser:
 
 def main() -> None:
     if sys.argv[1:2] == ["--measure"]:
-        return run_timed(sys.argv[1:])
+        return run_timed(*sys.argv[2:])
     args = parser().parse_args()
     if args.out:
         require_writable(args.out.parent)  # fail early
     result = {
         "made_by": provenance(),
-        "settings": options_of(args),
+        "settings": settings_of(args),
         "processes": {str(n): [] for n in args.processes},
         "images": {},
     }
@@ -197,7 +189,7 @@ def main() -> None:
             make_data(folder / str(count), count)
             first, again = (measure(args, folder / str(count), 1, folder) for _ in range(2))
             result["images"][str(count)] = {"without cache": first, "with cache": again}
-    print(json.dumps(result, indent=1))
+    print(processes_table(result), images_table(result), sep="\n\n")
     save(result, args.out)
 
 

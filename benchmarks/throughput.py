@@ -13,17 +13,18 @@ Modes: `plain` (benchmarks/plain.py, with data loading as by `--views pil --no-c
 """
 
 import argparse
+import contextlib
 import functools
 import itertools
 import multiprocessing
 import resource
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-import types
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from concurrent.futures.process import BrokenProcessPool
 from pathlib import Path
 
 import numpy as np
@@ -39,7 +40,6 @@ from common.files import require_writable
 from datasets import synthetic
 from datasets.cache import cached
 from datasets.images import ImageSet, image_set
-from datasets.listing import Listing
 from moco.builder import MoCo, Student
 from moco.config import Distillation
 from moco.distill import distillation_step
@@ -54,7 +54,7 @@ from trainer.provenance import provenance
 from trainer.settings import positive, resolve
 from trainer.trainer import take_step
 
-from . import make_parser, save
+from . import make_parser, save, settings_of
 from .plain import (
     PlainMoCo,
     PlainStudent,
@@ -64,13 +64,8 @@ from .plain import (
     torch_defaults,
 )
 from .profiling import profile
+from .tables import TASKS, parts, speeds
 
-TASKS = {
-    "a": "stage (a), step only",
-    "d": "stage (d), step only",
-    "a+data": "stage (a) with data",
-    "encode": "labelling, testing",
-}
 MODES = {  # settings of the scripts
     "plain": {},
     "default": {},
@@ -79,7 +74,6 @@ MODES = {  # settings of the scripts
     "amp+compile": {"amp": True, "compile": True},
 }
 N_WAY = 3
-ENCODE_BATCH = 32
 PROFILED_STEPS = 3
 QUERIED = (
     "name", "driver_version", "memory.total", "memory.used", "power.limit", "power.draw",
@@ -109,22 +103,6 @@ def meaning(mode: str, device: torch.device) -> dict | None:
         return None
     views = "pil" if device.type == "cpu" else "batch"
     return {"amp": has_bfloat16(device), "compile": False, "views_by": views, **MODES[mode]}
-
-
-class FixedBatches:
-    """A loader that repeats one batch, to time the step only."""
-
-    def __init__(self, steps: int, batch_size: int, image_size: int, device: torch.device):
-        self.steps = steps
-        self.batch_sampler = types.SimpleNamespace(batch_size=batch_size, first=0)
-        views = torch.rand(2, batch_size, 3, image_size, image_size, device=device)
-        self.batch = list(views), torch.arange(batch_size, device=device)
-
-    def __len__(self) -> int:
-        return self.steps
-
-    def __iter__(self) -> Iterator:
-        return (self.batch for _ in range(self.steps))
 
 
 def make_model(args: argparse.Namespace, mode: str, task: str, device: torch.device) -> nn.Module:
@@ -162,9 +140,7 @@ def make_steps(
     if not plain and task in ("a+data", "encode"):
         images = cached(images, args.image_size, Path(images.paths[0]).parent)
     if task == "encode":
-        encode_all = plain_encode
-        if not plain:
-            encode_all = functools.partial(encode, batch_size=ENCODE_BATCH)
+        encode_all = plain_encode if plain else encode
 
         def encoding() -> Iterator[int]:
             encode_all(model, images, args.image_size, workers=workers, device=device)
@@ -185,7 +161,9 @@ def make_steps(
             settings["compile"] and device.type == "cuda",
         )  # fmt: skip
     else:
-        loader = FixedBatches(args.steps, args.batch_size, args.image_size, device)
+        views = torch.rand(2, args.batch_size, 3, args.image_size, args.image_size, device=device)
+        rows = torch.arange(args.batch_size, device=device)
+        loader = [(list(views), rows)] * args.steps  # the same batch, to time the step only
     # So low that the weights stay finite over thousands of steps on the same batch.
     optimizer = (plain_sgd if plain else sgd)(model, lr=1e-6, momentum=0.9, wd=1e-4)
 
@@ -200,29 +178,31 @@ def make_steps(
     return model, steps
 
 
-def serve(pipe, args: argparse.Namespace, mode: str, task: str, images: ImageSet) -> None:
-    """Run in the process of a mode: execute the commands from `pipe` until None."""
-    try:
-        # As in a script run from the shell; the default in a spawned process is to spawn.
-        multiprocessing.set_start_method(args.start_method, force=True)
-        device = pick_device(args.device)
-        model, steps = make_steps(args, mode, task, images, device)
-        pipe.send("ready")
-        while command := pipe.recv():
-            if command == "profile":
-                pipe.send(profile(model, itertools.islice(steps(), PROFILED_STEPS), device))
-                continue
-            if device.type == "cuda":  # the first turn, a warm-up, takes more
-                torch.cuda.reset_peak_memory_stats(device)
-            start = time.perf_counter()
-            count = sum(steps())
-            wait(device)
-            seconds = time.perf_counter() - start
-            memory = peak_memory(device)  # before profiling adds to it
-            pipe.send({"seconds": seconds, "images": count, "memory_gb": round(memory, 3)})
-    except Exception as error:
-        pipe.send(error if isinstance(error, InputError) else RuntimeError(repr(error)))
-        raise
+def set_up(args: argparse.Namespace, mode: str, task: str, images: ImageSet) -> None:
+    """Make what this process, that of a mode, repeats: see `make_steps`."""
+    global served
+    # As in a script run from the shell; the default in a spawned process is to spawn.
+    multiprocessing.set_start_method(args.start_method, force=True)
+    device = pick_device(args.device)
+    served = (*make_steps(args, mode, task, images, device), device)
+
+
+def turn() -> dict:
+    """Take a turn; return its seconds, its number of images and the peak memory so far in GB."""
+    _, steps, device = served
+    if device.type == "cuda":  # the first turn, a warm-up, takes more
+        torch.cuda.reset_peak_memory_stats(device)
+    start = time.perf_counter()
+    images = sum(steps())
+    wait(device)
+    seconds = time.perf_counter() - start
+    return {"seconds": seconds, "images": images, "memory_gb": round(peak_memory(device), 3)}
+
+
+def profiled() -> dict[str, float]:
+    """Return each part's share in the time of some steps, see `profile`."""
+    model, steps, device = served
+    return profile(model, itertools.islice(steps(), PROFILED_STEPS), device)
 
 
 def wait(device: torch.device) -> None:
@@ -246,68 +226,35 @@ def compare(args: argparse.Namespace, task: str, images: ImageSet) -> dict:
     """Run the modes in alternating turns; return time per image, memory, clock and profile of
     each."""
     context = multiprocessing.get_context("spawn")
-    pipes, processes = {}, []
-    for mode in args.modes:  # they start together
-        pipes[mode], child_pipe = context.Pipe()
-        processes.append(context.Process(target=serve, args=(child_pipe, args, mode, task, images)))
-        processes[-1].start()
-        child_pipe.close()  # so that the end of the child is noticed
-    for pipe in pipes.values():
-        receive(pipe)
-    for pipe in pipes.values():
-        request(pipe, "turn")  # warm-up: allocates, compiles and so on
-    turns = {mode: [] for mode in args.modes}
-    for _ in tqdm(range(args.turns), desc=TASKS[task], unit="turn", leave=False):
-        for mode, pipe in pipes.items():
-            turns[mode].append(request(pipe, "turn"))
-    clocks = {}
-    for mode, pipe in pipes.items():
-        if nvidia_smi():
-            request(pipe, "turn")  # the clock drops soon afterwards
-            clocks[mode] = nvidia_smi()["clocks.sm"]
-    profiled = [mode for mode in args.modes if args.profile and "compile" not in mode]
-    shares = {mode: request(pipes[mode], "profile") for mode in profiled}
-    for pipe in pipes.values():
-        pipe.send(None)
-    for process in processes:
-        process.join()
-    return {
-        mode: {
-            "ms_per_image": [round(1e3 * t["seconds"] / t["images"], 4) for t in turns[mode]],
-            "memory_gb": turns[mode][-1]["memory_gb"],
-            **({"sm_clock": clocks[mode]} if mode in clocks else {}),
-            **({"profile": shares[mode]} if mode in shares else {}),
-        }
-        for mode in args.modes
-    }
-
-
-def request(pipe, command: str):
-    pipe.send(command)
-    return receive(pipe)
-
-
-def receive(pipe):
+    found: dict[str, dict] = {}
     try:
-        reply = pipe.recv()
-    except EOFError:
+        with contextlib.ExitStack() as stack:
+            processes = {mode: ProcessPoolExecutor(1, context) for mode in args.modes}
+            for process in processes.values():
+                stack.enter_context(process)
+            started = [  # together
+                process.submit(set_up, args, mode, task, images)
+                for mode, process in processes.items()
+            ]
+            for future in started:
+                future.result()
+            for process in processes.values():
+                process.submit(turn).result()  # warm-up: allocates, compiles and so on
+            turns: dict[str, list[dict]] = {mode: [] for mode in args.modes}
+            for _ in tqdm(range(args.turns), desc=TASKS[task], unit="turn", leave=False):
+                for mode, process in processes.items():
+                    turns[mode].append(process.submit(turn).result())
+            for mode, process in processes.items():
+                times = [round(1e3 * t["seconds"] / t["images"], 4) for t in turns[mode]]
+                found[mode] = {"ms_per_image": times, "memory_gb": turns[mode][-1]["memory_gb"]}
+                if nvidia_smi():
+                    process.submit(turn).result()  # the clock drops soon afterwards
+                    found[mode]["sm_clock"] = nvidia_smi()["clocks.sm"]
+                if args.profile and "compile" not in mode:
+                    found[mode]["profile"] = process.submit(profiled).result()
+    except BrokenProcessPool:
         raise InputError("a benchmark process was killed, probably out of memory") from None
-    if isinstance(reply, Exception):
-        raise InputError(str(reply))
-    return reply
-
-
-def ratio(plain: list[float], fast: list[float]) -> str:
-    """Format `ratios` as median (lowest–highest)."""
-    r = ratios(plain, fast)
-    return f"{r['median']:.2f} ({r['low']:.2f}–{r['high']:.2f})"
-
-
-def ratios(plain: list[float], fast: list[float]) -> dict[str, float]:
-    """Return the median, lowest and highest speedup over pairs of turns."""
-    speedups = [a / b for a, b in zip(plain, fast)]
-    values = {"median": statistics.median(speedups), "low": min(speedups), "high": max(speedups)}
-    return {name: round(value, 3) for name, value in values.items()}
+    return found
 
 
 def flop_per_image(arch: str, image_size: int) -> int:
@@ -328,8 +275,8 @@ def make_images(folder: Path, count: int) -> ImageSet:
     """Write `count` synthetic lesions, on all CPU cores."""
     with multiprocessing.Pool(available_cpus()) as pool:
         pool.map(functools.partial(make_image, folder), range(count))
-    files = Listing().images_in(folder)
-    return image_set("synthetic", ("?",), [(i, Path(path), "?") for i, path in files])
+    files = sorted(folder.iterdir())
+    return image_set("synthetic", ("?",), [(path.name, path, "?") for path in files])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -365,7 +312,7 @@ def main(argv: list[str] | None = None) -> None:
     args.modes = args.modes or ["plain", "default", *fastest]
     result = {
         "made_by": provenance(),
-        "settings": options_of(args),
+        "settings": settings_of(args),
         "modes": {mode: meaning(mode, device) for mode in args.modes},
         "flop_per_image": flop_per_image(args.arch, args.image_size),
         "tasks": {},
@@ -375,30 +322,10 @@ def main(argv: list[str] | None = None) -> None:
         for task in args.tasks:
             count = args.encode_images if task == "encode" else args.steps * args.batch_size
             result["tasks"][task] = compare(args, task, images.take(images.ids[:count]))
-            print(table(result, task), flush=True)
+            print(speeds(result, [task]), flush=True)
+            if args.profile:
+                print(parts(result, task), flush=True)
             save(result, args.out)
-
-
-def options_of(args: argparse.Namespace) -> dict:
-    return {name: value for name, value in vars(args).items() if name != "out"}
-
-
-def table(result: dict, task: str) -> str:
-    """Format the results of a task, a line per mode."""
-    modes = result["tasks"][task]
-    lines = [f"{TASKS[task]:28}{'ms/image':>10}{'TFLOP/s':>9}{'GB':>7}   speedup over plain"]
-    for mode, measured in modes.items():
-        time_per_image = statistics.median(measured["ms_per_image"])
-        passes = 1 if task == "encode" else 7 if (mode, task) == ("plain", "d") else 4
-        rate = passes * result["flop_per_image"] / time_per_image / 1e9
-        line = f"  {mode:26}{time_per_image:10.2f}{rate:9.3f}{measured['memory_gb']:7.2f}"
-        if mode != "plain" and "plain" in modes:
-            line += "   " + ratio(modes["plain"]["ms_per_image"], measured["ms_per_image"])
-        lines.append(line)
-        shares = measured.get("profile", {}).items()
-        if shares:
-            lines.append("    " + ", ".join(f"{part} {share:.1%}" for part, share in shares))
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

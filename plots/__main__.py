@@ -21,7 +21,7 @@ from datasets.images import ImageSet, check_readable
 from moco.checkpoint import load_checkpoint
 from moco.config import Classes, Reading
 from moco.evaluate import FrozenEncoder
-from plots import draw
+from plots import draw, style
 from plots.fonts import choose_fonts
 from plots.read import Outputs, read_folders, short_names
 from trainer import cli
@@ -65,10 +65,10 @@ def main(argv: list[str] | None = None) -> None:
     args = resolve(Drawing, parse(Drawing, argv))
     tracebacks_to(args.out)
     outputs = read_folders(args.folders)
-    pyplot = draw.pyplot()
+    pyplot = style.pyplot()
     count = 0
     missing: set[str] = set()
-    with pyplot.rc_context(draw.STYLE):
+    with pyplot.rc_context(style.STYLE):
         for name, draw_figure in figures(args, outputs):
             file = args.out / f"{name}.{args.format}"
             refuse_to_overwrite([file], args.overwrite)
@@ -146,14 +146,9 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     """
     recorded = [(run.about.get("args"), run.folder) for run in outputs.runs]
     recorded += [(result.scores["args"], result.path) for result in outputs.every_result()]
-    inherited, where = next(
-        (
-            entry
-            for entry in recorded
-            if entry[0] and (entry[0].get("base_classes") or entry[0].get("allow_duplicates"))
-        ),
-        ({}, ""),
-    )
+    names = ("base_classes", "allow_duplicates")
+    found = [entry for entry in recorded if any((entry[0] or {}).get(name) for name in names)]
+    inherited, where = found[0] if found else ({}, "")
     flags = {name: value for name, value in vars(args).items() if value is not None}
     args = resolve(Drawing, flags, inherited=inherited, where=where)
     data = args.open_data()

@@ -1,19 +1,12 @@
-"""Draw the figures, one function each.
-
-Figures have their size in print, with 8-point text: one column (3.4 inches) wide, or two (7).
-"""
+"""Draw the figures, one function each."""
 
 import math
-import re
-import textwrap
-import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from common.errors import InputError
-from common.packages import required
 from datasets import Collection
 from datasets.episode import Task
 from datasets.images import read_image
@@ -29,6 +22,20 @@ from .read import (
     short_names,
     worst_mistakes,
 )
+from .style import (
+    CLASS_COLORS,
+    LETTER,
+    RUN_COLORS,
+    add_legend,
+    class_label,
+    color_of,
+    fitted,
+    grid,
+    legend_below,
+    letters,
+    marker_of,
+    pyplot,
+)
 
 CURVES = {  # key in the log: axis label, scale factor
     "loss": ("Loss", 1),
@@ -40,97 +47,10 @@ CURVES = {  # key in the log: axis label, scale factor
     "knn_balanced": ("k-NN balanced\naccuracy (%)", 100),
 }
 CONTRASTIVE = ("loss", "loss_con")  # which a drop of the learning rate may raise
-# Colour-blind safe (Okabe and Ito); runs and classes start at different colours.
-RUN_COLORS = ["#0072B2", "#D55E00", "#009E73", "#000000", "#E69F00", "#56B4E9", "#CC79A7"]
-CLASS_COLORS = [
-    "#E69F00", "#56B4E9", "#CC79A7", "#009E73", "#D55E00", "#0072B2", "#999999", "#F0E442",
-    "#000000",
-]  # fmt: skip
-CLASS_MARKERS = "os^DvPXph"
 CLASSIFIER_NAMES = {"lr": "LR"}  # as in the papers
 DASHES = ["-", "--", ":", "-."]
-STYLE = {
-    "font.size": 8, "axes.titlesize": 8, "legend.fontsize": 8, "xtick.labelsize": 7,
-    "ytick.labelsize": 7, "axes.linewidth": 0.6, "xtick.major.width": 0.6,
-    "ytick.major.width": 0.6, "lines.linewidth": 1, "axes.spines.top": False,
-    "axes.spines.right": False, "legend.frameon": False, "legend.handlelength": 1.6,
-    "text.parse_math": False, "pdf.fonttype": 42, "svg.fonttype": "none", "svg.hashsalt": "figures",
-}  # fmt: skip
 Embed = Callable[..., list[np.ndarray]]  # (checkpoint, *sets) -> the embeddings of each set
-LETTER = 0.065  # width of a letter of 8 points, in inches
-LINE = 0.17  # height of a line, in inches
 LOOKALIKES = 5  # misclassified images in a figure
-
-
-def pyplot():
-    """Return pyplot without a display. Raises InputError if matplotlib is missing or broken."""
-    required("matplotlib", "matplotlib", "figures need").use("Agg")
-    return required("matplotlib.pyplot", "matplotlib", "figures need")
-
-
-def grid(count: int, width: float, height: float, across: int = 3, **options):
-    """Create a figure with `count` axes, `width`×`height` inches each, up to `across` per row."""
-    columns = 2 if (count, across) == (4, 3) else min(count, across)
-    rows = math.ceil(count / columns)
-    figure, axes = pyplot().subplots(
-        rows,
-        columns,
-        figsize=(width * columns, height * rows),
-        squeeze=False,
-        layout="constrained",
-        **options,
-    )
-    for spare in axes.flat[count:]:
-        spare.remove()
-    return figure, list(axes.flat[:count])
-
-
-def class_label(name: str, width: int = 13) -> str:
-    """Return a class name with spaces, wrapped at about `width` letters."""
-    start = name[: len(name) - len(name.lstrip("_"))]  # drawn as it stands
-    text = start + name[len(start) :].replace("_", " ")
-    return textwrap.fill(text, width, break_long_words=False)
-
-
-def color_of(name: str, rare: dict) -> str:
-    """Return a class's colour, the same in all figures. `rare`: fingerprint of the rare set."""
-    return CLASS_COLORS[list(rare["counts"]).index(name) % len(CLASS_COLORS)]
-
-
-def marker_of(name: str, rare: dict) -> str:
-    """Return a class's marker, the same in all figures, for those who cannot see the colours."""
-    return CLASS_MARKERS[list(rare["counts"]).index(name) % len(CLASS_MARKERS)]
-
-
-def fitted(name: str, width: float) -> str:
-    """Return a title wrapped to `width` inches, not between a number and what it counts."""
-    joined = re.sub(r"(?<=\d) ", "\xa0", name)
-    return textwrap.fill(joined, max(8, int(width / LETTER))).replace("\xa0", " ")
-
-
-def add_legend(owner, entries: Sequence[tuple[str, object]], **options) -> None:
-    """Add a legend of `entries`, (label, handle), to a figure or axes."""
-    legend = owner.legend([handle for _, handle in entries], ["-"] * len(entries), **options)
-    # Set afterwards: matplotlib leaves out labels that start with an underscore.
-    texts = reversed(legend.get_texts()) if options.get("reverse") else legend.get_texts()
-    for text, (label, _) in zip(texts, entries):
-        text.set_text(label)
-
-
-def legend_below(figure, entries: Sequence[tuple[str, object]], columns: int = 4) -> None:
-    """Add a legend of `entries`, (label, handle), below the figure, in up to `columns` columns as
-    fit; the figure grows by it."""
-    longest = max(letters(label) for label, _ in entries)
-    room = int(figure.get_figwidth() / (0.45 + LETTER * longest))
-    columns = max(1, min(columns, room, len(entries)))
-    rows = math.ceil(len(entries) / columns)
-    figure.set_figheight(figure.get_figheight() + LINE * (rows - 1))
-    add_legend(figure, entries, loc="outside lower center", ncols=columns)
-
-
-def letters(text: str) -> int:
-    """Return the width of a text in letters, of which a Chinese or Japanese one takes two."""
-    return sum(1 + (unicodedata.east_asian_width(letter) in "WF") for letter in text)
 
 
 def has_curves(run: Run) -> bool:
@@ -233,6 +153,21 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
     return figure
 
 
+def panels(
+    results: dict[tuple, list[Result]], width: float
+) -> Iterator[tuple[str, tuple[str, ...], list[Result]]]:
+    """Yield the title of a panel of `width` inches, what a group of results shares, the classes and
+    the group."""
+    names = short_names([folder for folder, *_ in results])
+    for name, ((_, classifier, shots, classes), group) in zip(names, results.items()):
+        tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
+        words = (shots, CLASSIFIER_NAMES.get(classifier, classifier), group[0].how, tasks)
+        title = fitted(", ".join(filter(None, words)), width - 0.1)
+        if len(set(names)) > 1:
+            title = f"{fitted(name, width - 0.3)}\n{title}"
+        yield title, classes, group
+
+
 def draw_confusion(results: dict[tuple, list[Result]]):
     """Draw confusion matrices as shares of the true class and image counts, a panel per group of
     results, summed over the group."""
@@ -240,8 +175,7 @@ def draw_confusion(results: dict[tuple, list[Result]]):
     alone = len(results) == 1
     size = max(2.33, 0.55 * n_way + 0.7) if not alone else max(2.9, 0.55 * n_way + 1)
     figure, axes = grid(len(results), size, size + 0.25, max(1, min(3, int(7.1 / size))))
-    names = short_names([folder for folder, *_ in results])
-    for ax, name, ((_, classifier, shots, classes), group) in zip(axes, names, results.items()):
+    for ax, (title, classes, group) in zip(axes, panels(results, size)):
         counts = np.sum([result.confusion for result in group], axis=0)
         shares = 100 * counts / counts.sum(axis=1, keepdims=True)
         ax.imshow(shares, cmap="Blues", vmin=0, vmax=100)
@@ -254,20 +188,11 @@ def draw_confusion(results: dict[tuple, list[Result]]):
         rotated = {"rotation": 35, "ha": "right", "rotation_mode": "anchor"}
         fits = LETTER * longest < 0.9 * (size - 0.8) / len(classes)
         ax.set_xticks(range(len(classes)), short, **({} if fits else rotated))
-        ax.set_yticks(range(len(classes)), [class_label(label, 9) for label in classes])
+        ax.set_yticks(range(len(classes)), short)
         ax.tick_params(length=0)
         ax.spines[:].set_visible(False)
-        title = title_of(group, classifier, shots, name if len(set(names)) > 1 else "", size)
         ax.set(xlabel="Predicted class", ylabel="True class", title="" if alone else title)
     return figure
-
-
-def title_of(group: Sequence[Result], classifier: str, shots: str, name: str, width: float) -> str:
-    """Return the title of a panel of `width` inches: what a group of results shares."""
-    tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-    words = (shots, CLASSIFIER_NAMES.get(classifier, classifier), group[0].how, tasks)
-    title = fitted(", ".join(filter(None, words)), width - 0.1)
-    return f"{fitted(name, width - 0.3)}\n{title}" if name else title
 
 
 def draw_reliability(results: dict[tuple, list[Result]]):
@@ -277,8 +202,7 @@ def draw_reliability(results: dict[tuple, list[Result]]):
     alone = len(results) == 1
     size = 3.0 if alone else 2.33
     figure, axes = grid(len(results), size, size + 0.5)
-    names = short_names([folder for folder, *_ in results])
-    for ax, name, ((_, classifier, shots, classes), group) in zip(axes, names, results.items()):
+    for ax, (title, classes, group) in zip(axes, panels(results, size)):
         rows = [row for result in group for row in read_predictions(result)]
         truth = np.array([classes.index(row["truth"]) for row in rows])
         bins = reliability(p := np.array([row["p"] for row in rows]), truth)
@@ -298,7 +222,6 @@ def draw_reliability(results: dict[tuple, list[Result]]):
         hits, confidence = (truth == p.argmax(axis=1)).mean(), p.max(axis=1).mean()
         values = {"ECE": bins.error(), "accuracy": hits, "confidence": confidence}
         ece, *rest = (f"{name} {100 * value:.1f} %" for name, value in values.items())
-        title = title_of(group, classifier, shots, name if len(set(names)) > 1 else "", size)
         ax.set(xlabel="Confidence", ylabel="Accuracy", xlim=(0, 1), ylim=(0, 1))
         ax.set_title(f"{title}\n{ece}\n{', '.join(rest)}", size=7)
         ax.label_outer()

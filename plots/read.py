@@ -206,14 +206,12 @@ def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
 
 def read_result(path: Path) -> Result:
     """Read a JSON file of test.py. Raises InputError if it is invalid."""
-    try:
+    with refusing(f"{path} is not a result of test.py"):
         result = Result(path, parse_json(path.read_bytes(), newest=0))
         if result.confusion.shape != (result.task.n_way, result.task.n_way):
             raise ValueError("the confusion matrix does not match the classes of the task")
         if not isinstance(result.scores["classifier"], str) or not result.checkpoint.parts:
             raise ValueError("missing the classifier or the checkpoint")
-    except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a result of test.py: {error!r}") from error
     return result
 
 
@@ -239,15 +237,15 @@ def read_predictions(result: Result) -> list[dict]:
     """Return the rows of the CSV file beside a result, with the class probabilities as `p`, and
     the highest as `confidence`. Raises InputError if the file is missing or invalid."""
     path = result.path.with_suffix(".csv")
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows: list[dict] = list(csv.DictReader(file))
+    with (
+        refusing(f"{path} is not a result of test.py"),
+        open(path, newline="", encoding="utf-8") as file,
+    ):
+        rows: list[dict] = list(csv.DictReader(file))
         for row in rows:
             row["p"] = [float(row[f"p_{name}"]) for name in result.task.classes]
             row["confidence"] = float(row[f"p_{row['prediction']}"])
             result.task.classes.index(row["truth"])
-    except (OSError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is not a result of test.py: {error!r}") from error
     return rows
 
 

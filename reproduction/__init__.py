@@ -1,3 +1,4 @@
-"""The papers' tables: what a table needs (plan), getting it done (run), and the table (table)."""
+"""The papers' tables: how one is narrowed (study), what it needs (plan), getting it done (run), the
+result (table)."""
 
 import common.startup  # noqa: F401

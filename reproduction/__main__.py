@@ -11,7 +11,7 @@ import itertools
 import json
 import shlex
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -25,18 +25,9 @@ from datasets.open import draw, open_data
 from moco.config import IMAGE_SIZE
 from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.cost import encoder_epochs, images_per_second
-from reproduction.plan import (
-    BASE_IMAGES,
-    SEEDS,
-    TASKS,
-    Job,
-    Study,
-    Table,
-    jobs_of,
-    own_table,
-    read_tables,
-)
+from reproduction.plan import Job, jobs_of
 from reproduction.run import TABLE, become, run_here, submit_to_slurm
+from reproduction.study import BASE_IMAGES, SEEDS, TASKS, Study, Table, own_table, read_tables
 from reproduction.table import heading, write_table
 from trainer import cli
 from trainer.config import EPOCHS
@@ -288,16 +279,16 @@ def require_same_images(root: Path, data: Collection) -> None:
 def _without_paths(arguments: list[str]) -> list[str]:
     """Return the arguments as the table quotes them: with placeholders for folders, and without
     --only, which the Slurm jobs add."""
-    names = {"--data": "DATA", "--out": "OUT"}
-    arguments = [argument for argument in arguments if not argument.startswith("--only=")]
-    words = [word for argument in arguments for word in _split(argument, names)]
-    return [names.get(previous, word) for previous, word in zip(["", *words], words)]
-
-
-def _split(argument: str, flags: Iterable[str]) -> list[str]:
-    """Split `--flag=value` into flag and value if it is one of `flags`."""
-    flag, equals, value = argument.partition("=")
-    return [flag, value] if equals and flag in flags else [argument]
+    names, words = {"--data": "DATA", "--out": "OUT"}, [""]
+    for argument in arguments:
+        flag, equals, _ = argument.partition("=")
+        if words[-1] in names:
+            words.append(names[words[-1]])
+        elif equals and flag in names:
+            words += [flag, names[flag]]
+        elif not (equals and flag == "--only"):
+            words.append(argument)
+    return words[1:]
 
 
 if __name__ == "__main__":

@@ -157,11 +157,8 @@ def submit_to_slurm(
     logs = root / "logs"
     logs.mkdir(parents=True, exist_ok=True)
     scripts = REPOSITORY / "scripts"
-    path = [
-        os.path.dirname(sys.executable),
-        os.environ.get("PATH", ""),
-    ]  # for job.sbatch to find python
-    environment = {**os.environ, "PATH": os.pathsep.join(path)}
+    path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
+    environment = {**os.environ, "PATH": path}  # for job.sbatch to find python
     job_ids: dict[str, str] = {}
 
     def submit(name: str, condition: str, needs: Iterable[str]) -> None:

@@ -3,7 +3,6 @@
 import json
 import math
 from collections.abc import Iterable, Sequence
-from pathlib import Path
 
 import numpy as np
 from scipy.stats import wilcoxon
@@ -16,7 +15,8 @@ from trainer.checkpoint import CHECKPOINT
 from trainer.config import EPOCHS
 from trainer.log import LOG
 
-from .plan import DIC_INTERVAL, IMAGES, METHODS, SEEDS, Study, jobs_of
+from .plan import jobs_of
+from .study import DIC_INTERVAL, IMAGES, METHODS, SEEDS, Study
 
 BEST = ("hybrid_dic", "direct")  # the papers' method
 
@@ -74,41 +74,33 @@ RELEASED_BACKBONES = {"conv4": "conv4_released"}
 
 def heading(study: Study) -> str:
     """Return the heading: the table, and how ours is narrowed compared with the papers'."""
-    table = study.table
+    table, released = study.table, RELEASED_BACKBONES.get(study.table.arch)
     narrower = []
     if study.images not in (None, IMAGES.get(table.dataset)) and not study.own:
         narrower.append(f"{study.images:,} images instead of {IMAGES[table.dataset]:,}")
-    if study.arch not in (table.arch, RELEASED_BACKBONES.get(table.arch)):
-        narrower.append(f"{study.arch} instead of {table.arch}")
-    if study.image_size != IMAGE_SIZE:
-        narrower.append(f"{study.image_size} pixels instead of {IMAGE_SIZE}")
-    if study.epochs != EPOCHS:
-        narrower.append(f"{study.epochs} epochs instead of {EPOCHS}")
-    if study.amp:
-        narrower.append("mixed precision")
-    if study.seeds != SEEDS:
-        narrower.append(f"seeds {', '.join(map(str, study.seeds))}")
-    if list(study.shots) != table.shots:
-        narrower.append(f"shots {', '.join(study.shots)} of {', '.join(table.shots)}")
-    if list(study.methods) != table.methods:
-        narrower.append("methods " + ", ".join(study.methods))
-    if study.group_disjoint:
-        narrower.append("group-disjoint tasks")
-    if study.allow_duplicates:
-        narrower.append("copies counted as images")
-    if "--skip-unreadable" in study.machine:
-        narrower.append("without unreadable images")
-    if study.norm_statistics == "image":
-        narrower.append("scored with BatchNorm's statistics of each image")
-    if study.epochs <= DIC_INTERVAL:
-        narrower.append("too short for DIC, whose rows do without it")
-    block = study.arch if study.arch == RELEASED_BACKBONES.get(table.arch) else table.arch
+    settings = {
+        f"{study.arch} instead of {table.arch}": study.arch not in (table.arch, released),
+        f"{study.image_size} pixels instead of {IMAGE_SIZE}": study.image_size != IMAGE_SIZE,
+        f"{study.epochs} epochs instead of {EPOCHS}": study.epochs != EPOCHS,
+        "mixed precision": study.amp,
+        f"seeds {', '.join(map(str, study.seeds))}": study.seeds != SEEDS,
+        f"shots {', '.join(study.shots)} of {', '.join(table.shots)}":
+            list(study.shots) != table.shots,
+        f"methods {', '.join(study.methods)}": list(study.methods) != table.methods,
+        "group-disjoint tasks": study.group_disjoint,
+        "copies counted as images": study.allow_duplicates,
+        "without unreadable images": "--skip-unreadable" in study.machine,
+        "scored with BatchNorm's statistics of each image": study.norm_statistics == "image",
+        "too short for DIC, whose rows do without it": study.epochs <= DIC_INTERVAL,
+    }  # fmt: skip
+    narrower += [text for text, applies in settings.items() if applies]
+    block = released if study.arch == released else table.arch
     note = ", the block that the authors ran" if block != table.arch else ""
-    title = f"Table {table.number}: {table.dataset}, {block}{note}, {table.n_way}-way"
+    title = f"Table {table.number}: {table.dataset}, {block}{note}"
     if study.own:
         images = f", {study.images:,} images" if study.images else ""
-        title = f"Methods of table {table.number} on {table.dataset}{images}, {block}, "
-        title += f"{table.n_way}-way"
+        title = f"Methods of table {table.number} on {table.dataset}{images}, {block}"
+    title += f", {table.n_way}-way"
     return title + (f" — narrowed: {'; '.join(narrower)}" if narrower else "")
 
 
@@ -158,21 +150,13 @@ def per_class(study: Study) -> list[list[str]]:
 def significance(study: Study) -> list[list[str]]:
     """Return the rows of two-sided Wilcoxon signed-rank tests of the papers' method against each
     other method, on the total accuracies of the same tasks, over all shots and seeds."""
-    scores = read_scores(study)
-
-    def accuracies(method: str) -> dict[tuple[str, int], float]:
-        return {
-            (shot, seed): run["accuracy"]
-            for (name, shot), runs in scores.items()
-            if name == method
-            for seed, run in runs.items()
-        }
-
+    accuracies: dict[str, dict[tuple[str, int], float]] = {method: {} for method in study.methods}
+    for (method, shot), runs in read_scores(study).items():
+        accuracies[method] |= {(shot, seed): run["accuracy"] for seed, run in runs.items()}
     ours = next((method for method in study.methods if METHODS[method] == BEST), "")
     rows = [[f"{ours} against", "tasks", "mean difference", "p"]]
-    best = accuracies(ours)
-    for method in study.methods:
-        other = accuracies(method)
+    best = accuracies.get(ours, {})
+    for method, other in accuracies.items():
         tasks = sorted(best.keys() & other.keys())
         differences = np.array([best[task] - other[task] for task in tasks])
         if method != ours and differences.any():
@@ -182,23 +166,19 @@ def significance(study: Study) -> list[list[str]]:
 
 
 def made_with(study: Study) -> list[str]:
-    """Return the commits, torch versions, machines and training hours behind the scores."""
-    made_by, hours = [], 0.0
+    """Return the commits, torch versions, machines and training hours behind the scores; repeated
+    epochs count once."""
+    made_by, seconds = [], 0.0
     for job in jobs_of(study):
         if job.epochs is not None and (job.folder / CHECKPOINT).exists():
             made_by.append(load_checkpoint(job.folder)["made_by"])
-            hours += training_hours(job.folder)
+            _, epochs = read_log(job.folder / LOG)
+            seconds += sum(values.get("seconds", 0) for values in epochs.values())
     lines = []
     for key in ("commit", "torch", "machine"):
         values = dict.fromkeys(str(made.get(key, "not recorded")) for made in made_by)
         lines.append(f"{key}: {', '.join(values) or 'none yet'}")
-    return [*lines, f"{len(made_by)} training runs, {hours:.1f} hours in total"]
-
-
-def training_hours(folder: Path) -> float:
-    """Return the hours spent on all epochs of a run; repeated epochs count once."""
-    _, epochs = read_log(folder / LOG)
-    return sum(values.get("seconds", 0) for values in epochs.values()) / 3600
+    return [*lines, f"{len(made_by)} training runs, {seconds / 3600:.1f} hours in total"]
 
 
 def markdown(rows: Sequence[Sequence[object]]) -> str:

@@ -88,12 +88,12 @@ def test_support_and_query_are_split_class_by_class():
 
 
 def test_fewer_query_images_of_small_classes(capsys):
-    assert query_size(20, 5, 15) == 15 and not capsys.readouterr().out
-    assert query_size(8, 5, 15) == 3 and "3 query images per class instead of 15" in (
+    assert query_size([range(30), range(20)], 5, 15) == 15 and not capsys.readouterr().out
+    assert query_size([range(8)], 5, 15) == 3 and "3 query images per class instead of 15" in (
         capsys.readouterr().out
     )
     with pytest.raises(InputError, match="--k-shot 8"):
-        query_size(8, 8, 15)
+        query_size([range(8)], 8, 15)
 
 
 @pytest.mark.parametrize("views_by", ["pil", "batch"])

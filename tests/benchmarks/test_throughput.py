@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from benchmarks import profiling, scaling, throughput
-from benchmarks.throughput import FixedBatches, ratios
+from benchmarks.tables import ratio
 from common.errors import InputError
 from datasets import open_dataset
 
@@ -55,8 +55,8 @@ def test_turn_about(tmp_path, capsys):
     assert result["settings"]["batch_size"] == 8 and result["made_by"]["torch"] == torch.__version__
 
 
-def test_results_are_written_after_each_task(tmp_path, monkeypatch):
-    out = tmp_path / "t.json"
+def test_results_are_written_after_each_task(data, tmp_path, monkeypatch):
+    out, images = tmp_path / "t.json", open_dataset(data).base
 
     def compare(args, task, images):
         if task == "d":
@@ -65,6 +65,7 @@ def test_results_are_written_after_each_task(tmp_path, monkeypatch):
         return {"default": {"ms_per_image": [1.0], "memory_gb": 1.0}}
 
     monkeypatch.setattr(throughput, "compare", compare)
+    monkeypatch.setattr(throughput, "make_images", lambda folder, count: images)
     with pytest.raises(InputError, match="the end"):
         throughput.main([*SMALL, "--tasks", "a", "d", "--out", str(out)])
 
@@ -80,26 +81,19 @@ def test_what_modes_mean(monkeypatch):
 
 def test_error_in_a_process(monkeypatch):
     args = throughput.parser().parse_args([*SMALL, "--device", "cuda:7", "--modes", "plain"])
-    args.encode_images, args.start_method = 8, "fork"
+    args.start_method = "fork"
     with pytest.raises(InputError, match="GPU 7|cuda:7"):
         throughput.compare(args, "a", None)
 
 
 def test_ratios_of_consecutive_turns():
     """The machine is half as fast in the second turn: the ratio is the same."""
-    assert ratios([6.0, 12.0, 6.6], [2.0, 4.0, 2.0]) == {"median": 3, "low": 3, "high": 3.3}
+    assert ratio([6.0, 12.0, 6.6], [2.0, 4.0, 2.0]) == "3.00 (3.00–3.30)"
 
 
 def test_flop():
     """51.3 GFLOP for ResNet-12 at 224 pixels."""
     assert throughput.flop_per_image("resnet12", 224) / 1e9 == pytest.approx(51.3, abs=0.1)
-
-
-def test_fixed_batches():
-    batches = FixedBatches(3, 4, 32, torch.device("cpu"))
-    (first, rows), second, third = batches
-    assert len(first) == 2 and first[0].shape == (4, 3, 32, 32) and rows.tolist() == [0, 1, 2, 3]
-    assert second[0][0] is first[0] and not torch.equal(*first)
 
 
 @pytest.mark.slow

@@ -8,7 +8,7 @@ import pytest
 from common.errors import InputError
 from datasets import oct, open_dataset
 from datasets.pseudo import PseudoLabels
-from plots import draw
+from plots import draw, style
 from plots.read import Result, Run, Tasks, read_result, worst_mistakes
 
 RARE = {"dataset": "synthetic", "counts": {"x": 5, "y_z": 5}, "sha256": ""}
@@ -46,7 +46,7 @@ def texts(figure) -> set[str]:
 @pytest.fixture(autouse=True)
 def closing():
     yield
-    draw.pyplot().close("all")
+    style.pyplot().close("all")
 
 
 def test_curves():
@@ -78,7 +78,7 @@ def test_drops_of_the_rate_are_marked_where_the_loss_may_rise():
 
 
 def test_axis_labels_fit():
-    with draw.pyplot().rc_context(draw.STYLE):
+    with style.pyplot().rc_context(style.STYLE):
         figure = draw.draw_curves([run("a", **dict.fromkeys(draw.CURVES, [1, 2]))])
         figure.canvas.draw()
         for ax in figure.axes:
@@ -207,14 +207,14 @@ def test_names_that_start_with_an_underscore_are_in_legends():
 
 
 def test_letters_of_double_width():
-    assert draw.letters("ab") == 2 and draw.letters("病変a") == 5
+    assert style.letters("ab") == 2 and style.letters("病変a") == 5
 
 
 def test_class_colours_do_not_depend_on_the_task():
-    assert draw.color_of("y_z", RARE) == draw.CLASS_COLORS[1]
-    assert len(set(draw.CLASS_COLORS)) == 9 and len(set(draw.RUN_COLORS)) == 7
-    assert draw.marker_of("y_z", RARE) != draw.marker_of("x", RARE)
-    assert len(set(draw.CLASS_MARKERS)) == 9
+    assert style.color_of("y_z", RARE) == style.CLASS_COLORS[1]
+    assert len(set(style.CLASS_COLORS)) == 9 and len(set(style.RUN_COLORS)) == 7
+    assert style.marker_of("y_z", RARE) != style.marker_of("x", RARE)
+    assert len(set(style.CLASS_MARKERS)) == 9
 
 
 def test_stage_a_is_in_the_panel_of_the_contrastive_loss():
@@ -229,7 +229,7 @@ def test_stage_a_is_in_the_panel_of_the_contrastive_loss():
 
 def test_long_titles_are_wrapped():
     name = "papsmear-conv4_released-224px-200epochs-amp"
-    with draw.pyplot().rc_context(draw.STYLE):
+    with style.pyplot().rc_context(style.STYLE):
         figure = draw.draw_temperatures([run(f"{n}-{name}", temperature_x=[1, 1]) for n in "ab"])
         figure.canvas.draw()
         for ax in figure.axes:
@@ -250,7 +250,7 @@ def test_file_names_stand_under_lookalikes(chain, data):
 
 
 def test_a_number_stays_with_what_it_counts():
-    assert draw.fitted("L2-normalised, 1 task", 16 * draw.LETTER) == "L2-normalised,\n1 task"
+    assert style.fitted("L2-normalised, 1 task", 16 * style.LETTER) == "L2-normalised,\n1 task"
 
 
 def test_histograms_are_told_apart():
@@ -272,7 +272,7 @@ def test_long_names_fit_beside_histograms(shots):
               [{"accuracy": 0.4}, {"accuracy": 0.6}])
         for n in "ab" for k in shots
     ]  # fmt: skip
-    with draw.pyplot().rc_context(draw.STYLE):
+    with style.pyplot().rc_context(style.STYLE):
         figure = draw.draw_tasks(found)
         figure.canvas.draw()
         for ax in figure.axes:

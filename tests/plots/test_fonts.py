@@ -10,7 +10,7 @@ from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
 from matplotlib import font_manager
 
-from plots import draw, fonts
+from plots import draw, fonts, style
 from plots.fonts import characters, choose_fonts
 
 
@@ -48,7 +48,7 @@ def installed(tmp_path, monkeypatch):
 @pytest.fixture(autouse=True)
 def closing():
     yield
-    draw.pyplot().close("all")
+    style.pyplot().close("all")
 
 
 def figure_of(*names: str):

@@ -21,15 +21,8 @@ from conftest import REPOSITORY, SETTINGS, call, load_script, refused
 from datasets import isic2018
 from moco.config import Pretraining
 from reproduction import cost, run, table
-from reproduction.plan import (
-    ENCODERS,
-    META,
-    METHODS,
-    STUDENTS,
-    Job,
-    jobs_of,
-    read_tables,
-)
+from reproduction.plan import Job, jobs_of
+from reproduction.study import ENCODERS, META, METHODS, STUDENTS, read_tables
 from trainer import cli
 from trainer.flags import parse
 from trainer.settings import resolve
