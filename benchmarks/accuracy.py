@@ -100,7 +100,7 @@ def accuracies(args: argparse.Namespace, checkpoint: dict, data: Collection) -> 
     for seed in TASKS:
         task = draw_task(rare, None, 5, seed)
         query = task.query(rare)
-        predicted = predict(task.support(rare), query).argmax(axis=1)
+        predicted = predict(task.support(rare), query)[0].argmax(axis=1)
         values.append(float((predicted == query.labels).mean()))
     return values
 
