@@ -17,6 +17,7 @@ FEWEST = 3  # classes that a data set needs: one common and two rare ones
 TABLES = (".csv", ".tsv", ".txt")
 COLUMNS = ("path", "label")
 GROUP = "group"  # an optional column: the patient or lesion
+SUPPORT = "support"  # a column that --support reads
 LAYOUT = "one folder per class, or one CSV file with the columns path and label"
 
 
@@ -116,6 +117,12 @@ def _from_csv(table: Path, group_column: str | None) -> Listing:
         raise InputError(
             f"--group-column {group_column}: {table} has the columns {','.join(header)}"
         )
+    if unused := [
+        printable(name) + " (only by --support)" * (name.casefold() == SUPPORT)
+        for name in header
+        if name and name not in (*COLUMNS, column)
+    ]:
+        listing.notes.append(f"further columns of {table.name} are not used: {listed(unused)}")
     paths = table_paths(table, rows)
     listing.rows = [
         Row(i, path, clean(row["label"]), clean(row.get(column, "")) or None)

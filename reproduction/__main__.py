@@ -60,6 +60,9 @@ def make_parser() -> cli.ArgumentParser:
     add("--group-disjoint", "--lesion-disjoint", action="store_true",
         help="exclude query images of the support set's groups (patients, lesions)")  # fmt: skip
     add("--groups", type=Path, metavar="FILE", help="CSV file with the columns image,group")
+    add("--group-column", metavar="NAME", help="another column of groups")
+    add("--group-folders", action="store_true",
+        help="take the folders within the class folders as groups")  # fmt: skip
     add("--tasks", type=natural, default=TASKS, metavar="N",
         help="tasks over which rows that need no training by task are scored as well, with a 95 %% "
         "confidence interval; 0: none")  # fmt: skip
@@ -122,6 +125,9 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
     data, out, groups = args.data or Path("DATA"), args.out, args.groups
     if not args.dry_run:  # the commands run in the repository's folder
         data, out, groups = data.resolve(), out.resolve(), groups and groups.resolve()
+    grouping = ["--groups", str(groups)] if groups else []
+    grouping += ["--group-column", args.group_column] if args.group_column else []
+    grouping += ["--group-folders"] * args.group_folders
     same = ("image_size", "epochs", "group_disjoint", "allow_duplicates", "amp", "tasks",
             "norm_statistics")  # fmt: skip
     return Study(
@@ -132,7 +138,7 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         seeds=tuple(dict.fromkeys(args.seeds)),
         shots=tuple(shot for shot in table.shots if shot in shots),
         methods=tuple(method for method in table.methods if method in methods),
-        groups=groups,
+        grouping=tuple(grouping),
         machine=tuple(machine),
         classes=classes,
         **{name: getattr(args, name) for name in same},
@@ -232,8 +238,8 @@ def open_images(study: Study, args: argparse.Namespace) -> Collection:
     earlier runs used other images.
     """
     data = open_data(
-        study.data, args.base_classes, args.rare_classes, study.groups,
-        allow_duplicates=study.allow_duplicates,
+        study.data, args.base_classes, args.rare_classes, args.groups, args.group_column,
+        args.group_folders, allow_duplicates=study.allow_duplicates,
     )  # fmt: skip
     require_dataset(study, data)
     for shot, seed in itertools.product(study.shots, study.seeds):

@@ -115,7 +115,7 @@ class Planner:
 
     def score(self, method: str, shot: str, seed: int) -> Job:
         study, (model, classifier) = self.study, self.study.model_of(method)
-        flags = study.group_flags()  # the model has a task
+        flags: list[object] = [*study.grouping]  # the model has a task
         if model in ENCODERS or model in META:
             training, flags = self.of_all_tasks(model, shot), study.task_flags(shot, seed)
         elif model in STUDENTS:

@@ -89,7 +89,8 @@ def run_here(jobs: Sequence[Job], logs: Path, max_jobs: int = 1) -> None:
                 code, seconds = future.result()
                 if code:
                     failed.append(job)
-                    print(f"FAILED: {job.name}; see {_log_file(logs, job.name)}", flush=True)
+                    log_file = _log_file(logs, job.name)
+                    print(f"FAILED: {job.name}; see {log_file}: {_last_line(log_file)}", flush=True)
                 else:
                     done.add(job.name)
                     print(f"{len(done)}/{len(jobs)}  {job.name}  {seconds:.0f} s", flush=True)
@@ -119,6 +120,12 @@ def _stopping(started: set[subprocess.Popen], stopped: threading.Event) -> Itera
 
 def _log_file(logs: Path, name: str) -> Path:
     return logs / f"{name.replace(' ', '-')}.log"
+
+
+def _last_line(file: Path) -> str:
+    """Return the last line of a log that is not empty, in which a command tells its error."""
+    lines = file.read_text(encoding="utf-8", errors="replace").split("\n")
+    return next((line.strip() for line in reversed(lines) if line.strip()), "no output")
 
 
 def _environment(slot: int, max_jobs: int) -> dict[str, str]:

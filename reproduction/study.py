@@ -123,7 +123,7 @@ class Study:
     shots: tuple[str, ...]
     methods: tuple[str, ...]
     group_disjoint: bool = False
-    groups: Path | None = None
+    grouping: tuple[str, ...] = ()  # flags that say where the groups of images are
     allow_duplicates: bool = False
     amp: bool = False
     norm_statistics: str = "running"
@@ -203,10 +203,7 @@ class Study:
         flags += ["--seed", seed] if seed is not None else []
         flags += ["--group-disjoint"] * self.group_disjoint
         flags += ["--rare-split"] * (self.rare_split and shot is not None)
-        return [*flags, *self.group_flags(), *self.classes]
-
-    def group_flags(self) -> list[object]:
-        return ["--groups", self.groups] if self.groups else []
+        return [*flags, *self.grouping, *self.classes]
 
     def training_flags(self, cosine: bool) -> list[object]:
         """Return the flags of any training; the learning rate drops at 60 and 80 % of the epochs,

@@ -54,8 +54,17 @@ def test_class_folders(folder):
 def test_csv_equals_class_folders(folder, columns):
     from_csv = open_dataset(csv_of(folder, columns), *CHOICE)
     assert from_csv.name == "images"
+    unused = ("further columns of images.csv are not used: age",) * ("age" in columns)
+    assert from_csv.notes == unused
     assert from_csv.base.ids == open_dataset(folder, *CHOICE).base.ids
     assert all(path.is_file() for path in from_csv.base.paths)
+
+
+def test_a_column_support_is_noted(folder):
+    table = folder / "t.csv"
+    table.write_text("path,label,Support,group\nhealthy/0.png,common,x,A\n")
+    expected = "further columns of t.csv are not used: Support (only by --support)"
+    assert own.find(table).notes == [expected]
 
 
 def test_spaces_after_commas(folder):

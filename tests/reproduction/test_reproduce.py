@@ -168,6 +168,16 @@ def test_too_few_epochs_for_dic(capsys):
     assert shortest.training_flags(cosine=False)[-3:] == ["--schedule", 1, 1]
 
 
+@pytest.mark.parametrize(
+    "grouping",
+    [["--groups", "g.csv"], ["--groups", "g.csv", "--group-column", "case"], ["--group-folders"]],
+)
+def test_groups_are_passed_on_wherever_a_task_is_drawn_or_scored(capsys, grouping):
+    for command in commands(capsys, "--table", 5, "--seeds", 0, "--shots", 1, *grouping):
+        draws = command[0] in ("generate_pseudo.py", "test.py") or "baselines.scratch" in command
+        assert [word for word in command if word in grouping] == grouping * draws
+
+
 def test_groups_and_duplicates_are_passed_on(capsys):
     flags = ["--group-disjoint", "--groups", "g.csv", "--allow-duplicates", "--skip-unreadable"]
     found = commands(capsys, "--table", 5, "--seeds", 0, "--shots", 1, *flags)
@@ -411,6 +421,7 @@ def test_failure_skips_dependent_jobs(tmp_path, capsys):
         run.run_here(jobs, tmp_path / "logs", max_jobs=2)
     assert jobs[2].done() and not jobs[3].done()
     assert "no space" in (tmp_path / "logs" / "bad.log").read_text()
+    assert f"FAILED: bad; see {tmp_path / 'logs' / 'bad.log'}: no space" in capsys.readouterr().out
     jobs[1] = job("bad", tmp_path, make.format("bad"))  # fixed
     run.run_here(jobs, tmp_path / "logs")
     assert all(one.done() for one in jobs)
