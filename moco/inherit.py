@@ -30,8 +30,8 @@ def teacher_settings(recorded: Mapping[str, Any], savedir: Path) -> dict[str, An
     """Return the teacher's settings `recorded` with the pseudo labels in `savedir`.
 
     Settings newer than the file get their defaults; a teacher that was not trained has no schedule,
-    recorded as None. Raises InputError if a setting that a student
-    must inherit is missing, or a value is invalid.
+    recorded as None. Raises InputError if a setting that a student must inherit is missing, or a
+    value is invalid.
     """
     with refusing(f"the teacher of the pseudo labels in {savedir} is invalid"):
         required = Pretraining.names(inherited="always")
