@@ -127,8 +127,8 @@ def print_notes(settings: Labelling, checkpoint: dict, data: Collection, task: T
     """
     note_on_counts(task)
     query = task.query(data.rare, complete=not task.chosen)
-    other = other_images(checkpoint["base"], data.base)
-    if STAGES[checkpoint["stage"]].trained and other:
+    trained = STAGES[checkpoint["stage"]].trained
+    if trained and (other := other_images(checkpoint["base"], data.base)):
         print(f"note: {settings.resume} was trained on {other}")
     resume.note_on_seen_classes(checkpoint, settings.resume, data.rare)
     note_on_shared(task.shared(data.rare, data.groups), len(query))

@@ -19,9 +19,13 @@ def with_groups(data: Collection, table: Path, column: str | None = None) -> Col
     """
     notes = list(data.notes)
     ids = (*data.base.ids, *data.rare.ids)
-    if not column and has_columns(table, ()) and not has_columns(table, (GROUP,)):
-        raise InputError(f"{table} has no column {GROUP}; name its column as --group-column")
-    groups = table_groups(table, column or GROUP, (*ids, *data.others.ids), notes)
+    try:
+        groups = table_groups(table, column or GROUP, (*ids, *data.others.ids), notes)
+    except InputError:
+        if column or has_columns(table, (GROUP,)) or not has_columns(table, ()):
+            raise
+        what = f"{table} has no column {GROUP}; name its column as --group-column"
+        raise InputError(what) from None
     if not groups.keys() & {*ids}:
         raise InputError(
             f"--groups {table}: none of its {len(groups)} ids is an image of {data.name}, whose "

@@ -16,7 +16,7 @@ from .episode import Task, choose_task, draw_task
 from .groups import with_folders, with_groups
 from .images import ImageSet, check_readable, image_set, without_unreadable
 from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
-from .tables import finder, require_unique, table_paths, table_rows
+from .tables import IDS, finder, require_unique, table_paths, table_rows
 
 UNREADABLE = "unreadable"
 MARKED = ("1", "yes", "y", "true", "t", "x", "support")  # in the column support
@@ -210,17 +210,17 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
     wrong = []
     find = finder(class_of)
     notes: list[str] = []
-    for line, row in table_rows(table, ("label",), notes, ("support", "image", "path")):
-        mark = clean(row.get("support", "x")).casefold().removesuffix(".0")
+    for line, row in table_rows(table, ("label",), notes, (own.SUPPORT, *IDS)):
+        mark = clean(row.get(own.SUPPORT, "x")).casefold().removesuffix(".0")
         if mark in UNMARKED:
             continue
         if mark not in MARKED:
             raise InputError(
                 f"{table}, line {line}: the column support must be one of {listed(MARKED)} or of "
-                f"{listed(UNMARKED[1:])}, got {row['support']!r}"
+                f"{listed(UNMARKED[1:])}, got {row[own.SUPPORT]!r}"
             )
         label = clean(row["label"])
-        name = row.get("image") or row.get("path")
+        name = next((row[column] for column in IDS if row.get(column)), None)
         if not name:
             raise InputError(f"{table}, line {line}: expected a column image or path, not empty")
         name = find(name)

@@ -23,7 +23,7 @@ MARKS = {  # the first match wins
     codecs.BOM_UTF16_BE: "utf-16",
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-IDS = ("image", "path")  # columns of ids in a file of groups
+IDS = ("image", "path")  # columns of ids; the first one there counts
 # Excel's first line that names the delimiter; the header tells it as well.
 SEPARATOR_LINE = re.compile(r'\A"?sep=.?"?[,;\t]*(?=[\r\n])', re.IGNORECASE)
 
@@ -157,7 +157,7 @@ def table_groups(table: Path, column: str, ids: Sequence[str], notes: list[str])
     Adds to `notes` as `table_rows` does, and which ids are none of `ids`. Raises InputError as
     `table_rows` does, and for an id that is listed twice.
     """
-    image = next((name for name in IDS if has_columns(table, (name,))), IDS[0])
+    image = next((name for name in IDS if has_columns(table, (name, column))), IDS[0])
     rows = [row for _, row in table_rows(table, (image, column), notes)]
     find = finder(ids)
     names, groups = [find(row[image]) for row in rows], [clean(row[column]) for row in rows]
