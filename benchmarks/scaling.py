@@ -3,14 +3,13 @@
     python -m benchmarks.scaling                             1 and 2 processes; 1k to 1M images
     python -m benchmarks.scaling --counts 1000 10000 --out results.json
 
-Each measurement is a separate run of main_moco.py that stops after some steps. Images are small PNG
-files, most of them hard links, but listed, checked and decoded one by one. The first run on a data
-folder creates the cache of decoded images, the second uses it.
+Each measurement is a run of main_moco.py: two epochs, of which the second counts, or with many
+images none, which does all that comes before the first step. Images are small PNG files, most of
+them hard links, but listed, checked and decoded one by one. The first run on a data folder creates
+the cache of decoded images, the second uses it.
 """
 
 import argparse
-import functools
-import json
 import os
 import subprocess
 import sys
@@ -19,22 +18,20 @@ import time
 from pathlib import Path
 
 import numpy as np
-import torch
 from PIL import Image
 from tqdm import tqdm
 
-import main_moco
 from common.errors import InputError
 from common.files import require_writable
-from moco.config import Pretraining
+from plots.read import read_log
+from reproduction.run import REPOSITORY
 from trainer import cli
-from trainer.distributed import barrier, is_main
+from trainer.log import LOG
 from trainer.provenance import provenance
-from trainer.settings import at_least, positive
+from trainer.settings import positive
 
-from . import make_parser, save, settings_of
+from . import make_parser, peak_gb, save, settings_of
 from .tables import images_table, processes_table
-from .throughput import wait
 
 LINKS = 1000  # hard links per file; file systems allow some tens of thousands
 
@@ -55,98 +52,42 @@ def make_data(folder: Path, count: int, size: int = 16) -> None:
                 os.link(file, path)
 
 
-# One measurement: main_moco.py with timed steps
+def measure(
+    args: argparse.Namespace, data: Path, folder: Path, processes: int = 1, epochs: int = 0
+) -> dict:
+    """Run main_moco.py on `data`; return the seconds it took besides its `epochs`, the peak memory
+    of its largest process and, if there are epochs, the images per second of the last.
 
-
-WORKER = main_moco.worker  # `run_timed` puts `timed_worker` in its place
-
-
-class StepLimit(Exception):
-    """The requested number of steps is done."""
-
-
-def timed_worker(
-    steps: int, out: Path, start: float, parent: int,
-    device: torch.device, settings: Pretraining, *arguments: object,
-) -> None:  # fmt: skip
-    """Run `main_moco.worker`, but time each step and stop after `steps`; `parent` started all."""
-    times, memory, compute = [], None, main_moco.step
-
-    def step(*batch):
-        nonlocal memory
-        if len(times) == steps:
-            memory = memory_of_tree(parent)  # while all are running
-            raise StepLimit
-        values = compute(*batch)
-        wait(device)
-        times.append(time.time())
-        return values
-
-    main_moco.step = step
-    try:
-        WORKER(device, settings, *arguments)
-    except StepLimit:
-        barrier()  # wait for the other ranks, which measure memory, too
-    if is_main():
-        second_half = times[len(times) // 2 :]  # the first steps wait for workers to start
-        seconds = second_half[-1] - second_half[0]
-        rate = settings.batch_size * (len(second_half) - 1) / seconds
-        measured = {
-            "seconds_to_first_step": round(times[0] - start, 2),
-            "images_per_second": round(rate, 1),
-            "memory_gb": memory,
-        }
-        save(measured, out)
-
-
-def memory_of_tree(root: int) -> float | None:
-    """Return the memory of a process and its descendants in GB (PSS: shared pages count once), None
-    if the system does not report it."""
-    try:
-        parents = {}
-        for entry in Path("/proc").iterdir():
-            if entry.name.isdigit():
-                status = (entry / "stat").read_text(encoding="utf-8").rpartition(")")[2].split()
-                parents[int(entry.name)] = int(status[1])
-        tree = {root}
-        while children := {pid for pid, parent in parents.items() if parent in tree} - tree:
-            tree |= children
-        kilobytes = 0
-        for pid in tree:
-            for line in Path(f"/proc/{pid}/smaps_rollup").read_text(encoding="utf-8").splitlines():
-                kilobytes += int(line.split()[1]) if line.startswith("Pss:") else 0
-        return round(kilobytes * 1024 / 1e9, 3)
-    except OSError:
-        return None
-
-
-def measure(args: argparse.Namespace, data: Path, processes: int, folder: Path) -> dict:
-    """Run some steps of main_moco.py on `data` in a separate process; return its measurements."""
-    out, run = folder / "measured.json", folder / "run"
+    Raises InputError if the run fails.
+    """
+    run = folder / "run"
     flags = [
-        str(data), "--base-classes", "common", "--rare-classes", "rare1", "rare2",
-        "--model-path", str(run), "--overwrite", "--cache", str(folder / "cache"),
-        "--epochs", "100000", "--arch", args.arch, "--image-size", str(args.image_size),
-        "-b", str(args.batch_size), "-j", str(args.workers), "--print-freq", "1000000",
-        "--device", args.device, "--no-compile", "--allow-duplicates",  # links to few images
+        data, "--base-classes", "common", "--rare-classes", "rare1", "rare2", "--model-path", run,
+        "--overwrite", "--cache", folder / "cache", "--epochs", epochs, "--arch", args.arch,
+        "--image-size", args.image_size, "-b", args.batch_size, "-j", args.workers, "--device",
+        args.device, "--no-compile", "--allow-duplicates",  # links to few images
     ]  # fmt: skip
     if processes > 1:
-        flags += ["--multiprocessing-distributed", "--nproc", str(processes)]
-    command = [sys.executable, "-m", "benchmarks.scaling", "--measure", str(args.steps), str(out)]
-    command += [repr(time.time()), *flags]
-    result = subprocess.run(command, capture_output=True, encoding="utf-8")
-    if result.returncode or not out.exists():
-        raise InputError(f"a run failed: {result.stderr.strip()[-500:]}")
-    measured = json.loads(out.read_text(encoding="utf-8"))
-    out.unlink()
+        flags += ["--multiprocessing-distributed", "--nproc", processes]
+    command = [sys.executable, "main_moco.py", *map(str, flags)]
+    start = time.perf_counter()
+    with subprocess.Popen(
+        command, cwd=REPOSITORY, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE
+    ) as process:
+        error = process.stderr.read().decode(errors="replace")
+        _, status, usage = os.wait4(process.pid, 0)
+        process.returncode = os.waitstatus_to_exitcode(status)
+    seconds = time.perf_counter() - start
+    if process.returncode:
+        raise InputError(f"a run failed: {error.strip()[-500:]}")
+    trained = [values for values in read_log(run / LOG)[1].values() if "seconds" in values]
+    measured = {
+        "seconds": round(seconds - sum(values["seconds"] for values in trained), 2),
+        "memory_gb": round(peak_gb(usage), 3),
+    }
+    if trained:
+        measured["images_per_second"] = round(trained[-1]["images_per_second"], 1)
     return measured
-
-
-def run_timed(steps: str, out: str, start: str, *flags: str) -> None:
-    """Run `main_moco.main` with `timed_worker` as its worker, in the child process of `measure`."""
-    timing = int(steps), Path(out), float(start), os.getpid()
-    main_moco.worker = functools.partial(timed_worker, *timing)
-    main_moco.main(list(flags))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -160,14 +101,12 @@ def parser() -> argparse.ArgumentParser:
     add("--image-size", type=int, default=32)
     add("-b", "--batch-size", type=int, default=16)
     add("-j", "--workers", type=int, default=4)
-    add("--steps", type=at_least(4), default=60)
+    add("--steps", type=positive, default=60, help="steps of an epoch with several processes")
     add("--out", type=Path, metavar="FILE", help="JSON file for the results")
     return arg_parser
 
 
 def main() -> None:
-    if sys.argv[1:2] == ["--measure"]:
-        return run_timed(*sys.argv[2:])
     args = parser().parse_args()
     if args.out:
         require_writable(args.out.parent)  # fail early
@@ -179,15 +118,15 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as root:
         folder = Path(root)
-        # Enough images that the timed steps do not include the end of an epoch.
-        make_data(folder / "few", args.batch_size * (args.steps + 2))
-        measure(args, folder / "few", 1, folder)  # warm-up: creates the cache
+        few = folder / "few"
+        make_data(few, args.batch_size * args.steps)
+        measure(args, few, folder)  # warm-up: creates the cache
         for _ in tqdm(range(args.turns), desc="processes", unit="turn"):
             for n in args.processes:
-                result["processes"][str(n)].append(measure(args, folder / "few", n, folder))
+                result["processes"][str(n)].append(measure(args, few, folder, n, epochs=2))
         for count in tqdm(args.counts, desc="images"):
             make_data(folder / str(count), count)
-            first, again = (measure(args, folder / str(count), 1, folder) for _ in range(2))
+            first, again = (measure(args, folder / str(count), folder) for _ in range(2))
             result["images"][str(count)] = {"without cache": first, "with cache": again}
     print(processes_table(result), images_table(result), sep="\n\n")
     save(result, args.out)

@@ -54,10 +54,10 @@ def ratio(plain: list[float], fast: list[float]) -> str:
 
 def processes_table(result: dict) -> str:
     """Return a Markdown table of the runs by number of processes: median (lowest–highest)."""
-    columns = ("images_per_second", "seconds_to_first_step", "memory_gb")
-    rows = [["processes", "images per second", "seconds to the first step", "memory, GB"]]
+    columns = ("images_per_second", "seconds", "memory_gb")
+    rows = [["processes", "images per second", "seconds besides training", "memory, GB"]]
     for count, runs in result["processes"].items():
-        values = ([run[name] or 0 for run in runs] for name in columns)
+        values = ([run[name] for run in runs] for name in columns)
         cells = (f"{statistics.median(v):.4g} ({min(v):.4g}–{max(v):.4g})" for v in values)
         rows.append([count, *cells])
     return markdown(rows)
@@ -65,9 +65,8 @@ def processes_table(result: dict) -> str:
 
 def images_table(result: dict) -> str:
     """Return a Markdown table of the runs by number of images, without and with cache."""
-    columns = ("seconds_to_first_step", "images_per_second", "memory_gb")
-    rows = [["images", "cache", "seconds to the first step", "images per second", "memory, GB"]]
+    rows = [["images", "cache", "seconds besides training", "memory, GB"]]
     for count, runs in result["images"].items():
         for cache, run in runs.items():
-            rows.append([f"{int(count):,}", cache, *(run[name] for name in columns)])
+            rows.append([f"{int(count):,}", cache, run["seconds"], run["memory_gb"]])
     return markdown(rows)

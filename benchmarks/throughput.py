@@ -19,7 +19,6 @@ import itertools
 import multiprocessing
 import resource
 import subprocess
-import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -54,7 +53,7 @@ from trainer.provenance import provenance
 from trainer.settings import positive, resolve
 from trainer.trainer import take_step
 
-from . import make_parser, save, settings_of
+from . import make_parser, peak_gb, save, settings_of
 from .plain import (
     PlainMoCo,
     PlainStudent,
@@ -215,8 +214,7 @@ def peak_memory(device: torch.device) -> float:
     """Return the peak memory of this process in GB, of the GPU or of the CPU."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 1e9
+    return peak_gb(resource.getrusage(resource.RUSAGE_SELF))
 
 
 # In the main process
