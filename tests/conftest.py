@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 import torch
 
+os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="test-cache-")  # before datasets reads it
+
 import baselines
 from datasets import papsmear, synthetic
 from moco.config import STAGES, Distillation, Labelling, Pretraining, Testing
@@ -37,7 +39,6 @@ def pytest_configure(config):
     # Parallel test processes with a thread per core each would slow each other down.
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    os.environ["XDG_CACHE_HOME"] = tempfile.mkdtemp(prefix="test-cache-")
 
 
 def pytest_collection_modifyitems(config, items):
