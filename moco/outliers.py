@@ -15,11 +15,12 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
 
-from common.errors import refusing
+from common.errors import InputError, refusing
 from common.files import atomic_write, parse_json, read_array
 
 FORMAT = 1
 FOLDS = 5
+FEWEST = 4  # base images: fits on three; the covariance of two has rank one, however shrunk
 ARRAYS = ("weights", "biases", "base_scores", "sizes", "about")
 
 
@@ -59,6 +60,10 @@ class Reference:
     base_scores: list[np.ndarray]
     about: dict
 
+    @property
+    def base_images(self) -> int:
+        return sum(map(len, self.base_scores))
+
     def none_of_these(self, embeddings: np.ndarray) -> np.ndarray:
         """Return how much M embeddings, M×D, look like none of the rare classes, in (0, 1].
 
@@ -71,7 +76,7 @@ class Reference:
             as_rare(nearest(z, w, b), left_out)
             for w, b, left_out in zip(self.weights, self.biases, self.base_scores)
         )
-        return (1 + count) / (1 + sum(map(len, self.base_scores)))
+        return (1 + count) / (1 + self.base_images)
 
     def save(self, file: Path) -> None:
         """Write an .npz file without pickles."""
@@ -88,9 +93,15 @@ def fit_reference(
     copies: np.ndarray, labels: np.ndarray, base: np.ndarray, about: dict
 ) -> Reference:
     """Return the reference of a support set, from the embeddings of C copies of K images, K×C×D,
-    with class indices `labels`, and those of M ≥ 2 base images, M×D.
+    with class indices `labels`, and those of M base images, M×D.
+
+    Raises InputError if these are fewer than FEWEST, or all the same.
     """
     base = normalize(base.astype(np.float64))
+    if len(base) < FEWEST or base.var(axis=0).sum() < 1e-12:  # 1e-12: far above float32's rounding
+        raise InputError(
+            f"at least {FEWEST} base images with different embeddings are needed, got {len(base)}"
+        )
     copies = np.stack([normalize(of_image.astype(np.float64)) for of_image in copies])
     means = np.stack([copies[labels == n].mean(axis=(0, 1)) for n in np.unique(labels)])
     fits, scores = [], []

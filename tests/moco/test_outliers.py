@@ -75,3 +75,9 @@ def test_saved_and_read(reference, tmp_path):
     file.write_bytes(file.read_bytes()[:-99])
     with pytest.raises(InputError, match=r"a\.npz is invalid"):
         load_reference(file)
+
+
+@pytest.mark.parametrize("base", [rng.normal(size=(n, 8)) for n in (1, 2, 3)] + [np.ones((30, 8))])
+def test_too_few_base_images_or_a_collapsed_encoder(base):
+    with pytest.raises(InputError, match=f"at least 4 base images.*, got {len(base)}"):
+        fit_reference(rng.normal(size=(2, 1, 8)), np.array([0, 1]), base, {})
