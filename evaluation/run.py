@@ -151,35 +151,41 @@ class Evaluation:
         Or the one that --support chooses. Raises InputError if it conflicts with the settings or
         the classifier.
         """
-        settings = self.settings
+        settings, recorded = self.settings, self.checkpoint["task"]
         chosen = None
         if settings.support:
             if data is None or settings.savedir:
                 raise InputError("--support needs the data folder, and no --savedir")
             chosen = choose(data, settings.support, settings.group_disjoint)
-        recorded = self.checkpoint["task"]
-        if not recorded and not settings.savedir:
-            if chosen:
-                return chosen
-            if settings.load_cla:
+        if recorded or settings.savedir:
+            task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
+            where = settings.resume if recorded else settings.savedir
+            if recorded and settings.savedir and load_task(settings.savedir) != task:
                 raise InputError(
-                    f"{settings.resume} does not contain its task; pass the folder of its "
-                    f"{TASK_FILE} as --savedir"
+                    f"{where} was trained for another task than that in {settings.savedir}"
                 )
+            if chosen and not chosen.same_support(task):
+                raise InputError(
+                    f"{where} was trained for another task, {task}, than that of --support "
+                    f"{settings.support}"
+                )
+            self._require_match(task, where)
+        elif chosen:
+            task, where = chosen, settings.support
+        elif settings.load_cla:
+            raise InputError(
+                f"{settings.resume} does not contain its task; pass the folder of its "
+                f"{TASK_FILE} as --savedir"
+            )
+        else:
             assert data is not None
             return self.drawn(data, settings.seed or 0)
-        task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
-        where = settings.resume if recorded else settings.savedir
-        if recorded and settings.savedir and load_task(settings.savedir) != task:
-            raise InputError(
-                f"{where} was trained for another task than that in {settings.savedir}"
-            )
-        if chosen and not chosen.same_support(task):
-            raise InputError(
-                f"{where} was trained for another task, {task}, than that of --support "
-                f"{settings.support}"
-            )
-        self._require_match(task, where)
+        if settings.load_cla:
+            n_way = student_classifier(self.checkpoint).linear.out_features
+            if n_way != task.n_way:
+                raise InputError(
+                    f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
+                )
         return task
 
     def drawn(self, data: Collection, seed: int) -> Task:
@@ -200,12 +206,6 @@ class Evaluation:
             )
         recorded = {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}
         settings.require_match(recorded, where)
-        if settings.load_cla:
-            n_way = student_classifier(self.checkpoint).linear.out_features
-            if n_way != task.n_way:
-                raise InputError(
-                    f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
-                )
 
 
 def reading_of_task(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -64,7 +64,7 @@ def encode_batches(
     progress: str | None,
 ) -> np.ndarray:
     """Encode `number` images, in batches of views, B×3×S×S, values 0–1, or of uint8 pixels,
-    B×S×S×3; see `encode`."""
+    B×S×S×3; see `encode`. Raises InputError for NaN or Inf."""
     was_training = encoder.training
     encoder.eval()
     embeddings = []
@@ -77,7 +77,13 @@ def encode_batches(
             embeddings.append(encoder.forward(images).cpu())
             bar.update(len(images))
     encoder.train(was_training)
-    return torch.cat(embeddings).numpy()
+    found = torch.cat(embeddings).numpy()
+    if wrong := int((~np.isfinite(found.reshape(number, -1))).any(axis=1).sum()):
+        raise InputError(
+            f"the network gives NaN or Inf for {wrong} of {number} images: its weights have "
+            "diverged, or the images have unusual values"
+        )
+    return found
 
 
 def fit_classifier(embeddings: np.ndarray, labels: np.ndarray, normalize: bool = False) -> Pipeline:

@@ -66,7 +66,8 @@ def already_done(
     changed = [*others, *changes(settings, given, previous)]
     if not made_from(previous, checkpoint):
         before, now = previous.get("epoch"), checkpoint["epoch"]
-        trained = f"a checkpoint of {before} epochs then, of {now} now"
+        other = "another " if before == now else ""
+        trained = f"a checkpoint of {before} epochs then, {other}of {now} now"
         if not changed and isinstance(before, int) and now > before:
             print(f"note: {files[0]} was made from {trained}; it is made again")
             return False

@@ -16,6 +16,7 @@ from trainer.nan_guard import not_finite
 
 from .checkpoint import backbone_weights, load_checkpoint
 from .config import STAGES, ImageTraining
+from .released import is_released
 from .resume import Source
 
 
@@ -47,7 +48,7 @@ def initial_weights(weights: str, arch: str) -> InitialWeights | None:
     else:
         contents = read(file)
     record = {"source": file.name if weights == "default" else weights, "sha256": _sha256(file)}
-    if isinstance(contents, dict) and "stage" in contents:
+    if is_released(contents) or (isinstance(contents, dict) and "stage" in contents):
         checkpoint = load_checkpoint(path)
         if (trained_with := checkpoint["args"]["arch"]) != arch:
             raise InputError(f"--weights {path} are of --arch {trained_with}, not {arch}")

@@ -203,3 +203,11 @@ def test_the_classifier_as_a_linear_map(n_way):
     logits = torch.from_numpy(embeddings @ found[:, :-1].T + found[:, -1])
     np.testing.assert_allclose(logits.softmax(dim=1), f_c.predict_proba(embeddings))
     assert linear_map(fit_classifier(embeddings, labels, normalize=True)) is None
+
+
+def test_a_diverged_network_is_refused(data):
+    """Finite weights, but a product above the largest float32: not a class 0 by NaN."""
+    encoder = build_encoder("conv4", 8).eval()
+    encoder.head.weight.data.fill_(3e38)
+    with pytest.raises(InputError, match="NaN or Inf for [1-9][0-9]* of 25 images"):
+        encode(encoder, open_dataset(data).rare, 32)
