@@ -44,15 +44,15 @@ def distillation_step(
             f"--losses con+reg: the student's embeddings have {student.queue.shape[1]} dimensions, "
             f"the teacher's {targets.shape[1]}; choose --moco-dim accordingly"
         )
+    corrected = settings.correction != "none"
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         contrastive_logits, embeddings, class_logits = model(*views)
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),
             "cls": losses.classification_loss(
-                y[rows], class_logits, student.class_temperatures, epoch, settings.epochs,
-                settings.alpha, settings.pseudo_label, settings.cls_loss,
-                settings.correction != "none",
+                y[rows], class_logits, student.class_temperatures if corrected else None, epoch,
+                settings.epochs, settings.alpha, settings.pseudo_label, settings.cls_loss,
             ),
         }  # fmt: skip
         if comparable:

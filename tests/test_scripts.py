@@ -445,7 +445,8 @@ def test_only_more_epochs_are_no_reason_to_stop(chain, data, tmp_path, capsys, n
     assert found == [3, 3]
     # Another training of as many epochs.
     (file,) = scores.glob("test_*.json")
-    file.write_text(file.read_text().replace('"checkpoint_made_by": {', '"checkpoint_made_by": {"a": 1,'))
+    made_by = '"checkpoint_made_by": {'
+    file.write_text(file.read_text().replace(made_by, made_by + '"a": 1,'))
     assert "a checkpoint of 3 epochs then, another of 3 now" in no(*commands[1], "-j", 0)
 
 
