@@ -20,7 +20,6 @@ from moco.outliers import Reference, fit_reference, load_reference
 from .predictions import (
     Row,
     error_rows,
-    merged,
     predicted_rows,
     prediction_summary,
     predictions_text,
@@ -73,7 +72,7 @@ def predict_images(
             added += predicted_rows(new, probabilities, task.classes, none)
         if rows:
             print(f"{len(new)} new or changed images; {len(images) - len(new)} as before")
-        rows = merged(rows, added)
+        rows = list({row["image"]: row for row in (*rows, *added)}.values())
         about["contents"] = known | contents | dict.fromkeys(errors, "")
         write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
     else:

@@ -22,7 +22,7 @@ from moco.config import STAGES, Testing
 from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
 from moco.inherit import READING
 from moco.meta import MetaLearner, adaptations
-from moco.outputs import about_output, already_done, training_of
+from moco.outputs import about_output, already_done
 from moco.scores import score
 from trainer.distributed import readers
 
@@ -120,11 +120,12 @@ class Evaluation:
         return regressions(encoder, support, query, settings.augnum, settings.normalize, calibrate)
 
     def about(self) -> dict[str, Any]:
-        """Return what the JSON file tells about the command and the checkpoint."""
-        return {
-            **about_output(self.settings, self.checkpoint),
-            "training": training_of(self.checkpoint),
-        }
+        """Return what the JSON file tells about the command and the checkpoint; of its training,
+        stage and fixed settings, equal for all seeds of an experiment."""
+        stage, args = self.checkpoint["stage"], self.checkpoint["args"]
+        fixed = set(STAGES[stage].settings.names(fixed=True)) - {"seed", "teacher"}
+        training = {"stage": stage, **{name: args[name] for name in args if name in fixed}}
+        return {**about_output(self.settings, self.checkpoint), "training": training}
 
     def earlier(self, files: tuple[Path, Path]) -> dict | None:
         """Return an earlier JSON file; None if there is none, or --overwrite replaces it.

@@ -38,12 +38,6 @@ def relative_mahalanobis(means: np.ndarray, base: np.ndarray) -> tuple[np.ndarra
     return -2 * (w - w_0), (w * means).sum(axis=1) - w_0 @ mean
 
 
-def as_rare(scores: np.ndarray, base_scores: np.ndarray) -> np.ndarray:
-    """Return how many base images look at least as rare as each score says: theirs is not higher.
-    `base_scores` are sorted."""
-    return np.searchsorted(base_scores, scores, side="right")
-
-
 def nearest(z: np.ndarray, weights: np.ndarray, biases: np.ndarray) -> np.ndarray:
     """Return the relative Mahalanobis distance of M embeddings, M×D, to the nearest rare class."""
     return (z @ weights.T + biases).min(axis=1)
@@ -72,8 +66,8 @@ class Reference:
         that of new common images about the share P has a value of at most P.
         """
         z = normalize(embeddings.astype(np.float64))
-        count = sum(
-            as_rare(nearest(z, w, b), left_out)
+        count = sum(  # of base images whose distance is not larger
+            np.searchsorted(left_out, nearest(z, w, b), side="right")
             for w, b, left_out in zip(self.weights, self.biases, self.base_scores)
         )
         return (1 + count) / (1 + self.base_images)

@@ -9,15 +9,6 @@ from trainer.provenance import provenance
 from trainer.settings import Settings, shown
 
 from .checkpoint import made_from
-from .config import STAGES
-
-
-def training_of(checkpoint: dict) -> dict:
-    """Return a checkpoint's stage and fixed settings, equal for all seeds of an experiment."""
-    args = checkpoint["args"]
-    fixed = STAGES[checkpoint["stage"]].settings.names(fixed=True)
-    shared = {name: args[name] for name in fixed if name not in ("seed", "teacher")}
-    return {"stage": checkpoint["stage"], **shared}
 
 
 def about_output(settings: Settings, checkpoint: dict) -> dict[str, Any]:

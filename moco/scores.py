@@ -41,22 +41,23 @@ def score(
     hits, images, total = confusion.diagonal(), confusion.sum(axis=1), confusion.sum()
     found = confusion.sum(axis=0)
     per_class = hits / images
+    by_class = {
+        "per_class": per_class,
+        "precision": hits / np.maximum(found, 1),
+        "specificity": 1 - (found - hits) / np.maximum(total - images, 1),
+    }
     scores = {
         "accuracy": float(hits.sum() / total),
-        "per_class": dict(zip(classes, per_class.tolist())),
         "average": float(per_class.mean()),
         "macro_f1": float(f1_score(truth, predicted, average="macro", labels=labels)),
-        "precision": dict(zip(classes, (hits / np.maximum(found, 1)).tolist())),
-        "specificity": dict(
-            zip(classes, (1 - (found - hits) / np.maximum(total - images, 1)).tolist())
-        ),
         "confusion": confusion.tolist(),
     }
     if probabilities is not None:
-        auc = [float(roc_auc_score(truth == n, probabilities[:, n])) for n in labels]
-        scores |= {"auc": dict(zip(classes, auc)), "macro_auc": float(np.mean(auc))}
+        auc = [roc_auc_score(truth == n, probabilities[:, n]) for n in labels]
+        by_class["auc"] = np.array(auc)
+        scores["macro_auc"] = float(np.mean(auc))
         scores["ece"] = reliability(probabilities, truth).error()
-    return scores
+    return scores | {name: dict(zip(classes, x.tolist())) for name, x in by_class.items()}
 
 
 BY_CLASS = {"per_class": "accuracy", "precision": "precision", "specificity": "specificity",
