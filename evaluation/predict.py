@@ -58,8 +58,9 @@ def predict_images(
         "support": content_key([support], cache) if support else None, "data": found,
         "none_of_these": reference and reference.about, **run.about(),
     }  # fmt: skip
-    rows, known, calibrated = earlier_rows(run, files, about, task, {*images.ids, *errors})
-    about |= calibrated
+    rows, previous = earlier_rows(run, files, about, task, {*images.ids, *errors})
+    known = previous.get("contents", {})
+    about |= {name: previous[name] for name in ("temperature",) if name in previous}
     read = {row["image"] for row in rows if "prediction" in row}
     new = images.take(i for i in images.ids if i not in read or known.get(i) != contents[i])
     if new or not rows or any(known.get(i) != "" for i in errors):
@@ -92,17 +93,16 @@ def predict_images(
 
 def earlier_rows(
     run: Evaluation, files: tuple[Path, Path], about: dict, task: Task, there: set[str]
-) -> tuple[list[Row], dict[str, str], dict[str, float]]:
-    """Return the rows of an earlier result of this command, the contents of their images, and the
-    temperature, if any.
+) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows of an earlier result of this command, and what its JSON file says.
 
-    None of a result that must be made again, with a note on images that are not `there` any more
+    Nothing of a result that must be made again, with a note on images that are not `there` any more
     and lose their rows. Of the data folder only the support and the base images are compared.
     Raises InputError for a result of another command, or of an earlier version, which does not
     record each image.
     """
     if (previous := run.earlier(files)) is None:
-        return [], {}, {}
+        return [], {}
     if "contents" not in previous:
         raise InputError(
             "the earlier predictions do not record which images they are of; replace them with "
@@ -122,9 +122,8 @@ def earlier_rows(
         if gone := [row["image"] for row in rows if row["image"] not in there]:
             print(f"note: {len(gone)} images are no longer there; their rows are left out: "
                   f"{listed(gone)}")  # fmt: skip
-        return [], {}, {}
-    calibrated = {name: previous[name] for name in ("temperature",) if name in previous}
-    return rows, previous["contents"], calibrated
+        return [], {}
+    return rows, previous
 
 
 def reference_of(

@@ -110,9 +110,10 @@ def load_reference(file: Path) -> Reference:
     """Read a file of `Reference.save`. Raises InputError if it is damaged."""
     with refusing(f"{file} is invalid; remove it"), zipfile.ZipFile(file) as arrays:
         weights, biases, scores, sizes, about = (read_array(arrays, name) for name in ARRAYS)
-        if weights.ndim != 3 or biases.shape != weights.shape[:2] or len(sizes) != len(weights):
-            raise ValueError("arrays of other shapes than expected")
-        if scores.shape != (sizes.sum(),) or (sizes < 1).any():
+        fits, *_ = weights.shape
+        expected = weights.shape[:2], (fits,), (sizes.sum(),)
+        shapes = biases.shape, sizes.shape, scores.shape
+        if shapes != expected or weights.ndim != 3 or (sizes < 1).any():
             raise ValueError("arrays of other shapes than expected")
         if not all(np.isfinite(x).all() for x in (weights, biases, scores)):
             raise ValueError("NaN or Inf")

@@ -205,9 +205,8 @@ def check_run(
     require_fixed(type(settings), settings.record(), checkpoint["args"], path, known)
     tasks = [task and Task.from_dict(task) for task in (checkpoint["task"], about["task"])]
     if tasks[0] != tasks[1]:
-        requested = "the requested one"
-        if isinstance(settings, Distillation):
-            requested = f"that in {settings.savedir}"
+        savedir = getattr(settings, "savedir", None)
+        requested = f"that in {savedir}" if savedir else "the requested one"
         raise InputError(f"{path} was trained for another task than {requested}")
     if "known_settings" in checkpoint:
         print(f"note: {path} does not record which images it was trained on")

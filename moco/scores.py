@@ -24,7 +24,7 @@ from .calibration import reliability
 def score(
     truth: np.ndarray,
     predicted: np.ndarray,
-    classes: tuple[str, ...] | None = None,
+    classes: tuple[str, ...],
     probabilities: np.ndarray | None = None,
 ) -> dict:
     """Return the scores of M predictions, as fractions.
@@ -35,7 +35,6 @@ def score(
     rest, their mean, and `ece`, the expected calibration error. `truth`, `predicted`: class
     indices. Precision is 0 for a class that is never predicted, as in F1.
     """
-    classes = classes or tuple(str(label) for label in np.unique(truth))
     labels = list(range(len(classes)))
     confusion = confusion_matrix(truth, predicted, labels=labels)
     hits, images, total = confusion.diagonal(), confusion.sum(axis=1), confusion.sum()
