@@ -170,7 +170,13 @@ class Evaluation:
                     f"{where} was trained for another task, {task}, than that of --support "
                     f"{settings.support}"
                 )
-            self._require_match(task, where)
+            if settings.group_disjoint or settings.rare_split:
+                raise InputError(
+                    f"--group-disjoint and --rare-split apply to drawing a task, but {where} has "
+                    "one; pass them to generate_pseudo.py"
+                )
+            drawn = {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}
+            settings.require_match(drawn, where)
         elif chosen:
             task, where = chosen, settings.support
         elif settings.load_cla:
@@ -196,17 +202,6 @@ class Evaluation:
             data, settings.n_way, settings.k_shot or 5, seed, settings.group_disjoint,
             settings.rare_split,
         )  # fmt: skip
-
-    def _require_match(self, task: Task, where: Path) -> None:
-        """Raise InputError if the settings ask for another task than that recorded in `where`."""
-        settings = self.settings
-        if settings.group_disjoint or settings.rare_split:
-            raise InputError(
-                f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
-                "pass them to generate_pseudo.py"
-            )
-        recorded = {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}
-        settings.require_match(recorded, where)
 
 
 def reading_of_task(given: Mapping[str, Any]) -> dict[str, Any]:

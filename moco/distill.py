@@ -87,21 +87,18 @@ def class_correction(
         tau = losses.class_temperatures(v, settings.dic_gamma, settings.dic_scale)
         student.class_temperatures.copy_(tau)
 
-    def refresh() -> None:
-        if is_main():
-            embeddings = encode(
-                student.query_encoder, base, settings.image_size, workers=readers_of(settings),
-                device=device,
-            )  # fmt: skip
-            kind, z = settings.dic_dispersion, torch.from_numpy(embeddings)
-            set_temperatures(losses.dispersions(z, hard_labels, len(classes), kind))
-        broadcast(student.class_temperatures)
-
     def after_epoch(epochs_done: int) -> Values:
-        """Refresh if due; return the temperatures used in the epoch, for the log."""
+        """Measure if due; return the temperatures used in the epoch, for the log."""
         values = student.class_temperatures.tolist()
         if settings.correction == "dic" and epochs_done % settings.dic_interval == 0:
-            refresh()
+            if is_main():
+                embeddings = encode(
+                    student.query_encoder, base, settings.image_size,
+                    workers=readers_of(settings), device=device,
+                )  # fmt: skip
+                kind, z = settings.dic_dispersion, torch.from_numpy(embeddings)
+                set_temperatures(losses.dispersions(z, hard_labels, len(classes), kind))
+            broadcast(student.class_temperatures)
         return {f"temperature_{name}": value for name, value in zip(classes, values)}
 
     if settings.correction == "none":

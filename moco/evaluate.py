@@ -143,6 +143,8 @@ def normalize_by_image(network: nn.Module, image_size: int) -> None:
 class Frozen:
     """A network of a checkpoint, without gradients, and how its images are encoded."""
 
+    build: Callable[[dict], nn.Module]  # makes the network of a checkpoint, in evaluation mode
+
     def __init__(
         self,
         checkpoint: dict,
@@ -160,10 +162,6 @@ class Frozen:
         self.aug_plus = checkpoint["args"]["aug_plus"]
         prepare(self.network, self.device, amp)
 
-    def build(self, checkpoint: dict) -> nn.Module:
-        """Return the network, in evaluation mode."""
-        raise NotImplementedError
-
     def encode(self, network: nn.Module, images: ImageSet, progress: str | None) -> np.ndarray:
         """Return what `network` makes of the evaluation views of M images, M×…."""
         return encode(
@@ -174,10 +172,8 @@ class Frozen:
 class FrozenEncoder(Frozen):
     """Frozen query encoder f_q or f_q′ of a checkpoint, with its image size and augmentation."""
 
+    build = staticmethod(query_encoder)
     _embedded: tuple[ImageSet, np.ndarray] | None = None
-
-    def build(self, checkpoint: dict) -> nn.Module:
-        return query_encoder(checkpoint)
 
     def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
         """Return the embeddings of the evaluation views of M images, M×D, not normalised.

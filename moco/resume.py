@@ -204,8 +204,8 @@ def check_run(
     known = checkpoint.get("known_settings")
     require_fixed(type(settings), settings.record(), checkpoint["args"], path, known)
     tasks = [task and Task.from_dict(task) for task in (checkpoint["task"], about["task"])]
+    savedir = getattr(settings, "savedir", None)  # of stage (d)
     if tasks[0] != tasks[1]:
-        savedir = getattr(settings, "savedir", None)
         requested = f"that in {savedir}" if savedir else "the requested one"
         raise InputError(f"{path} was trained for another task than {requested}")
     if "known_settings" in checkpoint:
@@ -214,11 +214,8 @@ def check_run(
         require_same(checkpoint["base"], images, f"{path} was trained on")
         if checkpoint.get("contents") not in (None, about["contents"]):
             print(f"note: files have changed since {path} was trained on these images")
-    if isinstance(settings, Distillation):
-        if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
-            raise InputError(
-                f"{path} was trained on other pseudo labels than those in {settings.savedir}"
-            )
+    if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):  # both None but in stage (d)
+        raise InputError(f"{path} was trained on other pseudo labels than those in {savedir}")
     if settings.epochs != (planned := checkpoint["args"]["epochs"]):
         note_on_other_length(settings, planned)
 
@@ -289,9 +286,9 @@ def prepare_run(
 
 def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:
     """Print a note if the encoder was trained, without labels, on a class that is now rare."""
-    if seen := [name for name in rare.classes if name in checkpoint["base"]["counts"]]:
-        if checkpoint["task"] is None:
-            print(
-                f"note: {where} was trained on the images of {listed(map(quoted, seen))}, now a "
-                "rare class: they are not new to it"
-            )
+    seen = [name for name in rare.classes if name in checkpoint["base"]["counts"]]
+    if seen and checkpoint["task"] is None:
+        print(
+            f"note: {where} was trained on the images of {listed(map(quoted, seen))}, now a rare "
+            "class: they are not new to it"
+        )

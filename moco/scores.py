@@ -99,16 +99,6 @@ TASK_SCORES = {
 TITLES = TASK_SCORES | {"ece": "ECE"}  # files of earlier versions have no ECE
 
 
-def beside_table(rows: dict[str, dict | None]) -> str:
-    """Format the scores of several classifiers on the same query set, a row each."""
-    titles = {"accuracy": "accuracy", "average": "mean of classes", "macro_f1": "macro F1",
-              "macro_auc": "macro AUC"}  # fmt: skip
-    table = [["", *titles.values()]]
-    for name, scores in rows.items():
-        table.append([name, *(f"{scores[key]:.1%}" if scores else "–" for key in titles)])
-    return aligned(table)
-
-
 def task_row(task: Task, scores: dict) -> dict[str, Any]:
     """Return a task's row of the CSV file: its seed, a hash of the task, and its scores."""
     content = json.dumps([task.classes, task.support_ids, task.excluded_ids, task.rare["sha256"]])
