@@ -26,7 +26,7 @@ from datasets.pseudo import PSEUDO_FILE, PseudoLabels, load_pseudo_labels, save_
 from moco import resume
 from moco.checkpoint import load_checkpoint
 from moco.config import STAGES, TEACHERS, Labelling, require_undrawn
-from moco.evaluate import FrozenEncoder, linear_map, note_on_counts
+from moco.evaluate import FrozenEncoder, fit_classifier, linear_map, note_on_counts
 from moco.inherit import inherited_from
 from moco.outputs import about_output, already_done
 from trainer import cli
@@ -154,7 +154,8 @@ def teach(
     workers = readers(settings.workers)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
     f_q = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
-    f_c = f_q.fit(support, settings.augnum, settings.normalize)
+    copies = f_q.copies(support, settings.augnum)
+    f_c = fit_classifier(copies, support.labels, settings.normalize)
     # (c) p = F(x) for every base image
     embeddings = f_q.embed(base, progress="labelling")
     return embeddings, f_c.predict_proba(embeddings).astype(np.float32), linear_map(f_c)

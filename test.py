@@ -18,7 +18,7 @@ from datasets.content import content_key
 from datasets.episode import Task
 from datasets.open import note_on_shared, require_contents
 from evaluation.beside import beside, print_beside
-from evaluation.many_tasks import score_tasks
+from evaluation.many_tasks import require_many, score_tasks
 from evaluation.predict import predict_images
 from evaluation.run import (
     Evaluation,
@@ -55,8 +55,6 @@ def main(argv: list[str] | None = None) -> None:
     if settings.tasks:
         assert data is not None
         return score_tasks(run, data)
-    if settings.compare:
-        raise InputError("--compare requires --tasks")
     task = run.find_task(data)
     if run.classifier == "lr":
         note_on_counts(task)
@@ -79,6 +77,10 @@ def require_consistent(run: Evaluation) -> None:
     settings = run.settings
     if settings.support:
         require_undrawn(run.given)
+    if settings.tasks:
+        require_many(run)
+    elif settings.compare:
+        raise InputError("--compare requires --tasks")
     if settings.sheet:
         if not settings.predict:
             raise InputError("--sheet requires --predict")

@@ -16,7 +16,7 @@ from common.seeding import stream_seed
 from datasets.cache import pixels
 from datasets.images import ImageSet, read_image
 from moco.augment import plain_view, random_view
-from moco.batch_augment import draw_views, random_views, to_float
+from moco.batch_augment import draw_views, to_float
 from moco.loader import BatchViews, RandomViews, view_loader
 from moco.train import begin, knn_scorer
 from trainer.launch_plan import readers_of
@@ -164,12 +164,12 @@ class EpisodeBatchViews(BatchViews):
         on_device = keys.to(self.device)
         indices = on_device if self.pixels.device == self.device else keys
         for (numbers, rows), (_, index) in zip(on_device.mT, indices.mT):
-            images = self.pixels[index].to(self.device, non_blocking=True)
+            images = to_float(self.pixels[index].to(self.device, non_blocking=True))
             streams = numbers * len(self.pixels) + rows
             size, seed = self.pixels.shape[1], self.seed
             drawn = draw_views(streams, size, self.views, seed, 0, self.aug_plus)
-            views = random_views(images, drawn, self.apply)
-            yield [to_float(images), *views] if self.plain else views, rows
+            views = [self.apply(images, p) for p in drawn]
+            yield [images, *views] if self.plain else views, rows
 
 
 def episode_loader(

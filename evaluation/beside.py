@@ -4,11 +4,15 @@ from common.errors import InputError
 from datasets.images import ImageSet
 from moco.checkpoint import load_teacher, no_classifier, student_classifier
 from moco.evaluate import FrozenEncoder, direct, regressions
-from moco.scores import beside_table
+from moco.scores import aligned
 
 from .run import Evaluation, score_of
 
 TEACHER = "teacher, logistic regression"
+TITLES = {
+    "accuracy": "accuracy", "average": "mean of classes", "macro_f1": "macro F1",
+    "macro_auc": "macro AUC",
+}  # fmt: skip
 STUDENT_DIRECT, STUDENT_LR = "student, its own classifier", "student, logistic regression"
 
 
@@ -42,8 +46,10 @@ def beside(
 def print_beside(found: dict[str, dict | None], classifier: str) -> None:
     """Print the scores of `beside`, and a note if the student, by the `classifier` that was scored
     ("direct" or "lr"), is worse than its teacher."""
-    print()
-    print(beside_table(found))
+    rows = [["", *TITLES.values()]]
+    for name, scores in found.items():
+        rows.append([name, *(f"{scores[key]:.1%}" if scores else "–" for key in TITLES)])
+    print(f"\n{aligned(rows)}")
     scored = STUDENT_DIRECT if classifier == "direct" else STUDENT_LR
     teacher, student = found[TEACHER], found[scored]
     if teacher and student and student["accuracy"] < teacher["accuracy"]:

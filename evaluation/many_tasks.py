@@ -25,11 +25,9 @@ from .run import Evaluation, group_word, score_of, write_results
 def score_tasks(run: Evaluation, data: Collection) -> None:
     """Score an encoder on the tasks of seeds 0 to N-1, which `--seed` draws one by one.
 
-    Encodes each image once. Raises InputError for a model of one task, whose support labels have
-    shaped its features, and if a task is impossible.
+    Encodes each image once. Raises InputError if a task is impossible.
     """
     settings = run.settings
-    require_many(run)
     if settings.compare:
         read_tasks(settings.compare)  # before the work
     tasks = [run.drawn(data, seed) for seed in range(settings.tasks)]

@@ -20,7 +20,6 @@ from moco.outliers import Reference, fit_reference, load_reference
 from .predictions import (
     Row,
     error_rows,
-    merged,
     predicted_rows,
     prediction_summary,
     predictions_text,
@@ -59,8 +58,9 @@ def predict_images(
         "support": content_key([support], cache) if support else None, "data": found,
         "none_of_these": reference and reference.about, **run.about(),
     }  # fmt: skip
-    rows, known, calibrated = earlier_rows(run, files, about, task)
-    about |= calibrated
+    rows, previous = earlier_rows(run, files, about, task, {*images.ids, *errors})
+    known = previous.get("contents", {})
+    about |= {name: previous[name] for name in ("temperature",) if name in previous}
     read = {row["image"] for row in rows if "prediction" in row}
     new = images.take(i for i in images.ids if i not in read or known.get(i) != contents[i])
     if new or not rows or any(known.get(i) != "" for i in errors):
@@ -73,7 +73,7 @@ def predict_images(
             added += predicted_rows(new, probabilities, task.classes, none)
         if rows:
             print(f"{len(new)} new or changed images; {len(images) - len(new)} as before")
-        rows = merged(rows, added)
+        rows = list({row["image"]: row for row in (*rows, *added)}.values())
         about["contents"] = known | contents | dict.fromkeys(errors, "")
         write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
     else:
@@ -82,22 +82,27 @@ def predict_images(
         print(f"note: {len(gone)} images are no longer there; their rows are kept: {listed(gone)}")
     used = f", temperature {about['temperature']:.2f}" if "temperature" in about else ""
     print(f"{task}; classifier: {run.classifier}{used}; {len(rows)} images of {images.name}")
+    if reference and (least := 1 / (1 + reference.base_images)) > settings.none_level:
+        print(
+            f"note: with {reference.base_images} base images none_of_these is at least "
+            f"{least:.2g}, so above --none-level {settings.none_level} for every image"
+        )
     print(prediction_summary(rows, task.classes, settings.none_level))
     return images.name, rows, dict(zip(images.ids, images.paths))
 
 
 def earlier_rows(
-    run: Evaluation, files: tuple[Path, Path], about: dict, task: Task
-) -> tuple[list[Row], dict[str, str], dict[str, float]]:
-    """Return the rows of an earlier result of this command, the contents of their images, and the
-    temperature, if any.
+    run: Evaluation, files: tuple[Path, Path], about: dict, task: Task, there: set[str]
+) -> tuple[list[Row], dict[str, Any]]:
+    """Return the rows of an earlier result of this command, and what its JSON file says.
 
-    None of a result that must be made again. Of the data folder only the support and the base
-    images are compared. Raises InputError for a result of another command, or of an earlier
-    version, which does not record each image.
+    Nothing of a result that must be made again, with a note on images that are not `there` any more
+    and lose their rows. Of the data folder only the support and the base images are compared.
+    Raises InputError for a result of another command, or of an earlier version, which does not
+    record each image.
     """
     if (previous := run.earlier(files)) is None:
-        return [], {}, {}
+        return [], {}
     if "contents" not in previous:
         raise InputError(
             "the earlier predictions do not record which images they are of; replace them with "
@@ -106,16 +111,19 @@ def earlier_rows(
     others = another_task(previous, task)
     others += ["other support images"] * (previous.get("support") != about["support"])
     args = {**previous["args"], "data": about["args"]["data"]}
-    if not run.is_done(files, {**previous, "args": args}, others):
-        return [], {}, {}
+    done = run.is_done(files, {**previous, "args": args}, others)
     rows = read_predictions(files[1], task.classes)
     compared = dict(previous.get("none_of_these") or {})
     compared.pop("format", None)  # of the file of the reference, in results of earlier versions
-    if compared != (about["none_of_these"] or {}):
+    if done and compared != (about["none_of_these"] or {}):
         print("note: with other scores for none of these than before: made again")
-        return [], {}, {}
-    calibrated = {name: previous[name] for name in ("temperature",) if name in previous}
-    return rows, previous["contents"], calibrated
+        done = False
+    if not done:
+        if gone := [row["image"] for row in rows if row["image"] not in there]:
+            print(f"note: {len(gone)} images are no longer there; their rows are left out: "
+                  f"{listed(gone)}")  # fmt: skip
+        return [], {}
+    return rows, previous
 
 
 def reference_of(
@@ -132,12 +140,15 @@ def reference_of(
     about = {
         "epoch": run.checkpoint["epoch"], "checkpoint_made_by": run.checkpoint["made_by"],
         "task": task.to_dict(), "augnum": settings.augnum,
-        **({"base": data.base.fingerprint()} if data else {}),
     }  # fmt: skip
+    if data:
+        contents = content_key([data.base], settings.cache_folder)
+        about |= {"base": data.base.fingerprint(), "contents": contents}
     about = json.loads(json.dumps(about))  # as it is read back from a file
     if file.exists():
         kept = load_reference(file)
-        if about == {name: kept.about.get(name) for name in about}:
+        known = {"contents": about.get("contents"), **kept.about}  # not in older files
+        if about == {name: known.get(name) for name in about}:
             return kept
     missing = "note: no scores for none of these"
     if data is None:
@@ -146,12 +157,12 @@ def reference_of(
     try:
         rare, base = (settings.decoded(x, run.image_size) for x in (data.rare, data.base))
         support = task.support(rare)
-    except InputError as error:  # unreadable images: it names --skip-unreadable
+        copies = encoder.copies(support, settings.augnum)
+        embeddings = encoder.embed(base, "base images")
+        reference = fit_reference(copies, np.array(support.labels), embeddings, about)
+    except InputError as error:  # of unreadable images, too: it names --skip-unreadable
         print(f"{missing}, which need all rare and base images: {error}")
         return None
-    copies = encoder.copies(support, settings.augnum)
-    embeddings = encoder.embed(base, "base images")
-    reference = fit_reference(copies, np.array(support.labels), embeddings, about)
     try:
         reference.save(file)
     except OSError as error:

@@ -35,11 +35,6 @@ def error_rows(errors: Mapping[str, str]) -> list[Row]:
     return [{"image": name, ERROR: reason} for name, reason in errors.items()]
 
 
-def merged(rows: Sequence[Row], new: Sequence[Row]) -> list[Row]:
-    """Return earlier `rows`, those of the same images replaced by the `new` ones, others added."""
-    return list({row["image"]: row for row in (*rows, *new)}.values())
-
-
 def confidence(row: Row) -> float:
     """Return the probability of the predicted class."""
     return float(row[f"p_{row['prediction']}"])

@@ -22,7 +22,7 @@ from moco.config import STAGES, Testing
 from moco.evaluate import FrozenEncoder, Predictor, direct, regressions
 from moco.inherit import READING
 from moco.meta import MetaLearner, adaptations
-from moco.outputs import about_output, already_done, training_of
+from moco.outputs import about_output, already_done
 from moco.scores import score
 from trainer.distributed import readers
 
@@ -120,11 +120,12 @@ class Evaluation:
         return regressions(encoder, support, query, settings.augnum, settings.normalize, calibrate)
 
     def about(self) -> dict[str, Any]:
-        """Return what the JSON file tells about the command and the checkpoint."""
-        return {
-            **about_output(self.settings, self.checkpoint),
-            "training": training_of(self.checkpoint),
-        }
+        """Return what the JSON file tells about the command and the checkpoint; of its training,
+        stage and fixed settings, equal for all seeds of an experiment."""
+        stage, args = self.checkpoint["stage"], self.checkpoint["args"]
+        fixed = set(STAGES[stage].settings.names(fixed=True)) - {"seed", "teacher"}
+        training = {"stage": stage, **{name: args[name] for name in args if name in fixed}}
+        return {**about_output(self.settings, self.checkpoint), "training": training}
 
     def earlier(self, files: tuple[Path, Path]) -> dict | None:
         """Return an earlier JSON file; None if there is none, or --overwrite replaces it.
@@ -151,35 +152,47 @@ class Evaluation:
         Or the one that --support chooses. Raises InputError if it conflicts with the settings or
         the classifier.
         """
-        settings = self.settings
+        settings, recorded = self.settings, self.checkpoint["task"]
         chosen = None
         if settings.support:
             if data is None or settings.savedir:
                 raise InputError("--support needs the data folder, and no --savedir")
             chosen = choose(data, settings.support, settings.group_disjoint)
-        recorded = self.checkpoint["task"]
-        if not recorded and not settings.savedir:
-            if chosen:
-                return chosen
-            if settings.load_cla:
+        if recorded or settings.savedir:
+            task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
+            where = settings.resume if recorded else settings.savedir
+            if recorded and settings.savedir and load_task(settings.savedir) != task:
                 raise InputError(
-                    f"{settings.resume} does not contain its task; pass the folder of its "
-                    f"{TASK_FILE} as --savedir"
+                    f"{where} was trained for another task than that in {settings.savedir}"
                 )
+            if chosen and not chosen.same_support(task):
+                raise InputError(
+                    f"{where} was trained for another task, {task}, than that of --support "
+                    f"{settings.support}"
+                )
+            if settings.group_disjoint or settings.rare_split:
+                raise InputError(
+                    f"--group-disjoint and --rare-split apply to drawing a task, but {where} has "
+                    "one; pass them to generate_pseudo.py"
+                )
+            drawn = {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}
+            settings.require_match(drawn, where)
+        elif chosen:
+            task, where = chosen, settings.support
+        elif settings.load_cla:
+            raise InputError(
+                f"{settings.resume} does not contain its task; pass the folder of its "
+                f"{TASK_FILE} as --savedir"
+            )
+        else:
             assert data is not None
             return self.drawn(data, settings.seed or 0)
-        task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
-        where = settings.resume if recorded else settings.savedir
-        if recorded and settings.savedir and load_task(settings.savedir) != task:
-            raise InputError(
-                f"{where} was trained for another task than that in {settings.savedir}"
-            )
-        if chosen and not chosen.same_support(task):
-            raise InputError(
-                f"{where} was trained for another task, {task}, than that of --support "
-                f"{settings.support}"
-            )
-        self._require_match(task, where)
+        if settings.load_cla:
+            n_way = student_classifier(self.checkpoint).linear.out_features
+            if n_way != task.n_way:
+                raise InputError(
+                    f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
+                )
         return task
 
     def drawn(self, data: Collection, seed: int) -> Task:
@@ -189,23 +202,6 @@ class Evaluation:
             data, settings.n_way, settings.k_shot or 5, seed, settings.group_disjoint,
             settings.rare_split,
         )  # fmt: skip
-
-    def _require_match(self, task: Task, where: Path) -> None:
-        """Raise InputError if the settings ask for another task than that recorded in `where`."""
-        settings = self.settings
-        if settings.group_disjoint or settings.rare_split:
-            raise InputError(
-                f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
-                "pass them to generate_pseudo.py"
-            )
-        recorded = {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}
-        settings.require_match(recorded, where)
-        if settings.load_cla:
-            n_way = student_classifier(self.checkpoint).linear.out_features
-            if n_way != task.n_way:
-                raise InputError(
-                    f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
-                )
 
 
 def reading_of_task(given: Mapping[str, Any]) -> dict[str, Any]:

@@ -23,19 +23,16 @@ def random_view(image_size: int, aug_plus: bool = False) -> transforms.Compose:
     code.
     """
     hue = HUE if aug_plus else 0.0
-    steps = [
+    jitter = transforms.ColorJitter(JITTER, JITTER, JITTER, hue)
+    return transforms.Compose([
         transforms.Resize((image_size, image_size)),
         transforms.RandomResizedCrop(image_size, CROP_SCALE, CROP_RATIO),
-        transforms.RandomApply([transforms.ColorJitter(JITTER, JITTER, JITTER, hue)], JITTER_P),
-    ]
-    if aug_plus:
-        steps.append(transforms.RandomGrayscale(GREY_P))
-    steps += [
+        transforms.RandomApply([jitter], JITTER_P),
+        *([transforms.RandomGrayscale(GREY_P)] if aug_plus else []),
         transforms.RandomApply([gaussian_blur], BLUR_P),
         transforms.RandomHorizontalFlip(FLIP_P),
         transforms.ToTensor(),
-    ]
-    return transforms.Compose(steps)
+    ])  # fmt: skip
 
 
 def plain_view(image_size: int) -> transforms.Compose:

@@ -5,7 +5,7 @@ PIL rounds to 8 bits after each step.
 """
 
 import math
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from itertools import repeat
 
@@ -209,14 +209,3 @@ def draw_views(
     `draw_parameters`."""
     seeds = (stream_seed("batch views", seed, epoch, view) for view in range(views))
     return [draw_parameters(view_seed, rows, size, aug_plus) for view_seed in seeds]
-
-
-def random_views(
-    images: Tensor,
-    parameters: Iterable[Parameters],
-    apply: Callable[[Tensor, Parameters], Tensor] = apply,
-) -> list[Tensor]:
-    """Return a view for each of `parameters`, B×3×S×S, values 0–1, of uint8 pixels B×S×S×3; `apply`
-    may be compiled."""
-    images = to_float(images)
-    return [apply(images, p) for p in parameters]

@@ -120,7 +120,9 @@ def _validate(checkpoint: dict) -> None:
         raise ValueError(f"missing weights {F_C}")
     require_fingerprint(checkpoint["base"])
     checkpoint.setdefault("weights", None)  # of runs that began with random weights, or older ones
-    require_weights_record(checkpoint["weights"])
+    start, fields = checkpoint["weights"], ("source", "sha256")
+    if start and not all(isinstance(start[name], str) for name in fields):
+        raise ValueError("invalid record of the initial weights")
     if checkpoint["task"] is not None:
         Task.from_dict(checkpoint["task"])
     with torch.device("meta"):  # shapes only
@@ -134,15 +136,6 @@ def _validate(checkpoint: dict) -> None:
         raise ValueError(f"weights do not match the settings: {listed(wrong, 3)}")
     if names := not_finite(checkpoint["state_dict"]):
         raise ValueError(f"NaN or Inf in weights: {listed(names, 3)}")
-
-
-def require_weights_record(value: object) -> None:
-    """Raise ValueError if `value`, from a file, is not the source and hash of initial weights."""
-    fields = ("source", "sha256")
-    if value is not None and not (
-        isinstance(value, dict) and all(isinstance(value.get(name), str) for name in fields)
-    ):
-        raise ValueError("invalid record of the initial weights")
 
 
 def backbone_weights(checkpoint: dict) -> dict:

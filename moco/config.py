@@ -180,6 +180,10 @@ class Contrast(Settings):
 class Encoding(Cache, Device):
     """encoding"""
 
+    arch: str | None = setting(
+        None, "backbone; must match the checkpoint", flags=("-a",), choices=ARCHITECTURES,
+        inherited="always",
+    )  # fmt: skip
     batch_size: int = setting(
         32, "images encoded per batch", flags=("-b",), low=1, metavar="N", runtime=True,
     )  # fmt: skip
@@ -249,10 +253,6 @@ class Labelling(Classes, Regression, Choosing, Encoding):
     data: Path = data_folder(former="datadir")
     resume: Path = setting(help="stage (a)'s checkpoint, or its folder", metavar="PATH")
     savedir: Path = setting(help="folder for the task and the pseudo labels", metavar="DIR")
-    arch: str | None = setting(
-        None, "backbone; must match the checkpoint", flags=("-a",), choices=ARCHITECTURES,
-        inherited="always",
-    )  # fmt: skip
     n_way: int | None = setting(
         None, "rare classes in the task, drawn at random (default: all)", low=1, metavar="N",
     )  # fmt: skip
@@ -355,10 +355,6 @@ class Testing(Classes, Regression, Choosing, Encoding):
     resume: Path = setting(
         help="checkpoint of stage (a) or (d) or a baseline, or its folder", metavar="PATH"
     )
-    arch: str | None = setting(
-        None, "backbone; must match the checkpoint", flags=("-a",), choices=ARCHITECTURES,
-        inherited="always",
-    )  # fmt: skip
     load_cla: bool = setting(
         False, "use the student's classifier instead of a logistic regression fitted on the "
         "support set",

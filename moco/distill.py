@@ -44,15 +44,15 @@ def distillation_step(
             f"--losses con+reg: the student's embeddings have {student.queue.shape[1]} dimensions, "
             f"the teacher's {targets.shape[1]}; choose --moco-dim accordingly"
         )
+    corrected = settings.correction != "none"
 
     def step(model: nn.Module, views: list[Tensor], rows: Tensor, epoch: int) -> dict[str, Tensor]:
         contrastive_logits, embeddings, class_logits = model(*views)
         parts = {
             "con": losses.contrastive_loss(contrastive_logits),
             "cls": losses.classification_loss(
-                y[rows], class_logits, student.class_temperatures, epoch, settings.epochs,
-                settings.alpha, settings.pseudo_label, settings.cls_loss,
-                settings.correction != "none",
+                y[rows], class_logits, student.class_temperatures if corrected else None, epoch,
+                settings.epochs, settings.alpha, settings.pseudo_label, settings.cls_loss,
             ),
         }  # fmt: skip
         if comparable:
@@ -68,37 +68,6 @@ def distillation_step(
     return step
 
 
-def set_class_temperatures(settings: Distillation, student: Student, v: Tensor) -> None:
-    """Set the class temperatures τ_n, eqs. (6)–(9), from N weights v: dispersions or counts."""
-    tau = losses.class_temperatures(v, settings.dic_gamma, settings.dic_scale)
-    student.class_temperatures.copy_(tau)
-
-
-def refresh_class_temperatures(
-    settings: Distillation,
-    student: Student,
-    base: ImageSet,
-    hard_labels: Tensor,
-    device: torch.device,
-) -> None:
-    """DIC's refresh: measure the dispersions v_n, eq. (8), of the student's embeddings of the base
-    images on rank 0, and set the class temperatures on all ranks.
-
-    hard_labels: M class indices, in the order of `base`.
-    """
-    if is_main():
-        embeddings = encode(
-            student.query_encoder, base, settings.image_size, workers=readers_of(settings),
-            device=device,
-        )  # fmt: skip
-        n_way = len(student.class_temperatures)
-        v = losses.dispersions(
-            torch.from_numpy(embeddings), hard_labels, n_way, settings.dic_dispersion
-        )
-        set_class_temperatures(settings, student, v)
-    broadcast(student.class_temperatures)
-
-
 def class_correction(
     settings: Distillation,
     student: Student,
@@ -109,20 +78,31 @@ def class_correction(
 ) -> Callable[[int], Values]:
     """Return what the trainer calls after each epoch to correct class imbalance.
 
-    DIC refreshes the class temperatures every `dic_interval` epochs. DDL sets them here, once, from
+    Sets the class temperatures τ_n, eqs. (6)–(9): DIC every `dic_interval` epochs, from the
+    dispersions v_n, eq. (8), of the student's embeddings of the base images; DDL here, once, from
     the counts of the hard pseudo labels. hard_labels: M class indices, in the order of `base`.
     """
 
+    def set_temperatures(v: Tensor) -> None:
+        tau = losses.class_temperatures(v, settings.dic_gamma, settings.dic_scale)
+        student.class_temperatures.copy_(tau)
+
     def after_epoch(epochs_done: int) -> Values:
-        """Refresh if due; return the temperatures used in the epoch, for the log."""
+        """Measure if due; return the temperatures used in the epoch, for the log."""
         values = student.class_temperatures.tolist()
         if settings.correction == "dic" and epochs_done % settings.dic_interval == 0:
-            refresh_class_temperatures(settings, student, base, hard_labels, device)
+            if is_main():
+                embeddings = encode(
+                    student.query_encoder, base, settings.image_size,
+                    workers=readers_of(settings), device=device,
+                )  # fmt: skip
+                kind, z = settings.dic_dispersion, torch.from_numpy(embeddings)
+                set_temperatures(losses.dispersions(z, hard_labels, len(classes), kind))
+            broadcast(student.class_temperatures)
         return {f"temperature_{name}": value for name, value in zip(classes, values)}
 
     if settings.correction == "none":
         return nothing
     if settings.correction == "ddl":
-        counts = hard_labels.bincount(minlength=len(classes)).float()
-        set_class_temperatures(settings, student, counts)
+        set_temperatures(hard_labels.bincount(minlength=len(classes)).float())
     return after_epoch

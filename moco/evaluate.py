@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import accuracy_score, balanced_accuracy_score
 from sklearn.model_selection import StratifiedKFold, cross_val_predict
 from sklearn.neighbors import KNeighborsClassifier
 from sklearn.pipeline import Pipeline, make_pipeline
@@ -24,7 +25,6 @@ from .batch_augment import to_float
 from .calibration import best_temperature, with_temperature
 from .checkpoint import query_encoder
 from .loader import ImageLoader, SupportCopies
-from .scores import score
 
 NEIGHBOURS = 20
 MANY = 500  # images that are worth starting processes to read them
@@ -64,7 +64,7 @@ def encode_batches(
     progress: str | None,
 ) -> np.ndarray:
     """Encode `number` images, in batches of views, B×3×S×S, values 0–1, or of uint8 pixels,
-    B×S×S×3; see `encode`."""
+    B×S×S×3; see `encode`. Raises InputError for NaN or Inf."""
     was_training = encoder.training
     encoder.eval()
     embeddings = []
@@ -77,18 +77,31 @@ def encode_batches(
             embeddings.append(encoder.forward(images).cpu())
             bar.update(len(images))
     encoder.train(was_training)
-    return torch.cat(embeddings).numpy()
+    found = torch.cat(embeddings).numpy()
+    if wrong := int((~np.isfinite(found.reshape(number, -1))).any(axis=1).sum()):
+        raise InputError(
+            f"the network gives NaN or Inf for {wrong} of {number} images: its weights have "
+            "diverged, or the images have unusual values"
+        )
+    return found
 
 
-def fit_classifier(embeddings: np.ndarray, labels: np.ndarray, normalize: bool = False) -> Pipeline:
-    """Fit f_c, a logistic regression with scikit-learn's default C, on M×D embeddings.
+def fit_classifier(
+    embeddings: np.ndarray, labels: Sequence[int], normalize: bool = False
+) -> Pipeline:
+    """Fit f_c, a logistic regression with scikit-learn's default C: stage (b).
+
+    embeddings: of M support images, M×D, or of C copies of each, M×C×D; labels: M. `predict_proba`
+    of the result maps embeddings, M×D, to probabilities, M×N.
 
     `normalize` L2-normalises them first, as in Tian et al. 2020. Fitted in float64 to convergence:
     with early stopping or float32, changes of 1e-6 in the embeddings change probabilities by 7e-2.
     """
+    rows = embeddings.reshape(-1, embeddings.shape[-1])
+    labels_of_rows = np.repeat(labels, len(rows) // len(labels))
     steps = [Normalizer()] if normalize else []
     f_c = make_pipeline(*steps, LogisticRegression(solver="newton-cg", tol=1e-8, max_iter=1000))
-    return f_c.fit(embeddings.astype(np.float64), labels)
+    return f_c.fit(rows.astype(np.float64), labels_of_rows)
 
 
 def linear_map(f_c: Pipeline) -> np.ndarray | None:
@@ -130,6 +143,8 @@ def normalize_by_image(network: nn.Module, image_size: int) -> None:
 class Frozen:
     """A network of a checkpoint, without gradients, and how its images are encoded."""
 
+    build: Callable[[dict], nn.Module]  # makes the network of a checkpoint, in evaluation mode
+
     def __init__(
         self,
         checkpoint: dict,
@@ -147,10 +162,6 @@ class Frozen:
         self.aug_plus = checkpoint["args"]["aug_plus"]
         prepare(self.network, self.device, amp)
 
-    def build(self, checkpoint: dict) -> nn.Module:
-        """Return the network, in evaluation mode."""
-        raise NotImplementedError
-
     def encode(self, network: nn.Module, images: ImageSet, progress: str | None) -> np.ndarray:
         """Return what `network` makes of the evaluation views of M images, M×…."""
         return encode(
@@ -161,10 +172,8 @@ class Frozen:
 class FrozenEncoder(Frozen):
     """Frozen query encoder f_q or f_q′ of a checkpoint, with its image size and augmentation."""
 
+    build = staticmethod(query_encoder)
     _embedded: tuple[ImageSet, np.ndarray] | None = None
-
-    def build(self, checkpoint: dict) -> nn.Module:
-        return query_encoder(checkpoint)
 
     def embed(self, images: ImageSet, progress: str | None = None) -> np.ndarray:
         """Return the embeddings of the evaluation views of M images, M×D, not normalised.
@@ -187,19 +196,6 @@ class FrozenEncoder(Frozen):
         batches = ImageLoader(views, workers, batch_size=32)
         embeddings = encode_batches(self.network, batches, len(views), self.device, progress)
         return embeddings.reshape(len(images), augnum, -1)
-
-    def fit(self, support: ImageSet, augnum: int = 5, normalize: bool = False) -> Pipeline:
-        """Fit f_c on `augnum` augmented copies of each support image: stage (b).
-
-        `predict_proba` of the result maps embeddings, M×D, to probabilities, M×N.
-        """
-        return _fit_copies(self.copies(support, augnum), support.labels, normalize)
-
-
-def _fit_copies(copies: np.ndarray, labels: Sequence[int], normalize: bool) -> Pipeline:
-    """Fit f_c on the embeddings of the copies of M support images, M×C×D."""
-    images, number, dim = copies.shape
-    return fit_classifier(copies.reshape(-1, dim), np.repeat(labels, number), normalize)
 
 
 # Classifies a task's images: (support set, query set) to probabilities, M×N, of the query set, and
@@ -235,7 +231,7 @@ def regressions(
     """Encode the images of any number of tasks once; return their predictor.
 
     For a task's support and query set, of the images of `support` and `query`, it fits a logistic
-    regression on the first, `FrozenEncoder.fit`, and applies it to the second; if `calibrate`, with
+    regression on `augnum` copies of the first and applies it to the second; if `calibrate`, with
     `support_temperature`.
     """
     copies = by_id(support, encoder.copies(support, augnum, progress="support copies"))
@@ -245,7 +241,7 @@ def regressions(
     def predict(support: ImageSet | None, query: ImageSet) -> tuple[np.ndarray, dict[str, float]]:
         assert support is not None
         fitted = copies(support)
-        f_c = _fit_copies(fitted, support.labels, normalize)
+        f_c = fit_classifier(fitted, support.labels, normalize)
         probabilities = f_c.predict_proba(embeddings(query))
         if plain is None:
             return probabilities, {}
@@ -267,7 +263,7 @@ def support_temperature(
     truth = np.array(labels)
     predicted = np.zeros((len(truth), len(np.unique(truth))))
     for fitted, left_out in StratifiedKFold(np.bincount(truth).min()).split(plain, truth):
-        f_c = _fit_copies(copies[fitted], truth[fitted], normalize)
+        f_c = fit_classifier(copies[fitted], truth[fitted], normalize)
         predicted[left_out] = f_c.predict_proba(plain[left_out])
     return best_temperature(predicted, truth)
 
@@ -304,5 +300,8 @@ def knn_score(embeddings: np.ndarray, labels: Sequence[int]) -> dict[str, float]
     folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=0)
     neighbours = min(NEIGHBOURS, len(truth) // 2)
     knn = KNeighborsClassifier(neighbours, metric="cosine", weights="distance")
-    scores = score(truth, cross_val_predict(knn, embeddings, truth, cv=folds))
-    return {"knn_accuracy": scores["accuracy"], "knn_balanced": scores["average"]}
+    predicted = cross_val_predict(knn, embeddings, truth, cv=folds)
+    return {
+        "knn_accuracy": float(accuracy_score(truth, predicted)),
+        "knn_balanced": float(balanced_accuracy_score(truth, predicted)),
+    }

@@ -68,6 +68,11 @@ def student_start(
                 "--student-weights teacher: the teacher's embeddings must be the features of its "
                 "backbone (--moco-dim 0 in stage (a), or a frozen encoder), and the student's too"
             )
+        if given.get("weights", about["checkpoint"]) != about["checkpoint"]:
+            raise InputError(
+                f"--weights {given['weights']} conflicts with --student-weights teacher, which are "
+                f"those of {about['checkpoint']}"
+            )
         given = {"weights": about["checkpoint"], **given}
     dropped = ("weights", *FROM_WEIGHTS) if pretrained and start == "fresh" else ()
     kept = {name: value for name, value in teacher.items() if name not in dropped}

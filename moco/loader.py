@@ -20,7 +20,7 @@ from trainer.distributed import is_main, open_files_limit, rank, world_size
 from trainer.signals import ignore as ignore_signals
 
 from .augment import random_view
-from .batch_augment import apply, draw_views, random_views
+from .batch_augment import apply, draw_views, to_float
 
 CHUNK = 256  # steps whose views' parameters are drawn together
 
@@ -212,8 +212,8 @@ class BatchViews:
             drawn = draw_views(all_rows, size, self.views, self.seed, epoch, self.aug_plus)
             parameters = zip(*(view.split(chunk.shape[1]) for view in drawn))
             for rows, index, of_batch in zip(chunk, chunk_indices, parameters):
-                images = self.pixels[index].to(self.device, non_blocking=True)
-                yield random_views(images, of_batch, self.apply), rows
+                images = to_float(self.pixels[index].to(self.device, non_blocking=True))
+                yield [self.apply(images, p) for p in of_batch], rows
 
 
 def training_loader(

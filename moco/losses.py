@@ -114,22 +114,17 @@ def regression(teacher_embeddings: Tensor, embeddings: Tensor) -> Tensor:
     return F.l1_loss(embeddings, teacher_embeddings)
 
 
-def released_loss(y: Tensor, logits: Tensor) -> Tensor:
-    """L_cls of the authors' code (`--cls-loss released`).
+def released_loss(y: Tensor, logits: Tensor, temperatures: Tensor | None = None) -> Tensor:
+    """L_cls of the authors' code (`--cls-loss released`), which applies the softmax twice.
 
-    T²·KL(softmax(y/T) ∥ softmax(p′/T)), T = 2: the softmax is applied twice. y: B×N
-    probabilities, with gradient; logits: B×N of F′.
+    T²·KL(softmax(y/T) ∥ softmax(p′/T)), T = 2, with gradient through y. In their DIC code y is
+    detached, and T are the class `temperatures` τ_n, N, with T² = mean(τ)². y: B×N probabilities;
+    logits: B×N of F′.
     """
-    return tempered_kl(y, logits.softmax(dim=1), 2.0)
-
-
-def released_dic_loss(y: Tensor, logits: Tensor, temperatures: Tensor) -> Tensor:
-    """L_cls of the authors' DIC code (`--cls-loss released` with a correction).
-
-    mean(τ)²·KL(softmax(y/τ) ∥ softmax(p′/τ)), probabilities divided by the class temperatures τ_n.
-    y: B×N probabilities, detached here; logits: B×N of F′; temperatures: N.
-    """
-    return tempered_kl(y.detach(), logits.softmax(dim=1), temperatures)
+    p = logits.softmax(dim=1)
+    if temperatures is None:
+        return tempered_kl(y, p, 2.0)
+    return tempered_kl(y.detach(), p, temperatures)
 
 
 def tempered_kl(target_logits: Tensor, logits: Tensor, temperature: float | Tensor) -> Tensor:
@@ -146,20 +141,18 @@ def tempered_kl(target_logits: Tensor, logits: Tensor, temperature: float | Tens
 def classification_loss(
     y: Tensor,
     logits: Tensor,
-    temperatures: Tensor,
+    temperatures: Tensor | None,
     epoch: int,
     epochs: int,
     alpha: float,
     pseudo_label: str,
     cls_loss: str,
-    corrected: bool,
 ) -> Tensor:
     """L_cls(y_adpt, p_DIC) on the corrected logits: eq. (3) for hard labels, eq. (4) for soft ones.
 
-    y: B×N, one-hot for hard labels; logits: B×N of F′; temperatures: N. `pseudo_label`: "hard" or
-    "soft", or with eq. (5) "adaptive-hard" or "adaptive-soft". `cls_loss`: "paper" or "released";
-    the latter differs with DIC or DDL (`corrected`), and without them passes gradient through the
-    labels.
+    y: B×N, one-hot for hard labels; logits: B×N of F′; temperatures: N, of DIC or DDL, or None.
+    `pseudo_label`: "hard" or "soft", or with eq. (5) "adaptive-hard" or "adaptive-soft".
+    `cls_loss`: "paper" or "released", see `released_loss`.
     """
     p = logits.softmax(dim=1)
     if cls_loss == "paper":
@@ -167,8 +160,7 @@ def classification_loss(
     if pseudo_label.startswith("adaptive"):
         y = adaptive_labels(y, p, epoch, epochs, alpha)
     if cls_loss == "released":
-        if corrected:
-            return released_dic_loss(y, logits, temperatures)
-        return released_loss(y, logits)
-    logits = corrected_logits(logits, temperatures)
+        return released_loss(y, logits, temperatures)
+    if temperatures is not None:
+        logits = corrected_logits(logits, temperatures)
     return cross_entropy(y, logits) if pseudo_label.endswith("hard") else kl_divergence(y, logits)

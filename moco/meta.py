@@ -22,7 +22,8 @@ class MetaLearner(Frozen):
     returns a function, or a module in evaluation mode, from embeddings to probabilities, B×N.
     """
 
-    def build(self, checkpoint: dict) -> nn.Module:
+    @staticmethod
+    def build(checkpoint: dict) -> nn.Module:
         stage = STAGES[checkpoint["stage"]]
         assert stage.adapts, stage.name
         model = stage.adapts(checkpoint)

@@ -15,11 +15,12 @@ from sklearn.covariance import ledoit_wolf
 from sklearn.model_selection import KFold
 from sklearn.preprocessing import normalize
 
-from common.errors import refusing
+from common.errors import InputError, refusing
 from common.files import atomic_write, parse_json, read_array
 
 FORMAT = 1
 FOLDS = 5
+FEWEST = 4  # base images: fits on three; the covariance of two has rank one, however shrunk
 ARRAYS = ("weights", "biases", "base_scores", "sizes", "about")
 
 
@@ -35,12 +36,6 @@ def relative_mahalanobis(means: np.ndarray, base: np.ndarray) -> tuple[np.ndarra
     mean = base.mean(axis=0)
     w, w_0 = np.linalg.solve(covariance, means.T).T, np.linalg.solve(covariance, mean)
     return -2 * (w - w_0), (w * means).sum(axis=1) - w_0 @ mean
-
-
-def as_rare(scores: np.ndarray, base_scores: np.ndarray) -> np.ndarray:
-    """Return how many base images look at least as rare as each score says: theirs is not higher.
-    `base_scores` are sorted."""
-    return np.searchsorted(base_scores, scores, side="right")
 
 
 def nearest(z: np.ndarray, weights: np.ndarray, biases: np.ndarray) -> np.ndarray:
@@ -59,6 +54,10 @@ class Reference:
     base_scores: list[np.ndarray]
     about: dict
 
+    @property
+    def base_images(self) -> int:
+        return sum(map(len, self.base_scores))
+
     def none_of_these(self, embeddings: np.ndarray) -> np.ndarray:
         """Return how much M embeddings, M×D, look like none of the rare classes, in (0, 1].
 
@@ -67,11 +66,11 @@ class Reference:
         that of new common images about the share P has a value of at most P.
         """
         z = normalize(embeddings.astype(np.float64))
-        count = sum(
-            as_rare(nearest(z, w, b), left_out)
+        count = sum(  # of base images whose distance is not larger
+            np.searchsorted(left_out, nearest(z, w, b), side="right")
             for w, b, left_out in zip(self.weights, self.biases, self.base_scores)
         )
-        return (1 + count) / (1 + sum(map(len, self.base_scores)))
+        return (1 + count) / (1 + self.base_images)
 
     def save(self, file: Path) -> None:
         """Write an .npz file without pickles."""
@@ -88,9 +87,15 @@ def fit_reference(
     copies: np.ndarray, labels: np.ndarray, base: np.ndarray, about: dict
 ) -> Reference:
     """Return the reference of a support set, from the embeddings of C copies of K images, K×C×D,
-    with class indices `labels`, and those of M ≥ 2 base images, M×D.
+    with class indices `labels`, and those of M base images, M×D.
+
+    Raises InputError if these are fewer than FEWEST, or all the same.
     """
     base = normalize(base.astype(np.float64))
+    if len(base) < FEWEST or base.var(axis=0).sum() < 1e-12:  # 1e-12: far above float32's rounding
+        raise InputError(
+            f"at least {FEWEST} base images with different embeddings are needed, got {len(base)}"
+        )
     copies = np.stack([normalize(of_image.astype(np.float64)) for of_image in copies])
     means = np.stack([copies[labels == n].mean(axis=(0, 1)) for n in np.unique(labels)])
     fits, scores = [], []
@@ -105,9 +110,10 @@ def load_reference(file: Path) -> Reference:
     """Read a file of `Reference.save`. Raises InputError if it is damaged."""
     with refusing(f"{file} is invalid; remove it"), zipfile.ZipFile(file) as arrays:
         weights, biases, scores, sizes, about = (read_array(arrays, name) for name in ARRAYS)
-        if weights.ndim != 3 or biases.shape != weights.shape[:2] or len(sizes) != len(weights):
-            raise ValueError("arrays of other shapes than expected")
-        if scores.shape != (sizes.sum(),) or (sizes < 1).any():
+        fits, *_ = weights.shape
+        expected = weights.shape[:2], (fits,), (sizes.sum(),)
+        shapes = biases.shape, sizes.shape, scores.shape
+        if shapes != expected or weights.ndim != 3 or (sizes < 1).any():
             raise ValueError("arrays of other shapes than expected")
         if not all(np.isfinite(x).all() for x in (weights, biases, scores)):
             raise ValueError("NaN or Inf")

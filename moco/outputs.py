@@ -9,15 +9,6 @@ from trainer.provenance import provenance
 from trainer.settings import Settings, shown
 
 from .checkpoint import made_from
-from .config import STAGES
-
-
-def training_of(checkpoint: dict) -> dict:
-    """Return a checkpoint's stage and fixed settings, equal for all seeds of an experiment."""
-    args = checkpoint["args"]
-    fixed = STAGES[checkpoint["stage"]].settings.names(fixed=True)
-    shared = {name: args[name] for name in fixed if name not in ("seed", "teacher")}
-    return {"stage": checkpoint["stage"], **shared}
 
 
 def about_output(settings: Settings, checkpoint: dict) -> dict[str, Any]:
@@ -66,7 +57,8 @@ def already_done(
     changed = [*others, *changes(settings, given, previous)]
     if not made_from(previous, checkpoint):
         before, now = previous.get("epoch"), checkpoint["epoch"]
-        trained = f"a checkpoint of {before} epochs then, of {now} now"
+        other = "another " if before == now else ""
+        trained = f"a checkpoint of {before} epochs then, {other}of {now} now"
         if not changed and isinstance(before, int) and now > before:
             print(f"note: {files[0]} was made from {trained}; it is made again")
             return False

@@ -2,7 +2,8 @@
 
 import functools
 import os
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -17,7 +18,7 @@ from datasets.episode import Task
 from datasets.images import ImageSet, require_same
 from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS
-from trainer.config import Output, TrainingSettings, scaled_drops
+from trainer.config import EPOCHS, Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
 from trainer.provenance import command, provenance
@@ -81,28 +82,32 @@ def resolve_training(
         "views_by": "batch" if device.type == "cuda" and not given.get("no_cache") else "pil",
         **cls.defaults_for(arch),
     }
-    if source:
-        recorded = source.checkpoint["args"]
-        auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
-    usual = dict(inherited or {})
-    if (given.get("weights") or usual.get("weights") or "none") != "none":
+    recorded = source.checkpoint["args"] if source else {}
+    auto |= {name: recorded[name] for name in auto if recorded.get(name) is not None}
+    if (given.get("weights") or (inherited or {}).get("weights") or "none") != "none":
         auto |= FROM_WEIGHTS
-        usual = FROM_WEIGHTS | usual
-    scaled = None
-    if "schedule" not in given:
-        if source and source.checkpoint["args"].get("schedule") is not None:
-            given["schedule"] = list(source.checkpoint["args"]["schedule"])
-        elif scaled := _scaled_schedule(cls, given, usual):
-            given["schedule"] = scaled
+    if recorded.get("schedule") is not None:
+        given.setdefault("schedule", list(recorded["schedule"]))
     settings = resolve(cls, given, auto, inherited, where)
-    if scaled and not settings.cos and settings.epochs:
-        # Without a drop `notes_on_length` says so.
-        if drops := {drop: scaled.count(drop) for drop in scaled if drop < settings.epochs}:
-            text = " and ".join(f"{n}{f' ({times} times)' * (times > 1)}"
-                                for n, times in drops.items())  # fmt: skip
-            print(f"note: --epochs {settings.epochs} without --schedule: the learning rate drops "
-                  f"after epoch {text}")  # fmt: skip
+    others = {name: value for name, value in given.items() if name != "epochs"}
+    usual = resolve(cls, others, auto, inherited, where)
+    if "schedule" not in given and settings.epochs not in (0, usual.epochs):
+        drops = scaled_drops(settings.epochs, usual.schedule, usual.epochs or EPOCHS)
+        settings = replace(settings, schedule=drops)
+        note_on_schedule(settings)
     return settings, source
+
+
+def note_on_schedule(settings: TrainingSettings) -> None:
+    """Print where the learning rate drops; if nowhere, `notes_on_length` says so."""
+    drops = [drop for drop in settings.schedule if drop < settings.epochs]
+    if drops and not settings.cos:
+        times = {n: f" ({drops.count(n)} times)" * (drops.count(n) > 1) for n in drops}
+        text = " and ".join(f"{n}{several}" for n, several in times.items())
+        print(
+            f"note: --epochs {settings.epochs} without --schedule: the learning rate drops after "
+            f"epoch {text}"
+        )
 
 
 def _source(given: dict[str, Any]) -> Source | None:
@@ -123,19 +128,6 @@ def _source(given: dict[str, Any]) -> Source | None:
     if requested is None or repeated:
         given["resume"], source = folder, existing
     return source
-
-
-def _scaled_schedule(
-    cls: type[T], given: Mapping[str, Any], inherited: Mapping[str, Any]
-) -> list[int] | None:
-    """Return the schedule scaled to the --epochs given; None if they are the usual ones."""
-    fields = cls.fields()
-    drops, usual = (
-        fields[name].default if inherited.get(name) is None else inherited[name]
-        for name in ("schedule", "epochs")
-    )
-    epochs = given.get("epochs", usual)
-    return scaled_drops(epochs, drops, usual) if epochs != usual and drops else None
 
 
 def resolve_encoding(
@@ -212,10 +204,9 @@ def check_run(
     known = checkpoint.get("known_settings")
     require_fixed(type(settings), settings.record(), checkpoint["args"], path, known)
     tasks = [task and Task.from_dict(task) for task in (checkpoint["task"], about["task"])]
+    savedir = getattr(settings, "savedir", None)  # of stage (d)
     if tasks[0] != tasks[1]:
-        requested = "the requested one"
-        if isinstance(settings, Distillation):
-            requested = f"that in {settings.savedir}"
+        requested = f"that in {savedir}" if savedir else "the requested one"
         raise InputError(f"{path} was trained for another task than {requested}")
     if "known_settings" in checkpoint:
         print(f"note: {path} does not record which images it was trained on")
@@ -223,11 +214,8 @@ def check_run(
         require_same(checkpoint["base"], images, f"{path} was trained on")
         if checkpoint.get("contents") not in (None, about["contents"]):
             print(f"note: files have changed since {path} was trained on these images")
-    if isinstance(settings, Distillation):
-        if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):
-            raise InputError(
-                f"{path} was trained on other pseudo labels than those in {settings.savedir}"
-            )
+    if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):  # both None but in stage (d)
+        raise InputError(f"{path} was trained on other pseudo labels than those in {savedir}")
     if settings.epochs != (planned := checkpoint["args"]["epochs"]):
         note_on_other_length(settings, planned)
 
@@ -244,26 +232,24 @@ def note_on_other_length(settings: TrainingSettings, planned: int) -> None:
         print(f"note: a resumed run keeps its --schedule, {drops}")
 
 
-def notes_on_length(settings: TrainingSettings, images: int) -> list[str]:
-    """Return notes on settings that a run of these epochs on so many images is too short for."""
-    epochs, notes = settings.epochs, []
+def notes_on_length(settings: TrainingSettings, images: int) -> Iterator[str]:
+    """Yield notes on settings that a run of these epochs on so many images is too short for."""
+    epochs, drops = settings.epochs, settings.schedule
     if not epochs:
-        return []
+        return
     start = f"note: --epochs {epochs} is too short for"
-    drops = settings.schedule
     if drops and not settings.cos and min(drops) >= epochs:
-        notes.append(f"{start} a drop of the learning rate, the first one after epoch {min(drops)}")
+        yield f"{start} a drop of the learning rate, the first one after epoch {min(drops)}"
     if isinstance(settings, ContrastiveTraining):
         keys = epochs * (images // settings.batch_size) * settings.batch_size
         if keys < settings.moco_k:
-            notes.append(
+            yield (
                 f"{start} --moco-k {settings.moco_k}: the run makes {keys:,} keys, the rest of "
                 "the queue stays random"
             )
     if isinstance(settings, Distillation) and settings.correction == "dic":
         if epochs <= settings.dic_interval:
-            notes.append(f"{start} --dic-interval {settings.dic_interval}: DIC corrects nothing")
-    return notes
+            yield f"{start} --dic-interval {settings.dic_interval}: DIC corrects nothing"
 
 
 def prepare_run(
@@ -300,9 +286,9 @@ def prepare_run(
 
 def note_on_seen_classes(checkpoint: dict, where: Path, rare: ImageSet) -> None:
     """Print a note if the encoder was trained, without labels, on a class that is now rare."""
-    if seen := [name for name in rare.classes if name in checkpoint["base"]["counts"]]:
-        if checkpoint["task"] is None:
-            print(
-                f"note: {where} was trained on the images of {listed(map(quoted, seen))}, now a "
-                "rare class: they are not new to it"
-            )
+    seen = [name for name in rare.classes if name in checkpoint["base"]["counts"]]
+    if seen and checkpoint["task"] is None:
+        print(
+            f"note: {where} was trained on the images of {listed(map(quoted, seen))}, now a rare "
+            "class: they are not new to it"
+        )

@@ -24,7 +24,7 @@ from .calibration import reliability
 def score(
     truth: np.ndarray,
     predicted: np.ndarray,
-    classes: tuple[str, ...] | None = None,
+    classes: tuple[str, ...],
     probabilities: np.ndarray | None = None,
 ) -> dict:
     """Return the scores of M predictions, as fractions.
@@ -35,28 +35,28 @@ def score(
     rest, their mean, and `ece`, the expected calibration error. `truth`, `predicted`: class
     indices. Precision is 0 for a class that is never predicted, as in F1.
     """
-    classes = classes or tuple(str(label) for label in np.unique(truth))
     labels = list(range(len(classes)))
     confusion = confusion_matrix(truth, predicted, labels=labels)
     hits, images, total = confusion.diagonal(), confusion.sum(axis=1), confusion.sum()
     found = confusion.sum(axis=0)
     per_class = hits / images
+    by_class = {
+        "per_class": per_class,
+        "precision": hits / np.maximum(found, 1),
+        "specificity": 1 - (found - hits) / np.maximum(total - images, 1),
+    }
     scores = {
         "accuracy": float(hits.sum() / total),
-        "per_class": dict(zip(classes, per_class.tolist())),
         "average": float(per_class.mean()),
         "macro_f1": float(f1_score(truth, predicted, average="macro", labels=labels)),
-        "precision": dict(zip(classes, (hits / np.maximum(found, 1)).tolist())),
-        "specificity": dict(
-            zip(classes, (1 - (found - hits) / np.maximum(total - images, 1)).tolist())
-        ),
         "confusion": confusion.tolist(),
     }
     if probabilities is not None:
-        auc = [float(roc_auc_score(truth == n, probabilities[:, n])) for n in labels]
-        scores |= {"auc": dict(zip(classes, auc)), "macro_auc": float(np.mean(auc))}
+        auc = [roc_auc_score(truth == n, probabilities[:, n]) for n in labels]
+        by_class["auc"] = np.array(auc)
+        scores["macro_auc"] = float(np.mean(auc))
         scores["ece"] = reliability(probabilities, truth).error()
-    return scores
+    return scores | {name: dict(zip(classes, x.tolist())) for name, x in by_class.items()}
 
 
 BY_CLASS = {"per_class": "accuracy", "precision": "precision", "specificity": "specificity",
@@ -97,16 +97,6 @@ TASK_SCORES = {
     "macro_auc": "macro AUC",
 }
 TITLES = TASK_SCORES | {"ece": "ECE"}  # files of earlier versions have no ECE
-
-
-def beside_table(rows: dict[str, dict | None]) -> str:
-    """Format the scores of several classifiers on the same query set, a row each."""
-    titles = {"accuracy": "accuracy", "average": "mean of classes", "macro_f1": "macro F1",
-              "macro_auc": "macro AUC"}  # fmt: skip
-    table = [["", *titles.values()]]
-    for name, scores in rows.items():
-        table.append([name, *(f"{scores[key]:.1%}" if scores else "–" for key in titles)])
-    return aligned(table)
 
 
 def task_row(task: Task, scores: dict) -> dict[str, Any]:

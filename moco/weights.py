@@ -16,6 +16,7 @@ from trainer.nan_guard import not_finite
 
 from .checkpoint import backbone_weights, load_checkpoint
 from .config import STAGES, ImageTraining
+from .released import is_released
 from .resume import Source
 
 
@@ -46,8 +47,9 @@ def initial_weights(weights: str, arch: str) -> InitialWeights | None:
             contents = library.load_file(path)
     else:
         contents = read(file)
-    record = {"source": file.name if weights == "default" else weights, "sha256": _sha256(file)}
-    if isinstance(contents, dict) and "stage" in contents:
+    digest = hashlib.sha256(file.read_bytes()).hexdigest()
+    record = {"source": file.name if weights == "default" else weights, "sha256": digest}
+    if is_released(contents) or (isinstance(contents, dict) and "stage" in contents):
         checkpoint = load_checkpoint(path)
         if (trained_with := checkpoint["args"]["arch"]) != arch:
             raise InputError(f"--weights {path} are of --arch {trained_with}, not {arch}")
@@ -113,7 +115,3 @@ def _state_dict(contents: object) -> dict[str, Tensor]:
     if not all(isinstance(value, Tensor) for value in contents.values()):
         return {}
     return {str(name).removeprefix("module."): value for name, value in contents.items()}
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()

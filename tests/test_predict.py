@@ -187,3 +187,45 @@ def test_unreadable_base_images_say_what_to_do(data, student, new, tmp_path, cap
     call("test", *argv, "--output", tmp_path / "skipped", "--skip-unreadable")
     assert "no scores" not in capsys.readouterr().out
     assert all(row["none_of_these"] for row in rows_of(tmp_path / "skipped").values())
+
+
+@pytest.mark.parametrize("count", [1, 6])
+def test_few_base_images(data, new, chain, tmp_path, capsys, count):
+    """Of one there is no covariance; of six no share of at most 5 %."""
+    found = open_dataset(data)
+    for part, classes, number in ((found.base, ("NV",), count), (found.rare, ("DF", "VASC"), 3)):
+        for name in classes:
+            (tmp_path / "own" / name).mkdir(parents=True)
+            for row in [row for row in part.rows() if row.label == name][:number]:
+                shutil.copy(row.path, tmp_path / "own" / name)
+    call("test", tmp_path / "own", "--base-classes", "NV", "--rare-classes", "DF", "VASC",
+         "--resume", chain.pretrained, "--k-shot", 1, "--predict", new, "-j", 0,
+         "--output", tmp_path / "out")  # fmt: skip
+    printed = capsys.readouterr().out
+    rows = rows_of(tmp_path / "out").values()
+    if count == 1:
+        assert "no scores for none of these" in printed and "base images" in printed
+        assert all("verdict" not in row and row["prediction"] for row in rows)
+    else:
+        assert "with 6 base images none_of_these is at least 0.14, so above --none-level" in printed
+        assert {row["verdict"] for row in rows} == {"none of these"}
+
+
+def test_an_edited_base_image_is_embedded_again(data, student, new, tmp_path, capsys):
+    root = shutil.copytree(data, tmp_path / "root")
+    argv = [root, "--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", *argv)
+    before = load_reference(student / NONE)
+    removed, *_ = rows_of(student)
+    (new / removed).unlink()
+    paths = open_dataset(root).base.paths
+    Image.effect_noise((40, 40), 99).convert("RGB").save(paths[0])
+    capsys.readouterr()
+    call("test", *argv)
+    printed = capsys.readouterr().out
+    assert "made again" in printed
+    assert f"1 images are no longer there; their rows are left out: {removed}" in printed
+    after = load_reference(student / NONE)
+    assert not np.array_equal(after.weights, before.weights) and removed not in rows_of(student)
+    call("test", *argv)
+    assert "already done" in capsys.readouterr().out

@@ -443,6 +443,11 @@ def test_only_more_epochs_are_no_reason_to_stop(chain, data, tmp_path, capsys, n
     assert load_pseudo_labels(labels)[1].about["epoch"] == 3
     found = [json.loads(path.read_text())["epoch"] for path in scores.glob("*.json")]
     assert found == [3, 3]
+    # Another training of as many epochs.
+    (file,) = scores.glob("test_*.json")
+    made_by = '"checkpoint_made_by": {'
+    file.write_text(file.read_text().replace(made_by, made_by + '"a": 1,'))
+    assert "a checkpoint of 3 epochs then, another of 3 now" in no(*commands[1], "-j", 0)
 
 
 def test_overwriting_on_request(data, tmp_path):

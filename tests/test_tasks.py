@@ -85,6 +85,8 @@ def test_refusals(chain, data, scored, tmp_path, capsys, monkeypatch):
     assert "was trained for one task" in no("--resume", chain.student, "--tasks", 3)
     for flag, value in (("--seed", 1), ("--savedir", chain.labels), ("--predict", data)):
         assert f"leave out {flag}" in no(*many, flag, value)
+    argv = ["--resume", chain.student, "--load-cla", "--predict", data, "--tasks", 3]
+    assert "was trained for one task" in refused(capsys, monkeypatch, "test", *argv)  # no DATA
     assert "--compare requires --tasks" in no("--resume", chain.pretrained, "--compare", "x.csv")
     assert "--k-shot must be in" in no(*many, "--k-shot", 100)
     other = [*many, "--k-shot", 1, "--compare"]

@@ -295,7 +295,10 @@ def require_same_setting(field: Field, given: Any, recorded: Any, where: Path | 
 
 
 def shown(field: Field, value: Any) -> str:
-    """Return a setting as typed on the command line; `without --flag` if there is no --no-flag."""
+    """Return a setting as typed on the command line; `without --flag` if there is no --no-flag, or
+    the value is None."""
+    if value is None:
+        return f"without {field.flag}"
     if field.kind is bool:
         no = "--no-" if field.about.negatable else "without --"
         return field.flag if value else field.flag.replace("--", no, 1)

@@ -173,6 +173,8 @@ def test_a_student_that_continues_its_teacher(data, tmp_path, capsys, monkeypatc
                "--student-weights", "teacher", "-j", 0]  # fmt: skip
     error = refused(capsys, monkeypatch, *command, "--moco-dim", 8)
     assert "must be the features of its backbone" in error
+    error = refused(capsys, monkeypatch, *command, "--weights", tmp_path / "e")
+    assert f"--weights {tmp_path / 'e'} conflicts with --student-weights teacher" in error
     call(*stage_a, "--epochs", 2)
     error = refused(capsys, monkeypatch, *command, "-b", 8, "--moco-k", 32)
     assert "has been trained on or replaced" in error

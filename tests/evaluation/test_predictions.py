@@ -10,7 +10,6 @@ from common.errors import InputError
 from datasets.images import ImageSet
 from evaluation.predictions import (
     error_rows,
-    merged,
     predicted_rows,
     prediction_summary,
     predictions_text,
@@ -48,13 +47,6 @@ def test_columns_only_where_known():
     text = predictions_text(predicted_rows(images("a", "b", "c"), P, CLASSES, None), CLASSES, 0.05)
     head = next(csv.reader(io.StringIO(text.removeprefix("\ufeff"))))
     assert head == ["image", "prediction", "p_Narbe, groß", "p_VASC"]
-
-
-def test_merged_replaces_and_adds(rows):
-    new = predicted_rows(images("b", "e"), P[:2], CLASSES, None)
-    found = merged(rows, new)
-    assert [row["image"] for row in found] == ["ä.png", "b", "c", "e"]
-    assert found[1] == new[0] and found[0] == rows[0]
 
 
 def test_summary_and_level(rows):

@@ -20,7 +20,7 @@ from moco.batch_augment import (
     draw_parameters,
     draw_views,
     gaussian_matrix,
-    random_views,
+    to_float,
     uniforms,
 )
 from moco.loader import BatchViews, EpochBatches
@@ -147,18 +147,22 @@ def test_uniforms():
     assert torch.equal(uniforms(5, torch.tensor([7, 2]), 10), u[[7, 2]])
 
 
+def views_of(images, rows, size, views, seed, epoch):
+    return [apply(to_float(images), p) for p in draw_views(rows, size, views, seed, epoch)]
+
+
 def test_views_depend_only_on_seed_epoch_and_row():
     """Not on the rest of the batch; views, epochs and seeds differ."""
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(256, (4, 32, 32, 3), generator=generator, dtype=torch.uint8)
     rows = torch.tensor([5, 9, 1, 0])
-    both = random_views(images, draw_views(rows, 32, 2, seed=0, epoch=3))
-    alone = random_views(images[1:2], draw_views(rows[1:2], 32, 2, seed=0, epoch=3))
+    both = views_of(images, rows, 32, 2, 0, 3)
+    alone = views_of(images[1:2], rows[1:2], 32, 2, 0, 3)
     for a, b in zip(both, alone):
         assert torch.allclose(a[1:2], b, atol=1e-6)
     others = [both[1]]
     for seed, epoch in ((0, 4), (1, 3)):
-        others += random_views(images, draw_views(rows, 32, 1, seed, epoch))
+        others += views_of(images, rows, 32, 1, seed, epoch)
     assert all((both[0] - other).abs().mean() > 0.01 for other in others)
 
 
@@ -236,7 +240,7 @@ def test_batched_and_pil_views_have_equal_statistics(pictures):
     """Pixel means and standard deviations of 300 views of an image."""
     image = torch.from_numpy(np.array(pictures[0]))[None]
     rows = torch.arange(300)
-    (ours,) = random_views(image.expand(300, -1, -1, -1), draw_views(rows, SIZE, 1, 0, 0))
+    (ours,) = views_of(image.expand(300, -1, -1, -1), rows, SIZE, 1, 0, 0)
     torch.manual_seed(0)
     theirs = torch.stack([random_view(SIZE)(pictures[0]) for _ in range(300)])
     for statistic in (torch.mean, torch.std):

@@ -129,7 +129,7 @@ def test_fit_on_support(data, augnum):
     encoder = FrozenEncoder({"stage": "moco", "args": args, "state_dict": weights})
     copies = encoder.copies(support, augnum)
     assert copies.shape == (4, max(augnum, 1), 8)
-    f_c = encoder.fit(support, augnum)
+    f_c = fit_classifier(copies, support.labels)
     expected = fit_classifier(copies.reshape(-1, 8), np.repeat(support.labels, copies.shape[1]))
     np.testing.assert_array_equal(f_c[-1].coef_, expected[-1].coef_)
     if augnum:  # the copies of an image differ, and are the same in any set
@@ -147,7 +147,8 @@ def test_regressions_fit_each_task_on_its_own_support_set(data):
     for seed in (0, 1):
         task = draw_task(rare, 2, 2, seed)
         support, query = task.support(rare), task.query(rare)
-        expected = encoder.fit(support, 2).predict_proba(encoder.embed(query))
+        f_c = fit_classifier(encoder.copies(support, 2), support.labels)
+        expected = f_c.predict_proba(encoder.embed(query))
         found, about = predict(support, query)
         np.testing.assert_allclose(found, expected, atol=1e-5)
         assert about == {}
@@ -203,3 +204,12 @@ def test_the_classifier_as_a_linear_map(n_way):
     logits = torch.from_numpy(embeddings @ found[:, :-1].T + found[:, -1])
     np.testing.assert_allclose(logits.softmax(dim=1), f_c.predict_proba(embeddings))
     assert linear_map(fit_classifier(embeddings, labels, normalize=True)) is None
+
+
+def test_a_diverged_network_is_refused(data):
+    """Finite weights, but products above the largest float32: not a class 0 by NaN."""
+    encoder = build_encoder("conv4", 8).eval()
+    for weights in encoder.parameters():
+        weights.data.mul_(1e20)
+    with pytest.raises(InputError, match="NaN or Inf for 25 of 25 images"):
+        encode(encoder, open_dataset(data).rare, 32)

@@ -201,12 +201,13 @@ def test_classification_loss(batch, kind, tau):
             if t > 0:
                 expected -= t * (math.log(q) - (math.log(t) if "soft" in kind else 0)) / 5
     args = (100, 200, 0.7, kind)
-    for corrected in (False, True):
-        found = losses.classification_loss(y, logits, tau, *args, "paper", corrected)
-        assert found.item() == pytest.approx(expected)
-    released = losses.classification_loss(y, logits, tau, *args, "released", False)
+    found = losses.classification_loss(y, logits, tau, *args, "paper")
+    assert found.item() == pytest.approx(expected)
+    if tau is PLAIN:
+        assert torch.equal(losses.classification_loss(y, logits, None, *args, "paper"), found)
+    released = losses.classification_loss(y, logits, None, *args, "released")
     assert released.item() == pytest.approx(released_by_hand(target.tolist(), logits.tolist()))
-    released = losses.classification_loss(y, logits, tau, *args, "released", True)
+    released = losses.classification_loss(y, logits, tau, *args, "released")
     by_hand = released_dic_by_hand(target.tolist(), logits.tolist(), tau.tolist())
     assert released.item() == pytest.approx(by_hand)
 
@@ -224,9 +225,9 @@ def released_dic_by_hand(y, logits, tau):
 def test_no_gradient_flows_through_the_labels_in_the_released_loss_of_dic(batch):
     logits = batch[4].clone().requires_grad_()
     target = (0.65 * batch[3] + 0.35 * logits.softmax(dim=1)).detach()
-    losses.released_dic_loss(target, logits, TAU).backward()
+    losses.released_loss(target, logits, TAU).backward()
     again = batch[4].clone().requires_grad_()
-    args = (100, 200, 0.7, "adaptive-soft", "released", True)
+    args = (100, 200, 0.7, "adaptive-soft", "released")
     losses.classification_loss(batch[3], again, TAU, *args).backward()
     torch.testing.assert_close(again.grad, logits.grad)
 
@@ -234,7 +235,7 @@ def test_no_gradient_flows_through_the_labels_in_the_released_loss_of_dic(batch)
 def test_gradient_flows_through_the_labels_in_the_released_loss_alone(batch):
     def gradient(cls_loss, kind):
         logits = batch[4].clone().requires_grad_()
-        args = (PLAIN, 100, 200, 0.7, kind, cls_loss, False)
+        args = (None, 100, 200, 0.7, kind, cls_loss)
         losses.classification_loss(batch[3], logits, *args).backward()
         return logits.grad
 

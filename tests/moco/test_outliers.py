@@ -7,7 +7,7 @@ from sklearn.metrics import roc_auc_score
 from sklearn.preprocessing import normalize
 
 from common.errors import InputError
-from moco.outliers import as_rare, fit_reference, load_reference, relative_mahalanobis
+from moco.outliers import Reference, fit_reference, load_reference, relative_mahalanobis
 
 rng = np.random.default_rng(0)
 
@@ -25,9 +25,11 @@ def test_relative_mahalanobis_is_a_difference_of_two_distances():
     np.testing.assert_allclose(z @ weights.T + biases, expected)
 
 
-def test_as_rare():
-    base = np.array([-1.0, 0.0, 1.0, 2.0])
-    np.testing.assert_array_equal(as_rare(np.array([-2.0, 0.0, 0.5, 9.0]), base), [0, 2, 2, 4])
+@pytest.mark.parametrize(("distance", "count"), [(-2.0, 0), (0.0, 2), (0.5, 2), (9.0, 4)])
+def test_base_images_at_the_same_distance_count(distance, count):
+    base = [np.array([-1.0, 0.0, 1.0, 2.0])]
+    reference = Reference(np.zeros((1, 1, 3)), np.array([[distance]]), base, {})
+    assert reference.none_of_these(np.ones((1, 3))) == (1 + count) / 5
 
 
 def clouds(count, centre):
@@ -75,3 +77,9 @@ def test_saved_and_read(reference, tmp_path):
     file.write_bytes(file.read_bytes()[:-99])
     with pytest.raises(InputError, match=r"a\.npz is invalid"):
         load_reference(file)
+
+
+@pytest.mark.parametrize("base", [rng.normal(size=(n, 8)) for n in (1, 2, 3)] + [np.ones((30, 8))])
+def test_too_few_base_images_or_a_collapsed_encoder(base):
+    with pytest.raises(InputError, match=f"at least 4 base images.*, got {len(base)}"):
+        fit_reference(rng.normal(size=(2, 1, 8)), np.array([0, 1]), base, {})

@@ -7,7 +7,9 @@ import torch.nn.functional as F
 from common.errors import InputError
 from conftest import call, refused
 from datasets import synthetic
-from moco.checkpoint import CLASSIFIER, load_checkpoint, query_encoder
+from datasets.episode import load_task
+from moco.checkpoint import CLASSIFIER, backbone_weights, load_checkpoint, query_encoder
+from moco.weights import initial_weights
 from models.resnet12 import WIDTHS
 from trainer.checkpoint import CHECKPOINT
 
@@ -83,6 +85,11 @@ def test_same_embeddings_as_their_code(released):
     assert found["state_dict"]["queue_position"] == 16 and found["args"]["moco_k"] == QUEUE
 
 
+def test_initial_weights(released):
+    found, expected = initial_weights(str(released), "resnet12"), load_checkpoint(released)
+    assert found.weights.keys() == backbone_weights(expected).keys() and len(found.weights) > 80
+
+
 def test_legacy_format(released):
     """As written by torch before 1.6."""
     contents = torch.load(released / CHECKPOINT, weights_only=True)
@@ -102,6 +109,11 @@ def test_scored(released, chain, data, capsys, monkeypatch):
     add_classifier(released, classes=2)
     line = refused(capsys, monkeypatch, *student, "--savedir", chain.labels, "--overwrite")
     assert "2 classes" in line and line.endswith("has 3")
+    task, chosen = load_task(chain.labels), released / "chosen.csv"
+    rows = [f"{i},{name}" for ids, name in zip(task.support_ids, task.classes) for i in ids]
+    chosen.write_text("\n".join(["image,label", *rows]))
+    line = refused(capsys, monkeypatch, *student, "--support", chosen, "--overwrite")
+    assert "2 classes" in line and line.endswith("chosen.csv has 3")
 
 
 def test_as_teacher(released, data, tmp_path, capsys):

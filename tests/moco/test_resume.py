@@ -20,6 +20,7 @@ from trainer.settings import resolve
         (["--epochs", 80], [48, 64]),
         (["--epochs", 400], [240, 320]),
         (["--epochs", 1], [1, 1]),
+        (["--epochs", 0], [120, 160]),
         (["--epochs", 80, "--schedule", 120, 160], [120, 160]),
         (["--epochs", 80, "--schedule"], []),
     ],
@@ -53,6 +54,15 @@ def test_a_student_scales_its_teachers_schedule(tmp_path, words, expected):
     given = parse(Distillation, ["DATA", "--savedir", "x", "--model-path", str(tmp_path), *words])
     teacher = {"arch": "conv4", "epochs": 10, "schedule": [5, 7]}
     assert resolve_training(Distillation, given, teacher)[0].schedule == expected
+
+
+@pytest.mark.parametrize("schedule", [[120, 160], [1, 1]])
+def test_the_student_of_an_untrained_encoder_has_the_usual_shares(tmp_path, schedule):
+    """A checkpoint of --epochs 0; earlier versions recorded drops after epoch 1."""
+    words = ["DATA", "--savedir", "x", "--model-path", str(tmp_path), "--epochs", "20"]
+    teacher = {"arch": "conv4", "epochs": 0, "schedule": schedule}
+    settings, _ = resolve_training(Distillation, parse(Distillation, words), teacher)
+    assert settings.schedule == ([12, 16] if schedule[0] > 1 else [1, 1])
 
 
 def test_a_resumed_run_keeps_its_schedule(chain, data, tmp_path, capsys, monkeypatch):

@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_leaves
 import main_distill
 import main_moco
 from benchmarks.plain import PlainMoCo, plain_encoder
-from moco.batch_augment import draw_views, random_views
+from moco.batch_augment import apply, draw_views, to_float
 from moco.builder import MoCo, Student
 from models import build_encoder
 
@@ -68,7 +68,7 @@ def copies_in_a_step(kind, make_encoder, arch):
             )
         with Copies() as copies:
             parameters = draw_views(rows, 32, 2, seed=0, epoch=1, aug_plus=True)
-            views = random_views(pixels[rows], parameters)
+            views = [apply(to_float(pixels[rows]), p) for p in parameters]
             loss = step(model, views, rows, 3)["loss"]
     assert loss.device.type == "cuda"
     return copies.found

@@ -211,6 +211,7 @@ def test_settings_are_shown_by_flags_that_exist():
     fields = {**config.Labelling.fields(), **config.Testing.fields()}
     assert not fields["normalize"].about.negatable and fields["teacher"].about.negatable
     assert shown(fields["normalize"], False) == "without --normalize"
+    assert shown(fields["n_way"], None) == "without --n-way"
     assert shown(fields["teacher"], False) == "--no-teacher"
     with pytest.raises(InputError, match="^--normalize conflicts with here, created without --nor"):
         require_same_setting(fields["normalize"], True, False, "here")
