@@ -20,7 +20,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import InputError
+from common.errors import InputError, listed
 from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
@@ -123,11 +123,11 @@ class RelationNet(MetricModel):
     def adapt(self, embeddings: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
         """Return the relations, divided by their sum, as a function of maps.
 
-        Raises InputError if there are not as many support images per class as in training.
+        Raises InputError if a class has not as many support images as in training.
         """
-        if (shots := len(labels) // len(labels.unique())) != self.k_shot:
+        if (shots := sorted({*labels.bincount().tolist()})) != [self.k_shot]:
             raise InputError(
-                f"--k-shot {shots}: the relation network was trained with --k-shot {self.k_shot}, "
+                f"--k-shot {listed(shots)}: the relation network was trained with --k-shot {self.k_shot}, "
                 "and a class is the sum of its support images"
             )
         classes = class_maps(embeddings, labels)
