@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms import Compose
 
 from common.errors import InputError
 from common.seeding import stream_seed
@@ -143,15 +142,12 @@ def labels_of(images: Tensor, n_way: int) -> Tensor:
 
 
 class PlainAndRandomViews(RandomViews):
-    """The image itself, transformed by `plain`, and random views of it."""
-
-    def __init__(self, *args: Any, plain: Compose):
-        super().__init__(*args)
-        self.plain = plain
+    """The image itself, resized as its random views are, and these."""
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int]:
         views, row = super().__getitem__(key)
-        return [self.plain(read_image(self.paths[row])), *views], row
+        plain = plain_view(views[0].shape[-1])
+        return [plain(read_image(self.paths[row])), *views], row
 
 
 class EpisodeBatchViews(BatchViews):
@@ -181,15 +177,13 @@ def episode_loader(
     plain: bool = False,
 ) -> DataLoader | BatchViews:
     """Return a loader of (views, rows): `views` random views, after the image itself if `plain`."""
-    size, seed = settings.image_size, settings.seed
+    seed, aug_plus = settings.seed, settings.aug_plus
     if settings.views_by == "batch":
-        loader = EpisodeBatchViews(pixels(images), batches, views, seed, settings.aug_plus, device)
+        loader = EpisodeBatchViews(pixels(images), batches, views, seed, aug_plus, device)
         loader.plain = plain
         return loader
-    transform = random_view(size, settings.aug_plus)
-    data = RandomViews(images, transform, views, seed)
-    if plain:
-        data = PlainAndRandomViews(images, transform, views, seed, plain=plain_view(size))
+    dataset = PlainAndRandomViews if plain else RandomViews
+    data = dataset(images, random_view(settings.image_size, aug_plus), views, seed)
     return view_loader(data, batches, readers_of(settings), device)
 
 

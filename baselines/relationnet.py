@@ -127,8 +127,8 @@ class RelationNet(MetricModel):
         """
         if (shots := sorted({*labels.bincount().tolist()})) != [self.k_shot]:
             raise InputError(
-                f"--k-shot {listed(shots)}: the relation network was trained with --k-shot {self.k_shot}, "
-                "and a class is the sum of its support images"
+                f"--k-shot {listed(shots)}: the relation network was trained with --k-shot "
+                f"{self.k_shot}, and a class is the sum of its support images"
             )
         classes = class_maps(embeddings, labels)
         return lambda maps: F.logsigmoid(self.relation_logits(maps, classes)).softmax(dim=1)

@@ -191,10 +191,9 @@ def _timm_weights(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tenso
         return weights
     module = sys.modules[type(net).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
-    if convert is None:
-        return weights
-    with contextlib.suppress(Exception):  # not of this network: its names will be counted
-        return convert(dict(weights), net)
+    if convert:
+        with contextlib.suppress(Exception):  # not of this network: its names will be counted
+            return convert(dict(weights), net)
     return weights
 
 
