@@ -191,15 +191,14 @@ def train_episodes(
     start: Start,
     partitions: Sequence[Groups],
     n_way: int,
-    k_shot: int,
-    per_class: int,
+    query: int,
     step_on: Callable[[Any, Iterator[tuple[Tensor, Tensor]]], dict[str, Tensor]],
     views: int = 1,
     plain: bool = False,
     **more: object,
 ) -> None:
-    """Train the model of a stage with Adam, in a single process, on episodes with `per_class` base
-    images of each of `n_way` classes from `partitions`.
+    """Train the model of a stage with Adam, in a single process, on episodes with --k-shot support
+    and `query` query images of each of `n_way` classes from `partitions`.
 
     `step_on(model, episodes)`: a step on the (support set, query set) of each episode of a batch,
     see `split_episodes`; returns the loss and values to log. Of an image's views, see
@@ -210,9 +209,9 @@ def train_episodes(
         raise InputError("--compile: meta-learning is not compiled")
     start, device = start.replaced(compile=False), start.device
     model, settings, base = start.model(), start.settings, start.data.base
-    number = settings.batch_size
+    number, k_shot = settings.batch_size, settings.k_shot
     batches = EpisodeBatches(
-        partitions, len(base), number, n_way, per_class, settings.seed, views + plain
+        partitions, len(base), number, n_way, k_shot + query, settings.seed, views + plain
     )
     run, images = start_run(start, base, **more)
     begin(model, settings, run)

@@ -65,5 +65,4 @@ def train_metric(
         loss, accuracy = (torch.stack(values).mean() for values in zip(*found))
         return {"loss": loss, "accuracy": accuracy}
 
-    k_shot = settings.k_shot
-    train_episodes(start, partitions, n_way, k_shot, k_shot + query, step, **more)
+    train_episodes(start, partitions, n_way, query, step, **more)

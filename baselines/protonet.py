@@ -66,15 +66,10 @@ class ProtoNet(MetricModel):
         return lambda queries: prototype_logits(queries, centres).softmax(dim=1)
 
 
-def from_checkpoint(checkpoint: dict) -> ProtoNet:
-    """Build the model of a checkpoint, with fresh weights."""
-    return ProtoNet(checkpoint["args"]["arch"], checkpoint["args"]["image_size"])
-
-
 register(
     Stage(
         "protonet", "Prototypical Networks, baselines/protonet.py", ProtoNetSettings,
-        adapts=from_checkpoint,
+        adapts=ProtoNet,
     )
 )  # fmt: skip
 

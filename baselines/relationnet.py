@@ -134,16 +134,10 @@ class RelationNet(MetricModel):
         return lambda maps: F.logsigmoid(self.relation_logits(maps, classes)).softmax(dim=1)
 
 
-def from_checkpoint(checkpoint: dict) -> RelationNet:
-    """Build the model of a checkpoint, with fresh weights."""
-    args = checkpoint["args"]
-    return RelationNet(args["arch"], args["image_size"], args["k_shot"])
-
-
 register(
     Stage(
         "relationnet", "Relation Networks, baselines/relationnet.py", RelationNetSettings,
-        adapts=from_checkpoint,
+        adapts=RelationNet,
     )
 )  # fmt: skip
 
