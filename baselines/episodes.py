@@ -52,6 +52,11 @@ class EpisodicModel(nn.Module):
     """A model trained in episodes: only BatchNorm has a training mode, as dropout and DropBlock are
     off in all of them."""
 
+    def episode_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return loss and accuracy of an episode, from the images of its support set, N·K×3×S×S,
+        and query set, N·Q×3×S×S, both class after class."""
+        raise NotImplementedError
+
     def train(self, mode: bool = True) -> "EpisodicModel":
         super().train(False)
         for module in self.modules():

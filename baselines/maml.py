@@ -140,11 +140,8 @@ class MAML(EpisodicModel):
                 theta[name] = zeros.requires_grad_()
         return theta
 
-    def task_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
-        """Return the loss of the query set after the inner loop on the support set, and accuracy.
-
-        Images, N·K×3×S×S and N·Q×3×S×S, lie class after class.
-        """
+    def episode_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return the query set's loss after the inner loop on the support set, and accuracy."""
         labels, truth = labels_of(support, n_way), labels_of(query, n_way)
         adapted = inner_loop(
             self.start(n_way),
@@ -224,7 +221,7 @@ def meta_step(
     episodes = list(episodes)
     totals: dict[str, Tensor] = {}
     for support, query in episodes:
-        loss, accuracy = model.task_loss(support, query, n_way)
+        loss, accuracy = model.episode_loss(support, query, n_way)
         values = {**outer_loss(loss), "accuracy": accuracy}
         (values["loss"] / len(episodes)).backward()
         for name, value in values.items():

@@ -27,8 +27,8 @@ from trainer import cli
 from trainer.settings import with_default
 
 from .common import start
-from .episodes import labels_of
-from .metric import Metric, MetricModel, train_metric
+from .episodes import EpisodicModel, labels_of
+from .metric import Metric, train_metric
 
 WIDTH, HIDDEN = 64, 8  # of the relation module
 
@@ -81,7 +81,7 @@ def initialise(module: nn.Module) -> None:
         nn.init.ones_(module.bias)
 
 
-class RelationNet(MetricModel):
+class RelationNet(EpisodicModel):
     """The embedding f_φ, a backbone's last map, and the relation module g_φ.
 
     Raises InputError for a backbone without a map, such as a transformer.
