@@ -15,7 +15,7 @@ from trainer import cli
 from trainer.settings import with_default
 
 from .clusters import Clustering, cluster_base
-from .maml import Adaptation, from_checkpoint, start_maml, train_maml
+from .maml import MAML, Adaptation, start_maml, train_maml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -30,18 +30,14 @@ class CactusMAMLSettings(Clustering, Adaptation):
 
 
 register(
-    Stage(
-        "cactus_maml", "CACTUs-MAML, baselines/cactus_maml.py", CactusMAMLSettings,
-        adapts=from_checkpoint,
-    )
-)  # fmt: skip
+    Stage("cactus_maml", "CACTUs-MAML, baselines/cactus_maml.py", CactusMAMLSettings, adapts=MAML)
+)
 
 
 def main(argv: list[str] | None = None) -> None:
     run = start_maml("cactus_maml", argv)
     groups, query, about = cluster_base(run, run.settings.n_way)
-    k_shot = run.settings.k_shot
-    train_maml(run, groups, k_shot, k_shot + query, **about)
+    train_maml(run, groups, query, **about)
 
 
 if __name__ == "__main__":

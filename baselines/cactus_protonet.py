@@ -15,7 +15,7 @@ from trainer import cli
 from .clusters import Clustering, cluster_base
 from .common import start
 from .metric import Metric, train_metric
-from .protonet import from_checkpoint
+from .protonet import ProtoNet
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -28,7 +28,7 @@ class CactusProtoNetSettings(Clustering, Metric):
 register(
     Stage(
         "cactus_protonet", "CACTUs-ProtoNets, baselines/cactus_protonet.py",
-        CactusProtoNetSettings, adapts=from_checkpoint,
+        CactusProtoNetSettings, adapts=ProtoNet,
     )
 )  # fmt: skip
 

@@ -52,10 +52,8 @@ class Start:
 
     def model(self) -> nn.Module:
         """Build the model of a meta-learning stage."""
-        make_model = STAGES[self.stage].adapts
-        assert make_model, self.stage
         self.seed_weights()
-        return make_model({"stage": self.stage, "args": self.settings.record()})
+        return STAGES[self.stage].model(self.settings.record())
 
 
 def start(stage: str, argv: list[str] | None, part: str = "base") -> Start:

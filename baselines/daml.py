@@ -20,7 +20,7 @@ from moco.config import Stage, register
 from trainer import cli
 from trainer.settings import setting
 
-from .maml import MAMLSettings, from_checkpoint, start_maml, train_on_classes
+from .maml import MAML, MAMLSettings, start_maml, train_maml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,7 +44,7 @@ def daml_loss(loss: Tensor, eta: float, eps: float) -> Tensor:
     return -(loss**eta) * (1 - loss).clamp(min=eps).log()
 
 
-register(Stage("daml", "DAML, baselines/daml.py", DAMLSettings, adapts=from_checkpoint))
+register(Stage("daml", "DAML, baselines/daml.py", DAMLSettings, adapts=MAML))
 
 
 def main(argv: list[str] | None = None) -> None:
@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
         clamped = (1 - loss <= eps).float()
         return {"loss": daml_loss(loss, eta, eps), "query_loss": loss, "clamped": clamped}
 
-    train_on_classes(run, outer_loss)
+    train_maml(run, outer_loss=outer_loss)
 
 
 if __name__ == "__main__":

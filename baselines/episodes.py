@@ -9,7 +9,6 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.utils.data import DataLoader, Sampler
-from torchvision.transforms import Compose
 
 from common.errors import InputError
 from common.seeding import stream_seed
@@ -52,6 +51,11 @@ class Episodic(Baseline):
 class EpisodicModel(nn.Module):
     """A model trained in episodes: only BatchNorm has a training mode, as dropout and DropBlock are
     off in all of them."""
+
+    def episode_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return loss and accuracy of an episode, from the images of its support set, N·K×3×S×S,
+        and query set, N·Q×3×S×S, both class after class."""
+        raise NotImplementedError
 
     def train(self, mode: bool = True) -> "EpisodicModel":
         super().train(False)
@@ -143,15 +147,12 @@ def labels_of(images: Tensor, n_way: int) -> Tensor:
 
 
 class PlainAndRandomViews(RandomViews):
-    """The image itself, transformed by `plain`, and random views of it."""
-
-    def __init__(self, *args: Any, plain: Compose):
-        super().__init__(*args)
-        self.plain = plain
+    """The image itself, resized as its random views are, and these."""
 
     def __getitem__(self, key: tuple[int, int]) -> tuple[list[Tensor], int]:
         views, row = super().__getitem__(key)
-        return [self.plain(read_image(self.paths[row])), *views], row
+        plain = plain_view(views[0].shape[-1])
+        return [plain(read_image(self.paths[row])), *views], row
 
 
 class EpisodeBatchViews(BatchViews):
@@ -181,15 +182,13 @@ def episode_loader(
     plain: bool = False,
 ) -> DataLoader | BatchViews:
     """Return a loader of (views, rows): `views` random views, after the image itself if `plain`."""
-    size, seed = settings.image_size, settings.seed
+    seed, aug_plus = settings.seed, settings.aug_plus
     if settings.views_by == "batch":
-        loader = EpisodeBatchViews(pixels(images), batches, views, seed, settings.aug_plus, device)
+        loader = EpisodeBatchViews(pixels(images), batches, views, seed, aug_plus, device)
         loader.plain = plain
         return loader
-    transform = random_view(size, settings.aug_plus)
-    data = RandomViews(images, transform, views, seed)
-    if plain:
-        data = PlainAndRandomViews(images, transform, views, seed, plain=plain_view(size))
+    dataset = PlainAndRandomViews if plain else RandomViews
+    data = dataset(images, random_view(settings.image_size, aug_plus), views, seed)
     return view_loader(data, batches, readers_of(settings), device)
 
 
@@ -197,15 +196,14 @@ def train_episodes(
     start: Start,
     partitions: Sequence[Groups],
     n_way: int,
-    k_shot: int,
-    per_class: int,
+    query: int,
     step_on: Callable[[Any, Iterator[tuple[Tensor, Tensor]]], dict[str, Tensor]],
     views: int = 1,
     plain: bool = False,
     **more: object,
 ) -> None:
-    """Train the model of a stage with Adam, in a single process, on episodes with `per_class` base
-    images of each of `n_way` classes from `partitions`.
+    """Train the model of a stage with Adam, in a single process, on episodes with --k-shot support
+    and `query` query images of each of `n_way` classes from `partitions`.
 
     `step_on(model, episodes)`: a step on the (support set, query set) of each episode of a batch,
     see `split_episodes`; returns the loss and values to log. Of an image's views, see
@@ -216,9 +214,9 @@ def train_episodes(
         raise InputError("--compile: meta-learning is not compiled")
     start, device = start.replaced(compile=False), start.device
     model, settings, base = start.model(), start.settings, start.data.base
-    number = settings.batch_size
+    number, k_shot = settings.batch_size, settings.k_shot
     batches = EpisodeBatches(
-        partitions, len(base), number, n_way, per_class, settings.seed, views + plain
+        partitions, len(base), number, n_way, k_shot + query, settings.seed, views + plain
     )
     run, images = start_run(start, base, **more)
     begin(model, settings, run)

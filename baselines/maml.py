@@ -140,11 +140,8 @@ class MAML(EpisodicModel):
                 theta[name] = zeros.requires_grad_()
         return theta
 
-    def task_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
-        """Return the loss of the query set after the inner loop on the support set, and accuracy.
-
-        Images, N·K×3×S×S and N·Q×3×S×S, lie class after class.
-        """
+    def episode_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
+        """Return the query set's loss after the inner loop on the support set, and accuracy."""
         labels, truth = labels_of(support, n_way), labels_of(query, n_way)
         adapted = inner_loop(
             self.start(n_way),
@@ -224,7 +221,7 @@ def meta_step(
     episodes = list(episodes)
     totals: dict[str, Tensor] = {}
     for support, query in episodes:
-        loss, accuracy = model.task_loss(support, query, n_way)
+        loss, accuracy = model.episode_loss(support, query, n_way)
         values = {**outer_loss(loss), "accuracy": accuracy}
         (values["loss"] / len(episodes)).backward()
         for name, value in values.items():
@@ -234,28 +231,34 @@ def meta_step(
 
 def train_maml(
     start: Start,
-    partitions: Sequence[Groups],
-    k_shot: int,
-    per_class: int,
+    partitions: Sequence[Groups] | None = None,
+    query: int = 0,
     outer_loss: Callable[[Tensor], dict[str, Tensor]] = outer_loss,
     **options: Any,
 ) -> None:
-    """Meta-train a MAML on episodes, see `train_episodes`, with an outer loss, see `meta_step`.
+    """Meta-train a MAML on episodes of `query` query images per class from `partitions`, by default
+    the base classes, with an outer loss, see `meta_step`. `options`: see `train_episodes`.
 
-    Raises InputError if there are too few classes, and like `train_episodes`.
+    Raises InputError if there are too few classes or images, and like `train_episodes`.
     """
-    settings = start.settings
+    settings, base = start.settings, start.data.base
     if settings.knn_every:
         raise InputError("--knn-every: BatchNorm has no statistics before MAML adapts to a task")
+    zero_head = settings.zero_head
+    if partitions is None:
+        partitions = [class_groups(base)]
+        query = query_size(partitions[0], settings.k_shot, settings.query)
+        zero_head |= settings.n_way > len(base.classes)
+    start = start.replaced(zero_head=zero_head)
     most = min(map(len, partitions))
-    n_way = min(settings.n_way, most) if settings.zero_head else settings.n_way
+    n_way = min(settings.n_way, most) if zero_head else settings.n_way
     if not 2 <= n_way <= most:
         raise InputError(f"--n-way {n_way}: there are {most} classes to train on")
 
     def step(model: MAML, episodes: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         return meta_step(model, episodes, n_way, outer_loss)
 
-    train_episodes(start, partitions, n_way, k_shot, per_class, step, **options)
+    train_episodes(start, partitions, n_way, query, step, **options)
 
 
 def start_maml(stage: str, argv: list[str] | None) -> Start:
@@ -264,30 +267,11 @@ def start_maml(stage: str, argv: list[str] | None) -> Start:
     return run.replaced(n_way=run.settings.n_way or len(run.data.rare.classes))
 
 
-def train_on_classes(
-    run: Start, outer_loss: Callable[[Tensor], dict[str, Tensor]] = outer_loss
-) -> None:
-    """Meta-train a MAML on episodes of the base classes, see `train_maml`."""
-    settings, base = run.settings, run.data.base
-    if settings.n_way > len(base.classes):
-        run = run.replaced(zero_head=True)
-    groups = class_groups(base)
-    query = query_size(groups, settings.k_shot, settings.query)
-    train_maml(run, [groups], settings.k_shot, settings.k_shot + query, outer_loss)
-
-
-def from_checkpoint(checkpoint: dict) -> MAML:
-    """Build the model of a checkpoint, with fresh weights."""
-    names = ("arch", "image_size", "n_way", "inner_lr", "inner_steps", "test_steps", "order",
-             "zero_head")  # fmt: skip
-    return MAML(**{name: checkpoint["args"][name] for name in names})
-
-
-register(Stage("maml", "MAML, baselines/maml.py", MAMLSettings, adapts=from_checkpoint))
+register(Stage("maml", "MAML, baselines/maml.py", MAMLSettings, adapts=MAML))
 
 
 def main(argv: list[str] | None = None) -> None:
-    train_on_classes(start_maml("maml", argv))
+    train_maml(start_maml("maml", argv))
 
 
 if __name__ == "__main__":

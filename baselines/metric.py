@@ -31,17 +31,8 @@ class Metric(Episodic):
     )  # fmt: skip
 
 
-class MetricModel(EpisodicModel):
-    """A model with a loss of an episode."""
-
-    def episode_loss(self, support: Tensor, query: Tensor, n_way: int) -> tuple[Tensor, Tensor]:
-        """Return loss and accuracy of an episode, from the images of its support set, N·K×3×S×S,
-        and query set, N·Q×3×S×S, both class after class."""
-        raise NotImplementedError
-
-
 def train_metric(
-    start: Start, partitions: Sequence[Groups] | None = None, query: int | None = None,
+    start: Start, partitions: Sequence[Groups] | None = None, query: int = 0,
     **more: object,
 ) -> None:  # fmt: skip
     """Meta-train a stage's model on episodes of `query` query images per class from `partitions`,
@@ -60,10 +51,9 @@ def train_metric(
             f"--episode-way must be in [2, {most}], the number of classes, got {n_way}"
         )
 
-    def step(model: MetricModel, episodes: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
+    def step(model: EpisodicModel, episodes: Iterable[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
         found = [model.episode_loss(support, query, n_way) for support, query in episodes]
         loss, accuracy = (torch.stack(values).mean() for values in zip(*found))
         return {"loss": loss, "accuracy": accuracy}
 
-    k_shot = settings.k_shot
-    train_episodes(start, partitions, n_way, k_shot, k_shot + query, step, **more)
+    train_episodes(start, partitions, n_way, query, step, **more)

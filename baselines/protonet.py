@@ -19,8 +19,8 @@ from models import build_encoder
 from trainer import cli
 
 from .common import start
-from .episodes import labels_of
-from .metric import Metric, MetricModel, train_metric
+from .episodes import EpisodicModel, labels_of
+from .metric import Metric, train_metric
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,7 +42,7 @@ def prototype_logits(embeddings: Tensor, centres: Tensor) -> Tensor:
     return -(embeddings[:, None] - centres).square().sum(dim=2)
 
 
-class ProtoNet(MetricModel):
+class ProtoNet(EpisodicModel):
     """The embedding f_φ: a backbone without head."""
 
     def __init__(self, arch: str, image_size: int):
@@ -66,15 +66,10 @@ class ProtoNet(MetricModel):
         return lambda queries: prototype_logits(queries, centres).softmax(dim=1)
 
 
-def from_checkpoint(checkpoint: dict) -> ProtoNet:
-    """Build the model of a checkpoint, with fresh weights."""
-    return ProtoNet(checkpoint["args"]["arch"], checkpoint["args"]["image_size"])
-
-
 register(
     Stage(
         "protonet", "Prototypical Networks, baselines/protonet.py", ProtoNetSettings,
-        adapts=from_checkpoint,
+        adapts=ProtoNet,
     )
 )  # fmt: skip
 

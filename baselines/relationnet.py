@@ -20,15 +20,15 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from common.errors import InputError
+from common.errors import InputError, listed
 from moco.config import Stage, register
 from models import build_encoder
 from trainer import cli
 from trainer.settings import with_default
 
 from .common import start
-from .episodes import labels_of
-from .metric import Metric, MetricModel, train_metric
+from .episodes import EpisodicModel, labels_of
+from .metric import Metric, train_metric
 
 WIDTH, HIDDEN = 64, 8  # of the relation module
 
@@ -81,7 +81,7 @@ def initialise(module: nn.Module) -> None:
         nn.init.ones_(module.bias)
 
 
-class RelationNet(MetricModel):
+class RelationNet(EpisodicModel):
     """The embedding f_φ, a backbone's last map, and the relation module g_φ.
 
     Raises InputError for a backbone without a map, such as a transformer.
@@ -123,27 +123,21 @@ class RelationNet(MetricModel):
     def adapt(self, embeddings: Tensor, labels: Tensor) -> Callable[[Tensor], Tensor]:
         """Return the relations, divided by their sum, as a function of maps.
 
-        Raises InputError if there are not as many support images per class as in training.
+        Raises InputError if a class has not as many support images as in training.
         """
-        if (shots := len(labels) // len(labels.unique())) != self.k_shot:
+        if (shots := sorted({*labels.bincount().tolist()})) != [self.k_shot]:
             raise InputError(
-                f"--k-shot {shots}: the relation network was trained with --k-shot {self.k_shot}, "
-                "and a class is the sum of its support images"
+                f"--k-shot {listed(shots)}: the relation network was trained with --k-shot "
+                f"{self.k_shot}, and a class is the sum of its support images"
             )
         classes = class_maps(embeddings, labels)
         return lambda maps: F.logsigmoid(self.relation_logits(maps, classes)).softmax(dim=1)
 
 
-def from_checkpoint(checkpoint: dict) -> RelationNet:
-    """Build the model of a checkpoint, with fresh weights."""
-    args = checkpoint["args"]
-    return RelationNet(args["arch"], args["image_size"], args["k_shot"])
-
-
 register(
     Stage(
         "relationnet", "Relation Networks, baselines/relationnet.py", RelationNetSettings,
-        adapts=from_checkpoint,
+        adapts=RelationNet,
     )
 )  # fmt: skip
 

@@ -19,7 +19,7 @@ from moco.config import Stage, register
 from trainer import cli
 from trainer.settings import with_default
 
-from .maml import Adaptation, from_checkpoint, start_maml, train_maml
+from .maml import MAML, Adaptation, start_maml, train_maml
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,6 +27,7 @@ class UMTRASettings(Adaptation):
     """baselines/umtra.py"""
 
     description = "UMTRA: MAML on random base images and their augmentations, without labels."
+    k_shot = 1  # the image itself
 
     batch_size: int = with_default(Adaptation, "batch_size", 8)
     aug_plus: bool = with_default(Adaptation, "aug_plus", True)
@@ -34,13 +35,13 @@ class UMTRASettings(Adaptation):
     test_steps: int = with_default(Adaptation, "test_steps", 50)
 
 
-register(Stage("umtra", "UMTRA, baselines/umtra.py", UMTRASettings, adapts=from_checkpoint))
+register(Stage("umtra", "UMTRA, baselines/umtra.py", UMTRASettings, adapts=MAML))
 
 
 def main(argv: list[str] | None = None) -> None:
     run = start_maml("umtra", argv)
     each_image = np.arange(len(run.data.base))[:, None]  # a class of its own
-    train_maml(run, [each_image], 1, per_class=1, views=run.settings.query, plain=True)
+    train_maml(run, [each_image], query=0, views=run.settings.query, plain=True)
 
 
 if __name__ == "__main__":

@@ -1,26 +1,27 @@
 """Names that people type, compared as people read them."""
 
 import difflib
-import unicodedata
 from collections.abc import Iterable, Mapping
+from unicodedata import category, normalize
 
 from .errors import listed
 
-INVISIBLE = {"Cf", "Cc"}  # zero-width spaces, byte-order marks, control characters
+INVISIBLE = {"Cf", "Cc"}  # categories: zero-width spaces, byte-order marks, control characters
 
 
 def clean(name: str) -> str:
     """Return `name` in Unicode NFC, without spaces and invisible characters at its ends."""
-    name = unicodedata.normalize("NFC", name)
-    visible = [i for i, c in enumerate(name) if not (c.isspace() or _invisible(c))]
+    name = normalize("NFC", name)
+    visible = [i for i, c in enumerate(name) if not (c.isspace() or category(c) in INVISIBLE)]
     return name[visible[0] : visible[-1] + 1] if visible else ""
 
 
 def folded(name: str) -> str:
     """Return what is left of `name` without capitals, invisible characters and repeated spaces, for
     finding near misses."""
-    name = unicodedata.normalize("NFKC", name).casefold()
-    return " ".join("".join(c for c in name if c.isspace() or not _invisible(c)).split())
+    name = normalize("NFKC", name).casefold()
+    visible = "".join(c for c in name if c.isspace() or category(c) not in INVISIBLE)
+    return " ".join(visible.split())
 
 
 def nearest(name: str, names: Iterable[str]) -> str | None:
@@ -52,7 +53,3 @@ def beside_numbers(names: Iterable[str]) -> list[str]:
 def counted(counts: Mapping[str, int], limit: int = 20) -> str:
     """Return the first `limit` numbers of images by class as text: "NV 30, MEL 60"."""
     return listed(map("{} {}".format, beside_numbers(counts), counts.values()), limit)
-
-
-def _invisible(character: str) -> bool:
-    return unicodedata.category(character) in INVISIBLE

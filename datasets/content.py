@@ -4,7 +4,7 @@ import contextlib
 import hashlib
 import json
 import os
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -26,31 +26,24 @@ def copies(paths: Sequence[Location], cache: Path | None) -> list[list[int]]:
     are. Only files of equal size are read. What is empty or cannot be decoded is not an image and
     has no copies. `cache` as in `digests`.
     """
-    by_size = defaultdict(list)
-    for row, path in enumerate(paths):
-        by_size[-1 if isinstance(path, ArrayImage) else _size(path)].append(row)
-    by_size.pop(0, None)
-    suspects = sorted(row for rows in by_size.values() if len(rows) > 1 for row in rows)
+    sizes = [-1 if isinstance(path, ArrayImage) else _size(path) for path in paths]
+    number = Counter(sizes)
+    suspects = [row for row, size in enumerate(sizes) if size and number[size] > 1]
+    digest_of = dict(zip(suspects, digests([paths[row] for row in suspects], cache)))
     same = defaultdict(list)
-    for row, digest in zip(suspects, digests([paths[row] for row in suspects], cache)):
+    for row, digest in digest_of.items():
         if digest:
             same[digest].append(row)
     found = [rows for rows in same.values() if len(rows) > 1]
+
+    def kind(row: int) -> tuple[str, str]:
+        return digest_of[row], os.path.splitext(str(paths[row]))[1].lower()
+
     # Of files of equal content the extension decides whether they can be decoded: one of each is.
-    samples = [{_extension(paths[row]): paths[row] for row in rows} for rows in found]
-    broken = unreadable(
-        path for sample in samples for extension, path in sample.items() if extension is not None
-    )
-    images = (
-        [row for row in rows if sample[_extension(paths[row])] not in broken]
-        for rows, sample in zip(found, samples)
-    )
+    sample = {kind(row): paths[row] for rows in found for row in rows}
+    broken = unreadable(path for path in sample.values() if not isinstance(path, ArrayImage))
+    images = ([row for row in rows if sample[kind(row)] not in broken] for rows in found)
     return [rows for rows in images if len(rows) > 1]
-
-
-def _extension(path: Location) -> str | None:
-    """Return the extension of a file; None for a row of an array, which is not decoded."""
-    return None if isinstance(path, ArrayImage) else os.path.splitext(path)[1].lower()
 
 
 def content_key(sets: Sequence[ImageSet], cache: Path | None) -> str:
@@ -121,20 +114,16 @@ def _hash(source: str) -> list[str]:
         if separator:
             rows = _array(Path(file), array)
             kind = f"{rows.dtype} {rows.shape[1:]}".encode()
-            return [_hex(hashlib.sha256(kind + row.tobytes())) for row in rows]
+            return [hashlib.sha256(kind + row.tobytes()).hexdigest()[:32] for row in rows]
         if not os.path.isfile(file):  # opening a named pipe blocks
             return []
         digest = hashlib.sha256()
         with open(file, "rb") as content:
             while chunk := content.read(CHUNK):
                 digest.update(chunk)
-        return [_hex(digest)]
+        return [digest.hexdigest()[:32]]
     except Exception:  # damaged or no permission: reported with the unreadable images
         return []
-
-
-def _hex(digest) -> str:
-    return digest.hexdigest()[:32]
 
 
 @contextlib.contextmanager
@@ -152,22 +141,13 @@ def _kept(first: str, cache: Path | None) -> Iterator[dict[str, list]]:
                 key = hashlib.sha256(os.fsencode(os.path.dirname(first))).hexdigest()[:16]
                 file = folder / f"{key}-{FORMAT}.json"
         if file:
-            with contextlib.suppress(OSError, ValueError):  # missing or damaged: computed anew
+            # Missing or damaged: computed anew.
+            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
                 kept = json.loads(file.read_bytes())
-                if isinstance(kept, dict):
-                    known = {key: entry for key, entry in kept.items() if _is_entry(entry)}
+                known = {key: [made, list(found)] for key, (made, found) in kept.items()}
         before = dict(known)
         yield known
         if file and known != before:
             values = {key: entry for key, entry in known.items() if entry[1]}
             with contextlib.suppress(OSError):
                 write_utf8(file, json.dumps(values))
-
-
-def _is_entry(entry: object) -> bool:
-    return (
-        isinstance(entry, list)
-        and len(entry) == 2
-        and isinstance(entry[1], list)
-        and all(isinstance(digest, str) for digest in entry[1])
-    )

@@ -53,10 +53,9 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
         replace(s, copies={i: first for i, first in first_of.items() if class_of[i] in s.classes})
         for s in (data.base, data.rare)
     )
-    data = replace(data, base=base, rare=rare)
     named = [f"{i} (as {first})" for i, first in sorted(first_of.items())]
     if allow and first_of:
         names = listed(map(printable, named), NAMED)
         notes.append(f"{len(first_of)} {REASON}, counted with --allow-duplicates: {names}")
-    data = replace(data, groups=groups, notes=tuple(notes))
+    data = replace(data, base=base, rare=rare, groups=groups, notes=tuple(notes))
     return data if allow else data.without(sorted(first_of), REASON, named)

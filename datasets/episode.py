@@ -79,11 +79,8 @@ class Task:
 
     def same_support(self, other: "Task") -> bool:
         """Return whether another task has the same support images of the same classes."""
-
-        def support(task: Task) -> dict[str, set[str]]:
-            return dict(zip(task.classes, map(set, task.support_ids)))
-
-        return support(self) == support(other)
+        own, others = (dict(zip(t.classes, map(set, t.support_ids))) for t in (self, other))
+        return own == others
 
     def require_classes(self, rare: ImageSet) -> None:
         """Raise InputError if a class of the task is not one of the rare classes."""
@@ -228,19 +225,10 @@ def draw_task(
     for label in chosen:
         ids = [i for i, other in zip(rare.ids, rare.labels) if other == label]
         drawn = [row for row in order[label].tolist() if row in training[label]][:k_shot]
-        support_ids.append(tuple(ids[row] for row in drawn))
+        support_ids.append([ids[row] for row in drawn])
         excluded_ids += [ids[row] for row in everything[label] - test[label] - set(drawn)]
-    classes = tuple(rare.classes[label] for label in chosen)
-    excluded_ids += _same_groups(rare, classes, support_ids, groups)
-    return Task(
-        classes=classes,
-        k_shot=k_shot,
-        seed=seed,
-        support_ids=tuple(support_ids),
-        rare=rare.fingerprint(),
-        excluded_ids=tuple(sorted(set(excluded_ids))),
-        group_disjoint=groups is not None,
-    )
+    classes = [rare.classes[label] for label in chosen]
+    return _task(rare, classes, k_shot, seed, support_ids, excluded_ids, groups)
 
 
 def choose_task(
@@ -252,43 +240,47 @@ def choose_task(
     images, and no others. `groups`: as for `draw_task`. Raises InputError if there are fewer than 2
     classes, an image is not one of its class, or `groups` lacks an image.
     """
-    classes = tuple(name for name in rare.classes if name in support)
+    classes = [name for name in rare.classes if name in support]
     if len(classes) < 2 or len(classes) < len(support):
         raise InputError(
             f"a support set needs images of at least 2 of the rare classes "
             f"{listed(map(quoted, rare.classes))}, got {listed(map(quoted, support)) or 'none'}"
         )
-    support_ids = [tuple(support[name]) for name in classes]
-    excluded_ids = tuple(sorted(_same_groups(rare, classes, support_ids, groups)))
-    task = Task(
-        classes, None, None, tuple(support_ids), rare.fingerprint(), excluded_ids,
-        group_disjoint=groups is not None,
-    )  # fmt: skip
+    task = _task(rare, classes, None, None, [support[name] for name in classes], [], groups)
     task.support(rare)
     return task
 
 
-def _same_groups(
+def _task(
     rare: ImageSet,
     classes: Sequence[str],
+    k_shot: int | None,
+    seed: int | None,
     support_ids: Iterable[Iterable[str]],
+    excluded_ids: Iterable[str],
     groups: Mapping[str, str] | None,
-) -> list[str]:
-    """Return the images of `classes` that share a group with the support set, and are not in it."""
-    if groups is None:
-        return []
-    if missing := [i for i in rare.ids if i not in groups]:
-        raise InputError(
-            "--group-disjoint needs the group (patient, lesion) of every rare image; "
-            f"{len(missing)} of {len(rare)} have none: {listed(missing, 3)}; give groups as a "
-            "column group of a CSV file of images, as --groups FILE with the columns image,group, "
-            "as folders within the classes with --group-folders, or for isic2018 as "
-            f"{GROUPINGS}"
-        )
-    support = {i for ids in support_ids for i in ids}
-    support_groups = {groups[i] for i in support}
-    same = (row for row in rare.rows() if groups[row.id] in support_groups)
-    return [row.id for row in same if row.label in classes and row.id not in support]
+) -> Task:
+    """Return the task; with `groups`, it also excludes the images of its classes that share a group
+    with the support set, and are not in it."""
+    support_ids = tuple(map(tuple, support_ids))
+    excluded = {*excluded_ids}
+    if groups is not None:
+        if missing := [i for i in rare.ids if i not in groups]:
+            raise InputError(
+                "--group-disjoint needs the group (patient, lesion) of every rare image; "
+                f"{len(missing)} of {len(rare)} have none: {listed(missing, 3)}; give groups as a "
+                "column group of a CSV file of images, as --groups FILE with the columns "
+                "image,group, as folders within the classes with --group-folders, or for isic2018 "
+                f"as {GROUPINGS}"
+            )
+        support = {i for ids in support_ids for i in ids}
+        known = {groups.get(i) for i in support}
+        rows = (row for row in rare.rows() if row.label in classes and row.id not in support)
+        excluded |= {row.id for row in rows if groups[row.id] in known}
+    return Task(
+        tuple(classes), k_shot, seed, support_ids, rare.fingerprint(), tuple(sorted(excluded)),
+        group_disjoint=groups is not None,
+    )  # fmt: skip
 
 
 def _split(counts: Iterable[int]) -> tuple[list[set[int]], list[set[int]]]:

@@ -100,17 +100,12 @@ def image_set(name: str, classes: tuple[str, ...], rows: Iterable[tuple]) -> Ima
 
     Images are sorted by class, then id.
     """
-    rows = sorted(
+    chosen = sorted(
         ((classes.index(label), i, path) for i, path, label, *_ in rows if label in classes),
         key=lambda row: row[:2],
     )
-    return ImageSet(
-        name=name,
-        classes=classes,
-        ids=tuple(i for _, i, _ in rows),
-        paths=tuple(path for _, _, path in rows),
-        labels=tuple(label for label, _, _ in rows),
-    )
+    labels, ids, paths = zip(*chosen) if chosen else ((), (), ())
+    return ImageSet(name, classes, ids, paths, labels)
 
 
 def require_fingerprint(value: object) -> None:

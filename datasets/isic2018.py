@@ -39,27 +39,25 @@ def find(root: Path) -> Listing:
         raise InputError(f"image folder is missing: {folder}")
     listing = Listing()
     rows = table_rows(table, COLUMNS, listing.notes)
-    require_unique(table, (row["image"] for _, row in rows))
+    ids = [row["image"] for _, row in rows]
+    require_unique(table, ids)
     places = (root / GROUPINGS, root / GROUND_TRUTH / GROUPINGS)
     groupings = next((path for path in places if path.is_file()), None)
-    lesion_of: dict[str, str] = {}
-    if groupings:
-        ids = [row["image"] for _, row in rows]
-        lesion_of = table_groups(groupings, "lesion_id", ids, listing.notes)
+    lesion_of = table_groups(groupings, "lesion_id", ids, listing.notes) if groupings else {}
     files: dict[str, str] = {}  # by id, .jpg first; compared as names: ids are not paths
     for name in sorted(os.listdir(folder), key=lambda name: (not name.endswith(".jpg"), name)):
         if not reason_to_pass_over(str(folder), name):
             files.setdefault(os.path.splitext(name)[0], name)
-    for line, row in rows:
-        name = files.get(row["image"], f"{row['image']}.jpg")
-        label = _class(row, f"{table}, line {line}")
-        listing.rows.append(Row(row["image"], folder / name, label, lesion_of.get(row["image"])))
-    if missing := sorted(f"{row['image']}.jpg" for _, row in rows if row["image"] not in files):
+    labels = [_class(row, f"{table}, line {line}") for line, row in rows]
+    if missing := sorted(f"{i}.jpg" for i in ids if i not in files):
         raise InputError(
-            f"{len(missing)} of the {len(rows)} images in {table.name} are missing from {folder}: "
+            f"{len(missing)} of the {len(ids)} images in {table.name} are missing from {folder}: "
             + listed(missing)
         )
-    used = {row.path.name for row in listing.rows}
+    listing.rows = [
+        Row(i, folder / files[i], label, lesion_of.get(i)) for i, label in zip(ids, labels)
+    ]
+    used = {files[i] for i in ids}
     listing.pass_over_rest(folder, used, f"not in {table.name}", f"{IMAGES}/")
     for place, prefix in ((root, ""), (root / GROUND_TRUTH, f"{GROUND_TRUTH}/")):
         parts = {IMAGES, GROUND_TRUTH} if place == root else {table.name}

@@ -6,6 +6,7 @@ from pathlib import Path
 from common.errors import InputError, listed, refusing
 from common.files import array_shape, read_array
 
+from . import isic2018
 from .listing import ArrayImage, Listing, Row
 
 NAME = None  # taken from the file name
@@ -13,8 +14,7 @@ PARTS = ("train", "val", "test")  # all are used
 ARRAYS = [f"{part}_{kind}" for part in PARTS for kind in ("images", "labels")]
 DERMA = ("AKIEC", "BCC", "BKL", "DF", "MEL", "NV", "VASC")  # DermaMNIST's labels 0 … 6
 # DermaMNIST is split like ISIC 2018, its source; other files have no default split.
-BASE_CLASSES = ("NV", "MEL", "BKL", "BCC")
-RARE_CLASSES = ("DF", "AKIEC", "VASC")
+BASE_CLASSES, RARE_CLASSES = isic2018.BASE_CLASSES, isic2018.RARE_CLASSES
 LAYOUT = "a MedMNIST .npz file"
 
 

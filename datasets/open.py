@@ -16,7 +16,7 @@ from .episode import Task, choose_task, draw_task
 from .groups import with_folders, with_groups
 from .images import ImageSet, check_readable, image_set, without_unreadable
 from .listing import NAMED, UNKNOWN, UNLABELLED, Listing, Row, found, summary
-from .tables import IDS, finder, require_unique, table_paths, table_rows
+from .tables import IDS, existing, finder, require_unique, table_paths, table_rows
 
 UNREADABLE = "unreadable"
 MARKED = ("1", "yes", "y", "true", "t", "x", "support")  # in the column support
@@ -226,11 +226,8 @@ def read_support(data: Collection, table: Path) -> dict[str, list[str]]:
         name = find(name)
         if name not in class_of:
             id_of = id_of or {os.path.realpath(str(image.path)): image.id for image in images}
-            paths = (
-                os.path.realpath(folder / form)
-                for folder in (table.parent, Path())
-                for form in (name, name.replace("\\", "/"))
-            )
+            files = (existing(folder, name)[1] for folder in (table.parent, Path()))
+            paths = map(os.path.realpath, files)
             name = next((id_of[path] for path in paths if path in id_of), name)
         copy_of, actual = {**data.base.copies, **rare.copies}.get(name), class_of.get(name)
         if actual is None:

@@ -69,8 +69,9 @@ def no_groups(root: Path, group_column: str) -> InputError:
 
 
 def _tables(root: Path) -> list[Path]:
-    files = sorted(root.iterdir()) if root.is_dir() else ()
-    return [f for f in files if f.suffix.lower() in TABLES[:2] and not is_system(f.name)]
+    entries = sorted(root.iterdir()) if root.is_dir() else ()
+    tables = [f for f in entries if f.suffix.lower() in TABLES[:2] and not is_system(f.name)]
+    return [table for table in tables if table.is_file()]  # opening a named pipe blocks
 
 
 def _pass_over_unlisted(listing: Listing, root: Path, table: Path) -> None:

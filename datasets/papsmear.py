@@ -31,8 +31,7 @@ def find(root: Path) -> Listing:
 
     Segmentations are passed over. Raises InputError for a class folder that is missing or empty.
     """
-    missing = [root / name for name in CLASSES if not (root / name).is_dir()]
-    if missing:
+    if missing := [root / name for name in CLASSES if not (root / name).is_dir()]:
         raise InputError(f"missing class folders: {listed(missing)}")
     listing = Listing()
     for name in CLASSES:

@@ -16,7 +16,7 @@ from PIL import Image, ImageFilter
 from common.failures import one_line
 from common.files import csv_text, refuse_to_overwrite, write_utf8
 
-from .isic2018 import COLUMNS, GROUND_TRUTH, GROUPINGS, IMAGES
+from .isic2018 import COLUMNS, GROUND_TRUTH, GROUPINGS, IMAGES, RARE_CLASSES
 
 
 @dataclass(frozen=True)
@@ -40,7 +40,6 @@ LOOKS = {
     "AKIEC": Look(0.40, (202, 126, 112), 0.18, 5, "dots", 0.5),  # BCC's colour, BKL's scale
     "VASC": Look(0.32, (168, 66, 78), 0.10, 8, "blotches", 0.5),  # BKL's lobes, MEL's blotches
 }
-RARE = ("DF", "AKIEC", "VASC")
 
 
 def _noise(generator: np.random.Generator, size: int, radius: float) -> np.ndarray:
@@ -102,7 +101,7 @@ def make(root: Path, base: int, rare: int, size: int, seed: int) -> None:
     labels = [
         name
         for name, look in LOOKS.items()
-        for _ in range(round(look.share * (rare if name in RARE else base)))
+        for _ in range(round(look.share * (rare if name in RARE_CLASSES else base)))
     ]
     generator.shuffle(labels)
     (root / IMAGES).mkdir(parents=True, exist_ok=True)

@@ -137,7 +137,7 @@ def table_paths(table: Path, rows: Sequence[tuple[int, dict[str, str]]]) -> list
     name's accents in the other Unicode form. Raises InputError if there are no rows, for duplicate
     paths and for missing files.
     """
-    found = [_existing(table.parent, row["path"]) for _, row in rows]
+    found = [existing(table.parent, row["path"]) for _, row in rows]
     if not found:
         raise InputError(f"{table} lists no images")
     labels = [clean(row.get("label", "")) for _, row in rows]
@@ -180,7 +180,9 @@ def finder(ids: Iterable[str]) -> Callable[[str], str]:
     return lambda name: id_of.get(name) or by_form.get(form(name), name)
 
 
-def _existing(folder: Path, written: str) -> tuple[str, Path]:
+def existing(folder: Path, written: str) -> tuple[str, Path]:
+    """Return a path in `folder` as written, with slashes for backslashes or in the other Unicode
+    form, whichever exists, and the file."""
     for name in (written, written.replace("\\", "/")):
         for form in (name, *(unicodedata.normalize(form, name) for form in ("NFC", "NFD"))):
             if os.path.isfile(folder / form):

@@ -430,9 +430,8 @@ class Stage:
     `name` identifies it in checkpoints, `title` in messages. `classifies`: it has a classifier of a
     task. `untrained(args)` describes a run whose settings left that classifier untrained; None if
     it was trained. `trained`: its encoder was trained on images here. `augnum`: the augmented
-    copies on which a regression on its embeddings is fitted by default. `adapts(checkpoint)` builds
-    the model, with fresh weights, of a meta-learning method, which adapts to a task by itself: see
-    `meta.MetaLearner`.
+    copies on which a regression on its embeddings is fitted by default. `adapts`: the model of a
+    meta-learning method, which adapts to a task by itself: see `meta.MetaLearner`.
     """
 
     name: str
@@ -442,7 +441,14 @@ class Stage:
     untrained: Callable[[dict], str | None] = lambda args: None
     trained: bool = True
     augnum: int = 5
-    adapts: Callable[[dict], nn.Module] | None = None
+    adapts: type[nn.Module] | None = None
+
+    def model(self, args: Mapping[str, Any]) -> nn.Module:
+        """Build the model that `adapts`, with fresh weights; its parameters are settings' names."""
+        assert self.adapts, self.name
+        return self.adapts(
+            **{name: args[name] for name in inspect.signature(self.adapts).parameters}
+        )
 
 
 STAGES: dict[str, Stage] = {}

@@ -25,8 +25,7 @@ class MetaLearner(Frozen):
     @staticmethod
     def build(checkpoint: dict) -> nn.Module:
         stage = STAGES[checkpoint["stage"]]
-        assert stage.adapts, stage.name
-        model = stage.adapts(checkpoint)
+        model = stage.model(checkpoint["args"])
         with refusing(f"the checkpoint of {stage.title} is invalid"):
             model.load_state_dict(checkpoint["state_dict"])
         return model.eval().requires_grad_(False)

@@ -58,13 +58,17 @@ class LibraryBackbone(Backbone):
         return self.net(self.normalize(images))
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Raises InputError for networks without one, such as transformers, and for those with
-        layers between averaging and the classifier."""
+        """Raises InputError for networks without one, such as transformers, and for those that
+        average over another number of channels than they have features."""
         maps = self.normalize(images)
         extract = getattr(self.net, "forward_features", None)  # timm's
         if extract := extract or getattr(self.net, "features", None):
             maps = extract(maps)
+            if isinstance(self.net, torchvision.models.DenseNet):  # its last ReLU is no layer
+                maps = maps.relu()
         elif hasattr(self.net, "avgpool"):  # its layers follow each other, as in ResNet
+            if transform := getattr(self.net, "_transform_input", None):  # Inception's
+                maps = transform(maps)
             for name, layer in self.net.named_children():
                 if name == "avgpool":
                     break
@@ -187,10 +191,9 @@ def _timm_weights(net: nn.Module, weights: dict[str, Tensor]) -> dict[str, Tenso
         return weights
     module = sys.modules[type(net).__module__]
     convert = getattr(module, "checkpoint_filter_fn", None) or getattr(module, "_filter_fn", None)
-    if convert is None:
-        return weights
-    with contextlib.suppress(Exception):  # not of this network: its names will be counted
-        return convert(dict(weights), net)
+    if convert:
+        with contextlib.suppress(Exception):  # not of this network: its names will be counted
+            return convert(dict(weights), net)
     return weights
 
 

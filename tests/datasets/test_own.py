@@ -306,3 +306,14 @@ def test_table_beside_class_folders_is_told(folder):
     assert "1  tables beside class folders (pass one as DATA" in data.summary()
     with pytest.raises(InputError, match="no class 'nv'.*; to read .*/images.csv instead of the"):
         open_dataset(folder, ["nv", "healthy"], CHOICE[1])
+
+
+def test_only_files_are_tables(folder):
+    """Reading a named pipe would block; a folder is a class, whatever its name."""
+    for name in ("healthy", "common"):
+        shutil.rmtree(folder / name)
+    os.mkfifo(folder / "pipe.csv")
+    (folder / "rare one").rename(folder / "rare.csv")
+    listing = own.find(folder)
+    assert {row.label for row in listing.rows} == {"rare.csv", "rare two"}
+    assert "pipe.csv" in listing.passed_over[own.OUTSIDE]
