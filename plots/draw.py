@@ -1,6 +1,7 @@
 """Draw the figures, one function each."""
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -254,17 +255,19 @@ def draw_tasks(tasks: Sequence[Tasks]):
     size = (3.4, 2.6) if alone else (2.33, 2.4)
     figure, axes = grid(len(panels), *size, sharex=True)
     percent = [100 * row["accuracy"] for found in tasks for row in found.rows]
-    bins = np.linspace(min(percent), max(percent) + 1e-9, 25)
+    bins = np.linspace(min(percent), max(*percent, min(percent) + 1), 25)
     for ax, shots in zip(axes, sorted(panels)):
         for i, (name, found) in enumerate(panels[shots]):
             color, values = RUN_COLORS[i % len(RUN_COLORS)], found.scores["accuracy"]
             mean, half = 100 * values["mean"], 100 * values["ci95"]
             label = f"{mean:.1f} ± {half:.1f} %" + f", {name}" * (len(panels[shots]) > 1)
             label = fitted(label, size[0] - 0.5)
+            # Over the areas, in different dashes, equal histograms and means are all visible.
+            line = {"color": color, "linestyle": DASHES[i % len(DASHES)], "zorder": 2}
             accuracies = [100 * row["accuracy"] for row in found.rows]
-            for kind, style in (("stepfilled", {"alpha": 0.3}), ("step", {})):
-                ax.hist(accuracies, bins, histtype=kind, color=color, **style)
-            ax.axvline(mean, color=color, linestyle="--", label=label)
+            ax.hist(accuracies, bins, histtype="stepfilled", color=color, alpha=0.3)
+            ax.hist(accuracies, bins, histtype="step", **line)
+            ax.axvline(mean, label=label, **line)
         counts = {len(found.rows) for _, found in panels[shots]}
         of = " or ".join(map(str, sorted(counts)))
         ax.set(xlabel="Accuracy (%)", ylabel=f"Tasks of {of}", title=f"{shots}-shot")
@@ -312,6 +315,7 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
     the most similar support image of the predicted class."""
     mistakes, task = worst_mistakes(result, LOOKALIKES), result.task
     base, support = images.base, task.support(images.rare)
+    ids = (*base.ids, *images.rare.ids)
     query = images.rare.take([row["image"] for row in mistakes])
     query_embeddings, base_embeddings, support_embeddings = embed(
         result.checkpoint, query, base, support
@@ -342,6 +346,14 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
             picture.thumbnail((400, 400))
             ax.imshow(picture)
             ax.set_title(text, size=7)
-            file = part.ids[number].rpartition("/")[2]
-            ax.set_xlabel(file if len(file) <= 24 else f"{file[:11]}…{file[-12:]}", size=6)
+            ax.set_xlabel(textwrap.fill(caption(part.ids[number], ids), 24), size=6)
     return figure
+
+
+def caption(name: str, ids: Sequence[str]) -> str:
+    """Return the file name of an image id, with the folders that tell it apart from others of the
+    same file name in `ids`."""
+    file = Path(name).name
+    folders = [Path(i).parent for i in ids if i.rpartition("/")[2] == file]
+    short = short_names(folders)[folders.index(Path(name).parent)]
+    return str(Path(short, file)) if len(folders) > 1 else file
