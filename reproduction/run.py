@@ -42,6 +42,8 @@ def run_job(job: Job, started: set[subprocess.Popen], stopped: threading.Event, 
         locks = () if lock is None else (lock,)  # inherited, in case this process dies first
         with subprocess.Popen(command, cwd=REPOSITORY, pass_fds=locks, **popen) as process:
             started.add(process)
+            if stopped.is_set():  # while it started
+                process.terminate()
             code = process.wait()
             started.discard(process)
         return code
