@@ -86,16 +86,18 @@ def _cause(
 ) -> Exception | None:
     """Return why processes ended with these exit codes, after `signals` to this process; None if it
     is unknown."""
-    if signals:
+    messages = []
+    while not errors.empty():
+        messages.append(errors.get())
+    # A lost connection is a consequence, not the cause.
+    causes = [found for found in messages if not found[1].startswith(LOST_CONNECTION)]
+    if signals and not causes:  # a checkpoint that could not be saved is one
         return Stopped(signals[0], all(code in EXIT_CODES for code in codes))
     if killed := [n for n, code in enumerate(codes) if code == -signal.SIGKILL]:
         ranks = f"local rank {listed(killed)} of {len(codes)}"
         return InputError(f"{ranks} was killed (out of memory?); {RERUN}")
-    messages = []
-    while not errors.empty():
-        messages.append(errors.get())
-    if messages:  # a lost connection is a consequence, not the cause
-        code, cause = min(messages, key=lambda found: found[1].startswith(LOST_CONNECTION))
+    if messages:
+        code, cause = (causes or messages)[0]
         return (InputError if code == 2 else Unexpected)(cause)
     stopped = [code for code in codes if code and code in EXIT_CODES]
     return Stopped(stopped[0] - 128) if stopped else None
