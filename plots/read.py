@@ -172,7 +172,7 @@ def group_results(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Re
                 tasks = {result.task.seed for _, result in part}
                 kinds = {result.kind() for _, result in part}
                 if len(tasks) == len(part) and len(kinds) == 1 and (path, *key) not in groups:
-                    groups[path, *key] = [result for _, result in part]
+                    groups[(path, *key)] = [result for _, result in part]
                 else:
                     left += part
     return groups

@@ -168,15 +168,6 @@ def show_tables(args: argparse.Namespace) -> None:
         )
 
 
-def base_images(study: Study, args: argparse.Namespace) -> int:
-    """Return the number of base images, of the papers without --data."""
-    if args.data:
-        return len(open_dataset(args.data, args.base_classes, args.rare_classes).base)
-    if study.own:
-        raise InputError("--hours of your own images needs --data")
-    return BASE_IMAGES[study.table.dataset]
-
-
 def print_hours(study: Study, jobs: Sequence[Job], images: int) -> None:
     """Print how long the unfinished training of `jobs` takes on this machine."""
     epochs = encoder_epochs([job for job in jobs if not job.done()])
@@ -194,10 +185,15 @@ def main(argv: list[str] | None = None) -> None:
     study = study_of(read_tables()[args.table], args)
     jobs = jobs_of(study)
     if args.dry_run:
-        if args.data and args.data.exists():
-            require_dataset(study, open_dataset(args.data, args.base_classes, args.rare_classes))
+        images = BASE_IMAGES.get(study.table.dataset)
+        if args.data and (args.hours or args.data.exists()):
+            opened = open_dataset(args.data, args.base_classes, args.rare_classes)
+            require_dataset(study, opened)
+            images = len(opened.base)
         if args.hours:
-            print_hours(study, jobs, base_images(study, args))
+            if images is None:
+                raise InputError("--hours of your own images needs --data")
+            print_hours(study, jobs, images)
         for job in jobs:
             print(shlex.join(["python", *job.command]))
         return None

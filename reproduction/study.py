@@ -7,8 +7,9 @@ from pathlib import Path
 
 from moco.config import Distillation
 from trainer.config import scaled_drops
+from trainer.provenance import REPOSITORY
 
-PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
+PAPER = REPOSITORY / "results" / "paper_tables.csv"
 SEEDS = (0, 1, 2)
 DIC_INTERVAL = Distillation.fields()["dic_interval"].default
 TASKS = 600  # over which rows that need no training by task have an interval

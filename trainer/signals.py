@@ -39,8 +39,8 @@ class Stopped(Exception):
 
 
 class Watch:
-    """Decides between steps whether to continue, save or stop. `agree` returns the maximum of a
-    number over all ranks."""
+    """Decides between steps whether to continue, save or stop, on the signals that `note` handles.
+    `agree` returns the maximum of a number over all ranks."""
 
     def __init__(self, save_minutes: float, agree: Callable[[int], int]):
         self.every = 60 * save_minutes or float("inf")
@@ -62,14 +62,6 @@ class Watch:
         if action:
             self.saved = time.monotonic()
         return action
-
-
-@contextlib.contextmanager
-def watching(save_minutes: float, agree: Callable[[int], int]) -> Iterator[Watch]:
-    """Provide a Watch that handles this process's signals within the block."""
-    watch = Watch(save_minutes, agree)
-    with handling(watch.note):
-        yield watch
 
 
 @contextlib.contextmanager

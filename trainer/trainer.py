@@ -33,7 +33,7 @@ from .distributed import (
 from .log import RunLog
 from .nan_guard import NanGuard
 from .performance import prepare, sgd
-from .signals import CONTINUE, SAVE, Stopped, watching
+from .signals import CONTINUE, SAVE, Stopped, Watch, handling
 
 StepFn = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
 Loader = Iterable[tuple[list[Tensor], Tensor]]  # of (views, rows)
@@ -212,8 +212,8 @@ class Trainer:
                 (run.folder / PREVIOUS).unlink(missing_ok=True)  # of another run
         self.parallel = in_parallel(self.model, self.device)
         self.bar = self.progress_bar()
-        watching_signals = watching(config.save_minutes, all_max)
-        with self.bar, closing_workers(self.loader), watching_signals as watch:
+        watch = Watch(config.save_minutes, all_max)
+        with self.bar, closing_workers(self.loader), handling(watch.note):
             for epoch in range(self.epoch, config.epochs):
                 self.start_epoch(epoch)
                 with self.guard.detecting_anomalies(config.detect_anomaly, epoch):
