@@ -99,11 +99,13 @@ def figures(args: Drawing, outputs: Outputs) -> Iterator[tuple[str, Callable]]:
     encoding = {"tsne", "lookalikes"} & set(args.only)
     if encoding and args.data:
         images, embed = open_images(args, outputs)
+    logged = [run for run in outputs.runs if any(map(run.line, draw.CURVES))]
+    corrected = [run for run in outputs.runs if run.temperatures()]
     drawings: dict[str, tuple[Callable, Sequence | dict]] = {
-        "curves": (draw.draw_curves, [run for run in outputs.runs if draw.has_curves(run)]),
+        "curves": (draw.draw_curves, logged),
         "temperatures": (
             lambda runs: draw.draw_temperatures(first(runs, "corrected runs")),
-            [run for run in outputs.runs if run.temperatures()],
+            corrected,
         ),
         "pseudo-labels": (draw.draw_pseudo_labels, outputs.labels),
         "confusion": (draw.draw_confusion, outputs.results),

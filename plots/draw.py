@@ -48,14 +48,9 @@ CURVES = {  # key in the log: axis label, scale factor
     "knn_balanced": ("k-NN balanced\naccuracy (%)", 100),
 }
 CONTRASTIVE = ("loss", "loss_con")  # which a drop of the learning rate may raise
-CLASSIFIER_NAMES = {"lr": "LR"}  # as in the papers
 DASHES = ["-", "--", ":", "-."]
 Embed = Callable[..., list[np.ndarray]]  # (checkpoint, *sets) -> the embeddings of each set
 LOOKALIKES = 5  # misclassified images in a figure
-
-
-def has_curves(run: Run) -> bool:
-    return any(run.line(key) for key in CURVES)
 
 
 def draw_curves(runs: Sequence[Run]):
@@ -102,7 +97,8 @@ def draw_temperatures(runs: Sequence[Run]):
     for ax, run, name in zip(axes, runs, short_names([run.folder for run in runs])):
         for label, line in run.temperatures().items():
             color = color_of(label, run.task.rare)
-            (step,) = ax.step(list(line), list(line.values()), linewidth=1.3, color=color)
+            style = {"color": color, "marker": "o" if len(line) == 1 else None, "markersize": 2.5}
+            (step,) = ax.step(list(line), list(line.values()), linewidth=1.3, **style)
             handles[label] = class_label(label, 40), step
         ax.set(xlabel="Epoch", ylabel="Class temperature")
         ax.set_title("" if alone else fitted(name, 1.8))
@@ -117,9 +113,8 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
 
     Raises InputError if the tasks differ in their classes.
     """
-    bars = []
-    for pseudo_labels, name in zip(labels.values(), short_names(list(labels))):
-        bars.append((Task.from_dict(pseudo_labels.about["task"]), name, pseudo_labels))
+    names = zip(short_names(list(labels)), labels.values())
+    bars = [(Task.from_dict(found.about["task"]), name, found) for name, found in names]
     bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed or 0, bar[1]))
     tasks = [task for task, _, _ in bars]
     if len({task.classes for task in tasks}) > 1:
@@ -162,7 +157,8 @@ def panels(
     names = short_names([folder for folder, *_ in results])
     for name, ((_, classifier, shots, classes), group) in zip(names, results.items()):
         tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-        words = (shots, CLASSIFIER_NAMES.get(classifier, classifier), group[0].how, tasks)
+        classifier = "LR" if classifier == "lr" else classifier  # as in the papers
+        words = (shots, classifier, group[0].how, tasks)
         title = fitted(", ".join(filter(None, words)), width - 0.1)
         if len(set(names)) > 1:
             title = f"{fitted(name, width - 0.3)}\n{title}"

@@ -16,7 +16,6 @@ SIGNALS = [
 EXIT_CODES = [128 + signum for signum in SIGNALS]  # the shell's convention: 143, 138, 130
 DUPLICATE_SECONDS = 1  # a repeated signal within this time counts as one
 CONTINUE, SAVE = 0, 1  # actions besides stopping, which is the signal's number
-Handler = Callable[[int, FrameType | None], object]
 
 
 class Stopped(Exception):
@@ -65,7 +64,7 @@ class Watch:
 
 
 @contextlib.contextmanager
-def handling(handler: Handler) -> Iterator[None]:
+def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     """Install `handler` for SIGNALS within the block; does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield

@@ -17,7 +17,7 @@ from common.errors import InputError, refusing
 from common.seeding import stream_seed
 from datasets.images import ImageSet
 
-from .checkpoint import CHECKPOINT, PREVIOUS, require_readable
+from .checkpoint import CHECKPOINT, PREVIOUS
 from .config import TrainingSettings
 from .distributed import (
     all_max,
@@ -128,12 +128,9 @@ class Trainer:
                 self.load_state_dict({**run.load(), **weights_only})
         if start_epoch is not None:
             self.epoch = start_epoch
-        about = run.about
-        require_readable(about)  # now, not when an epoch is to be saved
-        require_same_on_all_ranks(
-            (self.epoch, self.step, config.epochs, config.lr, config.seed,
-             {**about["base"], "dataset": None}, about["task"]), run.folder,
-        )  # fmt: skip
+        base = {**run.about["base"], "dataset": None}
+        settings = (config.epochs, config.lr, config.seed, base, run.about["task"])
+        require_same_on_all_ranks((self.epoch, self.step, *settings), run.folder)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the training's state for a checkpoint. Within an epoch all ranks must call it, as

@@ -100,6 +100,11 @@ def test_temperatures():
     assert {"x", "y z"} <= texts(figure)
 
 
+def test_temperatures_of_a_single_epoch_are_visible():
+    figure = draw.draw_temperatures([run("a", temperature_x=[1], temperature_y_z=[0.9])])
+    assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "o"]
+
+
 def test_pseudo_labels_by_shots_and_seeds():
     found = {
         Path("runs/c"): labels(0, 5, [1, 1, 1, 0]),
