@@ -35,7 +35,6 @@ from .style import (
     legend_below,
     letters,
     marker_of,
-    pyplot,
 )
 
 CURVES = {  # key in the log: axis label, scale factor
@@ -317,14 +316,12 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
         result.checkpoint, query, base, support
     )
     columns = len(mistakes)
-    figure, axes = pyplot().subplots(
-        3, columns, figsize=(0.5 + 1.3 * columns, 5.0), squeeze=False, layout="constrained"
-    )
-    for ax in axes.flat:
+    figure, axes = grid(3 * columns, 1.3 + 0.5 / columns, 5 / 3, across=columns)
+    for ax in axes:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     rows = ("Query image", "Most similar\nbase image", "Most similar\nsupport image")
-    for ax, text in zip(axes[:, 0], rows):
+    for ax, text in zip(axes[::columns], rows):
         ax.set_ylabel(text)
     for column, (row, embedding) in enumerate(zip(mistakes, query_embeddings)):
         nearest, cosine = most_similar(embedding, base_embeddings)
@@ -337,7 +334,7 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
         of_support = f"{class_label(row['prediction'], 22)}\ncosine {support_cosine:.2f}"
         shown = [(query, column, mistake), (base, nearest, of_base)]
         shown.append((support, candidates[candidate], of_support))
-        for ax, (part, number, text) in zip(axes[:, column], shown):
+        for ax, (part, number, text) in zip(axes[column::columns], shown):
             picture = read_image(part.paths[number])
             picture.thumbnail((400, 400))
             ax.imshow(picture)

@@ -48,8 +48,7 @@ def make_parser() -> cli.ArgumentParser:
     add = parser.add_argument_group("narrowing (stated in the table's heading)").add_argument
     add("--epochs", type=positive, default=EPOCHS, metavar="N",
         help="epochs of each run; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
-    size = at_least(MIN_IMAGE_SIZE)
-    add("--image-size", type=size, default=IMAGE_SIZE, metavar="PIXELS",
+    add("--image-size", type=at_least(MIN_IMAGE_SIZE), default=IMAGE_SIZE, metavar="PIXELS",
         help="image width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES),
         help="backbone (default: the table's); always from random weights, as in the papers: for a "
