@@ -16,11 +16,7 @@ def choose_fonts(figure) -> set[str]:
     needed = {c for text in texts for c in text.get_text() if not c.isspace()}
     missing, families = needed - characters(default), [DEFAULT]
     fonts = font_manager.fontManager.ttflist if missing else []
-    # Of fonts of one name the last counts: the plain one, which is drawn.
-    fonts = sorted(
-        fonts, key=lambda x: (x.style == "normal", x.weight in (400, "normal", "regular"))
-    )
-    found = {font.name: missing & characters(font.fname) for font in fonts
+    found = {font.name: missing & characters(font.fname) for font in sorted(fonts, key=plainness)
              if not font.name.startswith(NO_TEXT_FONTS)}  # fmt: skip
     while missing and (name := max(found, key=lambda name: len(found[name] & missing))):
         if not found[name] & missing:
@@ -30,6 +26,11 @@ def choose_fonts(figure) -> set[str]:
     for text in texts if len(families) > 1 else ():
         text.set_fontfamily(families)
     return missing
+
+
+def plainness(font) -> tuple:
+    """Sort bold and slanted fonts first, so that plain ones, which are drawn, count last."""
+    return font.style == "normal", font.weight in (400, "normal", "regular")
 
 
 def characters(font: str) -> set[str]:
