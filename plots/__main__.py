@@ -99,19 +99,22 @@ def figures(args: Drawing, outputs: Outputs) -> Iterator[tuple[str, Callable]]:
     encoding = {"tsne", "lookalikes"} & set(args.only)
     if encoding and args.data:
         images, embed = open_images(args, outputs)
-    if "curves" in args.only and (runs := [run for run in outputs.runs if draw.has_curves(run)]):
-        yield "curves", partial(draw.draw_curves, runs)
+    logged = [run for run in outputs.runs if any(map(run.line, draw.CURVES))]
     corrected = [run for run in outputs.runs if run.temperatures()]
-    if "temperatures" in args.only and corrected:
-        yield "temperatures", partial(draw.draw_temperatures, first(corrected, "corrected runs"))
-    if "pseudo-labels" in args.only and outputs.labels:
-        yield "pseudo-labels", partial(draw.draw_pseudo_labels, outputs.labels)
-    if "confusion" in args.only and outputs.results:
-        yield "confusion", partial(draw.draw_confusion, outputs.results)
-    if "reliability" in args.only and outputs.results:
-        yield "reliability", partial(draw.draw_reliability, outputs.results)
-    if "tasks" in args.only and outputs.tasks:
-        yield "tasks", partial(draw.draw_tasks, outputs.tasks)
+    drawings: dict[str, tuple[Callable, Sequence | dict]] = {
+        "curves": (draw.draw_curves, logged),
+        "temperatures": (
+            lambda runs: draw.draw_temperatures(first(runs, "corrected runs")),
+            corrected,
+        ),
+        "pseudo-labels": (draw.draw_pseudo_labels, outputs.labels),
+        "confusion": (draw.draw_confusion, outputs.results),
+        "reliability": (draw.draw_reliability, outputs.results),
+        "tasks": (draw.draw_tasks, outputs.tasks),
+    }
+    for name, (draw_figure, drawn) in drawings.items():
+        if name in args.only and drawn:
+            yield name, partial(draw_figure, drawn)
     if encoding and args.data is None:
         print("note: tsne and lookalikes need --data DATA")
         return

@@ -1,6 +1,7 @@
 """Draw the figures, one function each."""
 
 import math
+import textwrap
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
@@ -34,7 +35,6 @@ from .style import (
     legend_below,
     letters,
     marker_of,
-    pyplot,
 )
 
 CURVES = {  # key in the log: axis label, scale factor
@@ -47,14 +47,9 @@ CURVES = {  # key in the log: axis label, scale factor
     "knn_balanced": ("k-NN balanced\naccuracy (%)", 100),
 }
 CONTRASTIVE = ("loss", "loss_con")  # which a drop of the learning rate may raise
-CLASSIFIER_NAMES = {"lr": "LR"}  # as in the papers
 DASHES = ["-", "--", ":", "-."]
 Embed = Callable[..., list[np.ndarray]]  # (checkpoint, *sets) -> the embeddings of each set
 LOOKALIKES = 5  # misclassified images in a figure
-
-
-def has_curves(run: Run) -> bool:
-    return any(run.line(key) for key in CURVES)
 
 
 def draw_curves(runs: Sequence[Run]):
@@ -101,7 +96,8 @@ def draw_temperatures(runs: Sequence[Run]):
     for ax, run, name in zip(axes, runs, short_names([run.folder for run in runs])):
         for label, line in run.temperatures().items():
             color = color_of(label, run.task.rare)
-            (step,) = ax.step(list(line), list(line.values()), linewidth=1.3, color=color)
+            style = {"color": color, "marker": "o" if len(line) == 1 else None, "markersize": 2.5}
+            (step,) = ax.step(list(line), list(line.values()), linewidth=1.3, **style)
             handles[label] = class_label(label, 40), step
         ax.set(xlabel="Epoch", ylabel="Class temperature")
         ax.set_title("" if alone else fitted(name, 1.8))
@@ -116,9 +112,8 @@ def draw_pseudo_labels(labels: dict[Path, PseudoLabels]):
 
     Raises InputError if the tasks differ in their classes.
     """
-    bars = []
-    for pseudo_labels, name in zip(labels.values(), short_names(list(labels))):
-        bars.append((Task.from_dict(pseudo_labels.about["task"]), name, pseudo_labels))
+    names = zip(short_names(list(labels)), labels.values())
+    bars = [(Task.from_dict(found.about["task"]), name, found) for name, found in names]
     bars.sort(key=lambda bar: (bar[0].k_shot or math.inf, bar[0].seed or 0, bar[1]))
     tasks = [task for task, _, _ in bars]
     if len({task.classes for task in tasks}) > 1:
@@ -161,7 +156,8 @@ def panels(
     names = short_names([folder for folder, *_ in results])
     for name, ((_, classifier, shots, classes), group) in zip(names, results.items()):
         tasks = f"{len(group)} task{'s' * (len(group) > 1)}"
-        words = (shots, CLASSIFIER_NAMES.get(classifier, classifier), group[0].how, tasks)
+        classifier = "LR" if classifier == "lr" else classifier  # as in the papers
+        words = (shots, classifier, group[0].how, tasks)
         title = fitted(", ".join(filter(None, words)), width - 0.1)
         if len(set(names)) > 1:
             title = f"{fitted(name, width - 0.3)}\n{title}"
@@ -254,17 +250,19 @@ def draw_tasks(tasks: Sequence[Tasks]):
     size = (3.4, 2.6) if alone else (2.33, 2.4)
     figure, axes = grid(len(panels), *size, sharex=True)
     percent = [100 * row["accuracy"] for found in tasks for row in found.rows]
-    bins = np.linspace(min(percent), max(percent) + 1e-9, 25)
+    bins = np.linspace(min(percent), max(*percent, min(percent) + 1), 25)
     for ax, shots in zip(axes, sorted(panels)):
         for i, (name, found) in enumerate(panels[shots]):
             color, values = RUN_COLORS[i % len(RUN_COLORS)], found.scores["accuracy"]
             mean, half = 100 * values["mean"], 100 * values["ci95"]
             label = f"{mean:.1f} ± {half:.1f} %" + f", {name}" * (len(panels[shots]) > 1)
             label = fitted(label, size[0] - 0.5)
+            # Over the areas, in different dashes, equal histograms and means are all visible.
+            line = {"color": color, "linestyle": DASHES[i % len(DASHES)], "zorder": 2}
             accuracies = [100 * row["accuracy"] for row in found.rows]
-            for kind, style in (("stepfilled", {"alpha": 0.3}), ("step", {})):
-                ax.hist(accuracies, bins, histtype=kind, color=color, **style)
-            ax.axvline(mean, color=color, linestyle="--", label=label)
+            ax.hist(accuracies, bins, histtype="stepfilled", color=color, alpha=0.3)
+            ax.hist(accuracies, bins, histtype="step", **line)
+            ax.axvline(mean, label=label, **line)
         counts = {len(found.rows) for _, found in panels[shots]}
         of = " or ".join(map(str, sorted(counts)))
         ax.set(xlabel="Accuracy (%)", ylabel=f"Tasks of {of}", title=f"{shots}-shot")
@@ -312,19 +310,18 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
     the most similar support image of the predicted class."""
     mistakes, task = worst_mistakes(result, LOOKALIKES), result.task
     base, support = images.base, task.support(images.rare)
+    ids = (*base.ids, *images.rare.ids)
     query = images.rare.take([row["image"] for row in mistakes])
     query_embeddings, base_embeddings, support_embeddings = embed(
         result.checkpoint, query, base, support
     )
     columns = len(mistakes)
-    figure, axes = pyplot().subplots(
-        3, columns, figsize=(0.5 + 1.3 * columns, 5.0), squeeze=False, layout="constrained"
-    )
-    for ax in axes.flat:
+    figure, axes = grid(3 * columns, 1.3 + 0.5 / columns, 5 / 3, across=columns)
+    for ax in axes:
         ax.set(xticks=[], yticks=[])
         ax.spines[:].set_visible(False)
     rows = ("Query image", "Most similar\nbase image", "Most similar\nsupport image")
-    for ax, text in zip(axes[:, 0], rows):
+    for ax, text in zip(axes[::columns], rows):
         ax.set_ylabel(text)
     for column, (row, embedding) in enumerate(zip(mistakes, query_embeddings)):
         nearest, cosine = most_similar(embedding, base_embeddings)
@@ -337,11 +334,19 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
         of_support = f"{class_label(row['prediction'], 22)}\ncosine {support_cosine:.2f}"
         shown = [(query, column, mistake), (base, nearest, of_base)]
         shown.append((support, candidates[candidate], of_support))
-        for ax, (part, number, text) in zip(axes[:, column], shown):
+        for ax, (part, number, text) in zip(axes[column::columns], shown):
             picture = read_image(part.paths[number])
             picture.thumbnail((400, 400))
             ax.imshow(picture)
             ax.set_title(text, size=7)
-            file = part.ids[number].rpartition("/")[2]
-            ax.set_xlabel(file if len(file) <= 24 else f"{file[:11]}…{file[-12:]}", size=6)
+            ax.set_xlabel(textwrap.fill(caption(part.ids[number], ids), 24), size=6)
     return figure
+
+
+def caption(name: str, ids: Sequence[str]) -> str:
+    """Return the file name of an image id, with the folders that tell it apart from others of the
+    same file name in `ids`."""
+    file = Path(name).name
+    folders = [Path(i).parent for i in ids if i.rpartition("/")[2] == file]
+    short = short_names(folders)[folders.index(Path(name).parent)]
+    return str(Path(short, file)) if len(folders) > 1 else file

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -125,21 +125,23 @@ class Outputs:
 
 def read_folders(folders: Sequence[Path]) -> Outputs:
     """Read all outputs in `folders`. Raises InputError for an empty folder or an invalid file."""
-    runs, labels, results, tasks = {}, {}, {}, {}
+    names = (LOG, PSEUDO_FILE, "test_*.json", "tasks_*.json")
+    found: dict[str, dict[Path, tuple[Path, Path]]] = {name: {} for name in names}
     for folder in folders:
         if not folder.is_dir():
             raise InputError(f"the folder does not exist: {folder}")
-        names = (LOG, PSEUDO_FILE, "test_*.json", "tasks_*.json")
-        paths = {name: sorted(folder.rglob(name)) for name in names}
-        if not any(paths.values()):
-            raise InputError(f"nothing to draw in {folder}: no {', '.join(paths)}")
-        runs |= {path.parent: Run(path.parent, *read_log(path)) for path in paths[LOG]}
-        labels |= {p.parent: load_pseudo_labels(p.parent)[1] for p in paths[PSEUDO_FILE]}
-        for path in paths["test_*.json"]:
-            results.setdefault(path.resolve(), (folder, read_result(path)))
-        tasks |= {path.resolve(): read_many(path) for path in paths["tasks_*.json"]}
-    grouped = group_results(list(results.values()))
-    return Outputs(list(runs.values()), labels, grouped, list(tasks.values()))
+        paths = [(name, path) for name in names for path in sorted(folder.rglob(name))]
+        if not paths:
+            raise InputError(f"nothing to draw in {folder}: no {', '.join(names)}")
+        for name, path in paths:  # a file counts once, however its folder is spelled
+            found[name].setdefault(path.resolve(), (folder, path))
+    logs, labels, results, tasks = (of_name.values() for of_name in found.values())
+    return Outputs(
+        [Run(path.parent, *read_log(path)) for _, path in logs],
+        {path.parent: load_pseudo_labels(path.parent)[1] for _, path in labels},
+        group_results([(folder, read_result(path)) for folder, path in results]),
+        [read_many(path) for _, path in tasks],
+    )
 
 
 def group_results(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Result]]:
@@ -149,32 +151,31 @@ def group_results(results: Sequence[tuple[Path, Result]]) -> dict[tuple, list[Re
     user or, if its group would count a task twice or mix kinds, the parent of the checkpoint
     folder, then the checkpoint folder, then the result file.
     """
-
-    def split(group: list[tuple[Path, Result]], keys: tuple[Callable, ...]) -> Iterator[tuple]:
-        parts: dict[Path, list[tuple[Path, Result]]] = {}
-        for folder, result in group:
-            parts.setdefault(keys[0](folder, result), []).append((folder, result))
-        for path, part in parts.items():
-            tasks = {result.task.seed for _, result in part}
-            kinds = {result.kind() for _, result in part}
-            if len(tasks) == len(part) and len(kinds) == 1:
-                yield path, [result for _, result in part]
-            else:
-                yield from split(part, keys[1:])
-
-    keys = (
+    paths: tuple[Callable[[Path, Result], Path], ...] = (
         lambda folder, result: folder,
         lambda folder, result: result.checkpoint.parent,
         lambda folder, result: result.checkpoint,
         lambda folder, result: result.path,
     )
-    kinds: dict[tuple, list[tuple[Path, Result]]] = {}
+    shared: dict[tuple, list[tuple[Path, Result]]] = {}
     for folder, result in results:
-        kind = (result.scores["classifier"], result.task.shots, result.task.classes)
-        kinds.setdefault(kind, []).append((folder, result))
-    return {
-        (path, *kind): part for kind, group in kinds.items() for path, part in split(group, keys)
-    }
+        key = (result.scores["classifier"], result.task.shots, result.task.classes)
+        shared.setdefault(key, []).append((folder, result))
+    groups: dict[tuple, list[Result]] = {}
+    for key, left in shared.items():
+        for path_of in paths:
+            parts: dict[Path, list[tuple[Path, Result]]] = {}
+            for folder, result in left:
+                parts.setdefault(path_of(folder, result), []).append((folder, result))
+            left = []
+            for path, part in parts.items():
+                tasks = {result.task.seed for _, result in part}
+                kinds = {result.kind() for _, result in part}
+                if len(tasks) == len(part) and len(kinds) == 1 and (path, *key) not in groups:
+                    groups[(path, *key)] = [result for _, result in part]
+                else:
+                    left += part
+    return groups
 
 
 def read_log(path: Path) -> tuple[dict, dict[int, dict]]:
@@ -227,10 +228,12 @@ def read_many(path: Path) -> Tasks:
 
 
 def short_names(paths: Sequence[Path]) -> list[str]:
-    """Return each path without the parts common to all, or its last part if nothing is left."""
+    """Return each path without the parts common to all, or its last part if nothing is left; whole
+    paths if that does not tell them apart."""
     common = set.intersection(*(set(path.parts) for path in paths))
     names = ["/".join(part for part in path.parts if part not in common) for path in paths]
-    return [name or path.name for name, path in zip(names, paths)]
+    names = [name or path.name for name, path in zip(names, paths)]
+    return names if len(set(names)) == len(set(paths)) else list(map(str, paths))
 
 
 def read_predictions(result: Result) -> list[dict]:

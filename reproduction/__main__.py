@@ -7,6 +7,7 @@ python -m reproduction --table 5 --data my_images --base-classes A B --rare-clas
 """
 
 import argparse
+import hashlib
 import itertools
 import json
 import shlex
@@ -47,8 +48,7 @@ def make_parser() -> cli.ArgumentParser:
     add = parser.add_argument_group("narrowing (stated in the table's heading)").add_argument
     add("--epochs", type=positive, default=EPOCHS, metavar="N",
         help="epochs of each run; the learning rate drops at 60 and 80 %% of them")  # fmt: skip
-    size = at_least(MIN_IMAGE_SIZE)
-    add("--image-size", type=size, default=IMAGE_SIZE, metavar="PIXELS",
+    add("--image-size", type=at_least(MIN_IMAGE_SIZE), default=IMAGE_SIZE, metavar="PIXELS",
         help="image width and height")  # fmt: skip
     add("-a", "--arch", choices=list(BACKBONES),
         help="backbone (default: the table's); always from random weights, as in the papers: for a "
@@ -112,8 +112,9 @@ def study_of(table: Table, args: argparse.Namespace) -> Study:
         name = (args.data or Path("own")).resolve().stem
         if wrong := [shot for shot in args.shots or () if not shot.isdigit()]:
             raise InputError(f"--shots must be whole numbers, got {listed(wrong)}")
-        table = own_table(table, name, args.rare_classes, args.shots or table.shots)
-    methods, shots = args.methods or table.methods, args.shots or table.shots
+        table = own_table(table, name, args.rare_classes, args.shots)
+    methods = args.methods or table.methods
+    shots = table.shots if classes else args.shots or table.shots
     for flag, values, known in (("methods", methods, table.methods), ("shots", shots, table.shots)):
         if unknown := [value for value in values if value not in known]:
             raise InputError(
@@ -166,15 +167,6 @@ def show_tables(args: argparse.Namespace) -> None:
         )
 
 
-def base_images(study: Study, args: argparse.Namespace) -> int:
-    """Return the number of base images, of the papers without --data."""
-    if args.data:
-        return len(open_dataset(args.data, args.base_classes, args.rare_classes).base)
-    if study.own:
-        raise InputError("--hours of your own images needs --data")
-    return BASE_IMAGES[study.table.dataset]
-
-
 def print_hours(study: Study, jobs: Sequence[Job], images: int) -> None:
     """Print how long the unfinished training of `jobs` takes on this machine."""
     epochs = encoder_epochs([job for job in jobs if not job.done()])
@@ -192,10 +184,15 @@ def main(argv: list[str] | None = None) -> None:
     study = study_of(read_tables()[args.table], args)
     jobs = jobs_of(study)
     if args.dry_run:
-        if args.data and args.data.exists():
-            require_dataset(study, open_dataset(args.data, args.base_classes, args.rare_classes))
+        images = BASE_IMAGES.get(study.table.dataset)
+        if args.data and (args.hours or args.data.exists()):
+            opened = open_dataset(args.data, args.base_classes, args.rare_classes)
+            require_dataset(study, opened)
+            images = len(opened.base)
         if args.hours:
-            print_hours(study, jobs, base_images(study, args))
+            if images is None:
+                raise InputError("--hours of your own images needs --data")
+            print_hours(study, jobs, images)
         for job in jobs:
             print(shlex.join(["python", *job.command]))
         return None
@@ -235,7 +232,7 @@ def open_images(study: Study, args: argparse.Namespace) -> Collection:
     """Open the data of a study, and print what was found.
 
     Raises InputError if it is another data set than the table's, a task cannot be drawn from it, or
-    earlier runs used other images.
+    earlier runs used other images or groups.
     """
     data = open_data(
         study.data, args.base_classes, args.rare_classes, args.groups, args.group_column,
@@ -246,7 +243,7 @@ def open_images(study: Study, args: argparse.Namespace) -> Collection:
         k_shot = None if shot == "all" else int(shot)
         options = (study.table.n_way, k_shot, seed, study.group_disjoint, study.rare_split)
         draw(data, *options).query(data.rare)
-    require_same_images(study.root, data)
+    require_same_images(study, data)
     return data
 
 
@@ -265,27 +262,36 @@ def show_table(study: Study, command: str) -> None:
     print(f"written: {study.root}")
 
 
-def require_same_images(root: Path, data: Collection) -> None:
-    """Raise InputError if the runs in `root` used images other than `data`; in a new `root`, record
-    the fingerprints of `data`."""
-    path = root / "images.json"
+def require_same_images(study: Study, data: Collection) -> None:
+    """Raise InputError if earlier runs of the study used other images or groups than `data`, or
+    another order of the rare classes; record those of `data` where none are."""
+    path, where = study.root / "images.json", f"choose another --out: the runs in {study.root}"
     sets = {"base": data.base, "rare": data.rare}
-    if not path.exists():
-        current = {part: images.fingerprint() for part, images in sets.items()}
-        return write_utf8(path, json.dumps(current, indent=1))
-    with refusing(f"{path} is broken; remove it"):
-        recorded = parse_json(path.read_bytes(), newest=0)
-        for part in sets:
-            require_fingerprint(recorded[part])
-    for part, images in sets.items():
-        prefix = f"choose another --out: the runs in {root} used"
-        require_same(recorded[part], images, prefix)
+    recorded: dict = {}
+    if path.exists():
+        with refusing(f"{path} is broken; remove it"):
+            recorded = parse_json(path.read_bytes(), newest=0)
+            for part in sets:
+                require_fingerprint(recorded[part])
+        for part, images in sets.items():
+            require_same(recorded[part], images, f"{where} used")
+        if (order := list(recorded["rare"]["counts"])) != list(data.rare.classes):
+            raise InputError(f"{where} have the rare classes in the order {', '.join(order)}")
+    current = {part: images.fingerprint() for part, images in sets.items()}
+    if study.group_disjoint:  # files of earlier versions do not tell
+        groups = [(i, data.groups.get(i)) for i in sorted(data.rare.ids)]
+        current["groups"] = hashlib.sha256(json.dumps(groups).encode()).hexdigest()
+        if recorded.get("groups", current["groups"]) != current["groups"]:
+            raise InputError(f"{where} used other groups (patients, lesions) of the rare images")
+    if current.keys() - recorded.keys():
+        write_utf8(path, json.dumps(recorded | current, indent=1))
 
 
 def _without_paths(arguments: list[str]) -> list[str]:
-    """Return the arguments as the table quotes them: with placeholders for folders, and without
+    """Return the arguments as the table quotes them: with placeholders for paths, and without
     --only, which the Slurm jobs add."""
-    names, words = {"--data": "DATA", "--out": "OUT"}, [""]
+    names = {"--data": "DATA", "--datadir": "DATA", "--out": "OUT", "--groups": "FILE"}
+    words = [""]
     for argument in arguments:
         flag, equals, _ = argument.partition("=")
         if words[-1] in names:

@@ -11,9 +11,9 @@ from common.errors import InputError
 from datasets import synthetic
 from plots.read import read_log
 from trainer.log import LOG
+from trainer.provenance import REPOSITORY
 
 from .plan import Job
-from .run import REPOSITORY
 
 IMAGES = 48  # three steps of the default batch
 

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ThreadPoolExecutor, wait
 from pathlib import Path
 
@@ -18,11 +18,11 @@ import torch
 from common.errors import InputError, listed
 from common.files import folder_lock
 from trainer.distributed import available_cpus
+from trainer.provenance import REPOSITORY
 from trainer.signals import handling
 
 from .plan import Job
 
-REPOSITORY = Path(__file__).resolve().parent.parent
 TABLE = "table"  # name of the Slurm job that writes the table
 
 
@@ -42,6 +42,8 @@ def run_job(job: Job, started: set[subprocess.Popen], stopped: threading.Event, 
         locks = () if lock is None else (lock,)  # inherited, in case this process dies first
         with subprocess.Popen(command, cwd=REPOSITORY, pass_fds=locks, **popen) as process:
             started.add(process)
+            if stopped.is_set():  # while it started
+                process.terminate()
             code = process.wait()
             started.discard(process)
         return code
@@ -163,12 +165,15 @@ def submit_to_slurm(
     """
     logs = root / "logs"
     logs.mkdir(parents=True, exist_ok=True)
-    scripts = REPOSITORY / "scripts"
     path = os.pathsep.join([os.path.dirname(sys.executable), os.environ.get("PATH", "")])
     environment = {**os.environ, "PATH": path}  # for job.sbatch to find python
+    if not shutil.which("sbatch"):
+        raise InputError("--executor slurm needs sbatch: not found; run this on the cluster")
+    script = [REPOSITORY / "scripts" / "slurm" / "job.sbatch", "-m", "reproduction", *arguments]
+    waiting = [(job.name, "afterok", job.needs) for job in jobs if not job.done()]
+    waiting.append((TABLE, "afterany", tuple(name for name, *_ in waiting)))
     job_ids: dict[str, str] = {}
-
-    def submit(name: str, condition: str, needs: Iterable[str]) -> None:
+    for name, condition, needs in waiting:
         # Singleton: jobs of one name run one at a time, so that none holds a GPU while it waits.
         after = ["singleton", options["dependency"]] if "dependency" in options else ["singleton"]
         if needed := [job_ids[need] for need in needs if need in job_ids]:
@@ -180,7 +185,6 @@ def submit_to_slurm(
             "dependency": ",".join(after),
         }
         flags = [f"--{key}={value}" if value else f"--{key}" for key, value in values.items()]
-        script = [scripts / "slurm" / "job.sbatch", "-m", "reproduction", *arguments]
         command = ["sbatch", "--parsable", *flags, *script, f"--only={name}"]
         result = subprocess.run(
             command, env=environment, capture_output=True, encoding="utf-8", errors="replace"
@@ -188,11 +192,4 @@ def submit_to_slurm(
         if result.returncode:
             raise InputError(f"sbatch rejected {name}: {result.stderr.partition(chr(10))[0]}")
         job_ids[name] = result.stdout.strip()
-
-    if not shutil.which("sbatch"):
-        raise InputError("--executor slurm needs sbatch: not found; run this on the cluster")
-    for job in jobs:
-        if not job.done():
-            submit(job.name, "afterok", job.needs)
-    submit(TABLE, "afterany", list(job_ids))
     return job_ids

@@ -7,8 +7,9 @@ from pathlib import Path
 
 from moco.config import Distillation
 from trainer.config import scaled_drops
+from trainer.provenance import REPOSITORY
 
-PAPER = Path(__file__).resolve().parent.parent / "results" / "paper_tables.csv"
+PAPER = REPOSITORY / "results" / "paper_tables.csv"
 SEEDS = (0, 1, 2)
 DIC_INTERVAL = Distillation.fields()["dic_interval"].default
 TASKS = 600  # over which rows that need no training by task have an interval
@@ -213,14 +214,16 @@ class Study:
         return flags if cosine else [*flags, "--schedule", *scaled_drops(self.epochs)]
 
 
-def own_table(table: Table, name: str, rare_classes: Sequence[str], shots: Sequence[str]) -> Table:
+def own_table(
+    table: Table, name: str, rare_classes: Sequence[str], shots: Sequence[str] | None
+) -> Table:
     """Return the rows of a table for the user's own images, without the papers' scores.
 
-    `shots` replace the table's, except for rows with all images.
+    `shots`, if given, replace the table's, except for rows with all images.
     """
     paper: dict[tuple[str, str], dict[str, tuple[float, float | None]]] = {
         (method, shot): {}
         for method, of in table.paper
-        for shot in (["all"] if of == "all" else shots)
+        for shot in ([of] if of == "all" else shots or [of])
     }
     return replace(table, dataset=name, n_way=len(rare_classes), paper=paper)

@@ -10,6 +10,7 @@ from scipy.stats import wilcoxon
 from common.files import csv_text, write_utf8
 from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
+from moco.scores import TASK_SCORES
 from plots.read import read_log
 from trainer.checkpoint import CHECKPOINT
 from trainer.config import EPOCHS
@@ -45,10 +46,10 @@ def read_many(study: Study) -> dict[tuple[str, str], dict[str, dict]]:
 
 def many_tasks(study: Study) -> list[list[str]]:
     """Return the rows of accuracies over many tasks, mean ± 95 % confidence interval."""
-    scores, kinds = read_many(study), ("accuracy", "balanced_accuracy", "macro_f1", "macro_auc")
-    rows = [["method", "shots", "accuracy", "balanced accuracy", "macro F1", "macro AUC"]]
-    for (method, shot), found in scores.items():
-        values = [f"{100 * found[k]['mean']:.1f} ± {100 * found[k]['ci95']:.1f}" for k in kinds]
+    rows = [["method", "shots", *TASK_SCORES.values()]]
+    for (method, shot), scores in read_many(study).items():
+        found = (scores[name] for name in TASK_SCORES)
+        values = [f"{100 * one['mean']:.1f} ± {100 * one['ci95']:.1f}" for one in found]
         rows.append([method, shot, *values])
     return rows
 

@@ -69,20 +69,6 @@ def imports_of(root: Path, files: list[Path]) -> list[Import]:
     return imports
 
 
-def floor_of(module: str) -> int:
-    """Return the floor of a module, from 1 at the bottom; __main__ modules are on the top floor.
-
-    Raises ValueError if the package is not in FLOORS.
-    """
-    package = module.partition(".")[0]
-    if module.endswith(".__main__"):
-        return len(FLOORS)
-    numbers = [number for number, floor in enumerate(FLOORS, start=1) if package in floor]
-    if not numbers:
-        raise ValueError(f"{module} has no floor: add it to FLOORS")
-    return numbers[0]
-
-
 def tracked(root: Path) -> list[Path]:
     """Return the Python files that git tracks in `root`, without the tests."""
     command = ["git", "-C", str(root), "ls-files", "*.py"]

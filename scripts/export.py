@@ -31,6 +31,7 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: pip install -e . first, in the repository's folder") from None
 
 BATCH = 2  # batch size of the example input for tracing
+RESIZE = "bilinear, to a square, of RGB in [0, 1]"
 
 
 def make_parser() -> cli.ArgumentParser:
@@ -60,16 +61,15 @@ def main(argv: list[str] | None = None) -> None:
         )
     model, built_by = network(checkpoint, args.classifier)
     size = checkpoint["args"]["image_size"]
-    about = {"image_size": str(size), "resize": "bilinear, to a square, of RGB in [0, 1]"}
+    outputs, about = "embeddings", {"image_size": str(size), "resize": RESIZE}
     if args.classifier and checkpoint["task"]:
-        about["classes"] = json.dumps(checkpoint["task"]["classes"], ensure_ascii=False)
-    print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out.resolve(), about)))
-    outputs = "embeddings"
-    if args.classifier and checkpoint["task"]:
-        outputs = "logits of " + ", ".join(checkpoint["task"]["classes"])
+        classes = checkpoint["task"]["classes"]
+        about["classes"] = json.dumps(classes, ensure_ascii=False)
+        outputs = f"logits of {', '.join(classes)}"
     elif args.classifier:  # from the authors' code
         classes = student_classifier(checkpoint).linear.out_features
         outputs = f"logits of {classes} classes (no names in the checkpoint)"
+    print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out.resolve(), about)))
     print(f"# images, N×3×{size}×{size} with values in [0, 1], to {outputs}; written: {args.out}")
 
 

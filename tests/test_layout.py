@@ -8,9 +8,18 @@ from conftest import REPOSITORY, load_script
 
 draw_imports = load_script("scripts/draw_imports")
 Import, FLOORS = draw_imports.Import, draw_imports.FLOORS
-floor_of, imports_of, tracked = (
-    draw_imports.floor_of, draw_imports.imports_of, draw_imports.tracked,
-)  # fmt: skip
+imports_of, tracked = draw_imports.imports_of, draw_imports.tracked
+
+
+def floor_of(module: str) -> int:
+    """The floor of a module, from 1 at the bottom; __main__ modules are on the top floor."""
+    package = module.partition(".")[0]
+    if module.endswith(".__main__"):
+        return len(FLOORS)
+    numbers = [number for number, floor in enumerate(FLOORS, start=1) if package in floor]
+    if not numbers:
+        raise ValueError(f"{module} has no floor: add it to FLOORS")
+    return numbers[0]
 
 
 def upward(imports: list[Import]) -> list[str]:

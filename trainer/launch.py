@@ -6,17 +6,15 @@ import re
 import signal
 import socket
 import sys
-import threading
 import time
 import urllib.parse
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future
-from concurrent.futures import TimeoutError as FutureTimeout
 from dataclasses import replace
 from datetime import timedelta
+from multiprocessing.pool import ThreadPool
 from multiprocessing.queues import SimpleQueue
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import cast
 
 import torch
 import torch.distributed as dist
@@ -36,7 +34,6 @@ TIMED_OUT = "rank 0 timed out"
 PIPE_CAPACITY = 50_000  # characters that fit into a pipe before it is read
 COLLECTIVE_TIMEOUT = timedelta(minutes=30)  # rank 0 may be scoring meanwhile
 
-T = TypeVar("T")
 Worker = Callable[..., None]  # called with a device and the arguments given to `launch`
 
 
@@ -86,16 +83,18 @@ def _cause(
 ) -> Exception | None:
     """Return why processes ended with these exit codes, after `signals` to this process; None if it
     is unknown."""
-    if signals:
+    messages = []
+    while not errors.empty():
+        messages.append(errors.get())
+    # A lost connection is a consequence, not the cause.
+    causes = [found for found in messages if not found[1].startswith(LOST_CONNECTION)]
+    if signals and not causes:  # a checkpoint that could not be saved is one
         return Stopped(signals[0], all(code in EXIT_CODES for code in codes))
     if killed := [n for n, code in enumerate(codes) if code == -signal.SIGKILL]:
         ranks = f"local rank {listed(killed)} of {len(codes)}"
         return InputError(f"{ranks} was killed (out of memory?); {RERUN}")
-    messages = []
-    while not errors.empty():
-        messages.append(errors.get())
-    if messages:  # a lost connection is a consequence, not the cause
-        code, cause = min(messages, key=lambda found: found[1].startswith(LOST_CONNECTION))
+    if messages:
+        code, cause = (causes or messages)[0]
         return (InputError if code == 2 else Unexpected)(cause)
     stopped = [code for code in codes if code and code in EXIT_CODES]
     return Stopped(stopped[0] - 128) if stopped else None
@@ -179,9 +178,10 @@ def _rendezvous(plan: Plan, rank: int) -> dist.Store:
     Raises InputError naming the ranks that are missing after `plan.timeout` seconds.
     """
     try:
-        store = _with_timeout(plan.timeout + 5, lambda: _open_store(plan, rank))
-    except (OSError, RuntimeError, ValueError) as error:
-        reason = str(error).partition("\n")[0]
+        with ThreadPool(1) as pool:  # so that Ctrl-C and the timeout interrupt it
+            store = pool.apply_async(_open_store, (plan, rank)).get(plan.timeout + 5)
+    except (mp.TimeoutError, OSError, RuntimeError, ValueError) as error:
+        reason = str(error).partition("\n")[0] or "no answer"
         raise InputError(
             f"rank {rank} of {plan.world_size} cannot reach the others at {plan.url}"
             f"{'' if rank == 0 else ', which rank 0 opens'}: {reason}"
@@ -192,7 +192,7 @@ def _rendezvous(plan: Plan, rank: int) -> dist.Store:
         store.set(keys[rank], "")
         while not store.check(keys):  # store.wait would ignore Ctrl-C
             if store.check([TIMED_OUT]):
-                raise _incomplete(plan)
+                raise RuntimeError(TIMED_OUT)
             if time.monotonic() > deadline:
                 missing = [other for other, key in enumerate(keys) if not store.check([key])]
                 if rank == 0:
@@ -204,32 +204,11 @@ def _rendezvous(plan: Plan, rank: int) -> dist.Store:
                 )
             time.sleep(0.1)
     except RuntimeError:
-        raise _incomplete(plan) from None
+        raise InputError(
+            f"not all of {plan.world_size} ranks joined at {plan.url} within {plan.timeout:.0f} s; "
+            "the error of rank 0 names the missing ranks"
+        ) from None
     return store
-
-
-def _incomplete(plan: Plan) -> InputError:
-    return InputError(
-        f"not all of {plan.world_size} ranks joined at {plan.url} within {plan.timeout:.0f} s; "
-        "the error of rank 0 names the missing ranks"
-    )
-
-
-def _with_timeout(seconds: float, work: Callable[[], T]) -> T:
-    """Return or raise what `work()` does, or raise TimeoutError. Ctrl-C interrupts it."""
-    outcome: Future[T] = Future()
-
-    def target() -> None:
-        try:
-            outcome.set_result(work())
-        except BaseException as error:
-            outcome.set_exception(error)
-
-    threading.Thread(target=target, daemon=True).start()
-    try:
-        return outcome.result(seconds)
-    except FutureTimeout:
-        raise TimeoutError("no answer") from None
 
 
 def _open_store(plan: Plan, rank: int) -> dist.Store:

@@ -9,7 +9,7 @@ from common.errors import InputError
 
 from .config import Device, Distributed
 from .distributed import readers
-from .launchers import Ranks, launched
+from .launchers import launched
 
 ANY_PORT = "tcp://127.0.0.1:0"  # on one machine: a free port that `launch` picks
 
@@ -42,7 +42,7 @@ def plan_of(settings: Distributed) -> Plan:
     """
     gpus = 0 if settings.device == "cpu" else torch.cuda.device_count()
     launcher, ranks = launched()
-    _check_flags(settings, gpus, launcher, ranks)
+    _check_flags(settings, gpus, launcher, ranks.get("world_size", 1))
     if not launcher:
         several = settings.multiprocessing_distributed
         nproc = settings.nproc or (max(1, gpus) if several else 1)
@@ -64,7 +64,7 @@ def readers_of(settings: Device) -> int:
     return readers(settings.workers, local)
 
 
-def _check_flags(settings: Distributed, gpus: int, launcher: str | None, ranks: Ranks) -> None:
+def _check_flags(settings: Distributed, gpus: int, launcher: str | None, size: int) -> None:
     """Raise InputError if the flags contradict each other, the GPUs there are, or the launcher."""
     several, machines = settings.multiprocessing_distributed, settings.world_size
     if settings.nproc is not None and not several:
@@ -81,7 +81,7 @@ def _check_flags(settings: Distributed, gpus: int, launcher: str | None, ranks: 
     if launcher and (several or machines > 1):
         flag = "multiprocessing-distributed" if several else "world-size"
         raise InputError(
-            f"{launcher} started {ranks['world_size']} processes, which conflicts with --{flag}; "
+            f"{launcher} started {size} processes, which conflicts with --{flag}; "
             "use only one of them"
         )
     if launcher == "torchrun" and settings.dist_url:

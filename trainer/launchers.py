@@ -4,7 +4,7 @@ import os
 import re
 import tempfile
 from collections.abc import Sequence
-from typing import TypedDict
+from typing import Any
 
 from common.errors import InputError, listed
 
@@ -13,20 +13,9 @@ SRUN = ("SLURM_PROCID", "SLURM_LOCALID", "SLURM_NODEID", "SLURM_JOB_ID", "SLURM_
         "SLURM_STEP_NODELIST", "SLURM_STEP_TASKS_PER_NODE", "SLURM_STEP_LAUNCHER_PORT")  # fmt: skip
 
 
-class Ranks(TypedDict, total=False):
-    """The fields of a Plan that say which ranks exist and which are this process's."""
-
-    url: str
-    world_size: int
-    first_rank: int
-    nproc: int
-    local_rank: int
-    local_world_size: int
-
-
-def launched() -> tuple[str | None, Ranks]:
+def launched() -> tuple[str | None, dict[str, Any]]:
     """Return the launcher that started this process as one of several, torchrun or srun, and the
-    ranks that it set; None and {} without a launcher.
+    fields of a `launch_plan.Plan` that it set; None and {} without a launcher.
 
     Under both, as torchrun in srun's tasks, torchrun's count. Raises InputError if a launcher's
     variables are incomplete, or those of both conflict.
@@ -46,10 +35,8 @@ def launched() -> tuple[str | None, Ranks]:
                     f"srun set rank {task} of {tasks}, but RANK={rank} and WORLD_SIZE={size}; "
                     "unset RANK and WORLD_SIZE"
                 )
-        return "torchrun", Ranks(
-            url="env://", world_size=size, first_rank=rank, local_rank=local_rank,
-            local_world_size=local_size,
-        )  # fmt: skip
+        ranks = {"world_size": size, "first_rank": rank, "local_rank": local_rank}
+        return "torchrun", {"url": "env://", **ranks, "local_world_size": local_size}
     if tasks == 1:
         return None, {}
     _require("srun", SRUN)
@@ -64,10 +51,8 @@ def launched() -> tuple[str | None, Ranks]:
         step = _integer("SLURM_JOB_ID") + 7 * _integer("SLURM_STEP_ID")
         port = os.environ.get("MASTER_PORT") or 20_000 + step % 10_000
         url = f"tcp://{host}:{port}"
-    return "srun", Ranks(
-        url=url, world_size=tasks, first_rank=rank, local_rank=local_rank,
-        local_world_size=tasks_per_node[node],
-    )  # fmt: skip
+    ranks = {"world_size": tasks, "first_rank": rank, "local_rank": local_rank}
+    return "srun", {"url": url, **ranks, "local_world_size": tasks_per_node[node]}
 
 
 def _require(launcher: str, names: Sequence[str]) -> None:

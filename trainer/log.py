@@ -11,7 +11,7 @@ from typing import Any
 from tqdm import tqdm
 
 from common.errors import reason
-from common.files import write_utf8
+from common.files import parse_json, write_utf8
 
 from .distributed import is_main
 
@@ -49,14 +49,14 @@ class RunLog:
             self.board = None
 
     def _truncate(self, done: int) -> None:
-        """Drop incomplete lines and epochs after `done`, which were logged but not saved and are
+        """Drop broken lines and epochs after `done`, which were logged but not saved and are
         trained again."""
         if not self.path.exists():
             return
         lines = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        for line in self.path.read_text(encoding="utf-8", errors="replace").splitlines():
             with contextlib.suppress(ValueError):
-                if json.loads(line).get("epoch", 0) <= done:
+                if parse_json(line, newest=0).get("epoch", 0) <= done:
                     lines.append(line + "\n")
         write_utf8(self.path, "".join(lines))
 

@@ -19,8 +19,6 @@ from typing import Any, ClassVar, Literal, TypeVar
 from common.errors import InputError
 from common.names import clean
 
-INHERITANCE = (None, "default", "always")
-
 
 @dataclasses.dataclass(frozen=True)
 class Setting:
@@ -70,21 +68,17 @@ class Setting:
 def setting(default: Any = dataclasses.MISSING, help: str = "", **options: Any) -> Any:
     """Describe a field of a `Settings` class. Without a default the flag is required."""
     about = Setting(help, **options)
-    assert about.inherited in INHERITANCE, about.inherited
+    assert about.inherited in (None, "default", "always"), about.inherited
     if isinstance(default, list):
         return dataclasses.field(default_factory=lambda: list(default), metadata={"setting": about})
     return dataclasses.field(default=default, metadata={"setting": about})
 
 
-def recipe(*args: Any, **kwargs: Any) -> Any:
-    """Define a setting of the training recipe: a resumed run may not change it, and a later stage
-    takes it over unless told otherwise."""
-    return setting(*args, fixed=True, inherited="default", **kwargs)
-
-
-def binding(*args: Any, **kwargs: Any) -> Any:
-    """Define a setting that binds resumed runs and all later stages."""
-    return setting(*args, fixed=True, inherited="always", **kwargs)
+# A setting of the training recipe: a resumed run may not change it, and a later stage takes it over
+# unless told otherwise.
+recipe = functools.partial(setting, fixed=True, inherited="default")
+# A setting that binds resumed runs and all later stages.
+binding = functools.partial(setting, fixed=True, inherited="always")
 
 
 @dataclasses.dataclass(frozen=True)
@@ -177,21 +171,18 @@ class Settings:
             for base in cls.__mro__  # the last one is the class that first defined it
             for name in inspect.get_annotations(base)
         }
-        by_name = {field.name: field for field in dataclasses.fields(cls)}
-        order = sorted(by_name, key=lambda name: cls.__mro__.index(group_of[name]))  # stable
         fields = {}
-        for name in order:
-            field = by_name[name]
-            default = field.default
+        for field in dataclasses.fields(cls):
+            default, about = field.default, field.metadata["setting"]
             if field.default_factory is not dataclasses.MISSING:
                 default = field.default_factory()
-            about = field.metadata["setting"]
-            kind, choices, several, optional = _annotation(hints[name])
-            fields[name] = Field(
-                name, about, default, kind, about.choices or choices, several, optional,
-                group_of[name],
+            kind, choices, several, optional = _annotation(hints[field.name])
+            fields[field.name] = Field(
+                field.name, about, default, kind, about.choices or choices, several, optional,
+                group_of[field.name],
             )  # fmt: skip
-        return fields
+        by_group = sorted(fields.values(), key=lambda field: cls.__mro__.index(field.group))
+        return {field.name: field for field in by_group}
 
     @classmethod
     def names(cls, **attributes: Any) -> tuple[str, ...]:
@@ -209,13 +200,13 @@ class Settings:
         Drops unknown settings. Raises ValueError, naming the flag, for values that the command line
         would not accept.
         """
-        completed = {}
+        completed: dict[str, Any] = {}
         for name, field in cls.fields().items():
             default = None if field.default is dataclasses.MISSING else field.default
             recorded = next((key for key in (name, field.about.former) if key in values), None)
             value = None if recorded is None else field.check(values[recorded])
-            completed[name] = default if value is None else value
-        return {name: _plain(value) for name, value in completed.items()}
+            completed[name] = _plain(default if value is None else value)
+        return completed
 
     def record(self) -> dict[str, Any]:
         """Return the settings as JSON types, for a checkpoint or a log."""

@@ -16,7 +16,6 @@ SIGNALS = [
 EXIT_CODES = [128 + signum for signum in SIGNALS]  # the shell's convention: 143, 138, 130
 DUPLICATE_SECONDS = 1  # a repeated signal within this time counts as one
 CONTINUE, SAVE = 0, 1  # actions besides stopping, which is the signal's number
-Handler = Callable[[int, FrameType | None], object]
 
 
 class Stopped(Exception):
@@ -39,8 +38,8 @@ class Stopped(Exception):
 
 
 class Watch:
-    """Decides between steps whether to continue, save or stop. `agree` returns the maximum of a
-    number over all ranks."""
+    """Decides between steps whether to continue, save or stop, on the signals that `note` handles.
+    `agree` returns the maximum of a number over all ranks."""
 
     def __init__(self, save_minutes: float, agree: Callable[[int], int]):
         self.every = 60 * save_minutes or float("inf")
@@ -65,15 +64,7 @@ class Watch:
 
 
 @contextlib.contextmanager
-def watching(save_minutes: float, agree: Callable[[int], int]) -> Iterator[Watch]:
-    """Provide a Watch that handles this process's signals within the block."""
-    watch = Watch(save_minutes, agree)
-    with handling(watch.note):
-        yield watch
-
-
-@contextlib.contextmanager
-def handling(handler: Handler) -> Iterator[None]:
+def handling(handler: Callable[[int, FrameType | None], object]) -> Iterator[None]:
     """Install `handler` for SIGNALS within the block; does nothing outside the main thread."""
     if threading.current_thread() is not threading.main_thread():
         yield

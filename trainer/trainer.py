@@ -17,7 +17,7 @@ from common.errors import InputError, refusing
 from common.seeding import stream_seed
 from datasets.images import ImageSet
 
-from .checkpoint import CHECKPOINT, PREVIOUS, require_readable
+from .checkpoint import CHECKPOINT, PREVIOUS
 from .config import TrainingSettings
 from .distributed import (
     all_max,
@@ -33,7 +33,7 @@ from .distributed import (
 from .log import RunLog
 from .nan_guard import NanGuard
 from .performance import prepare, sgd
-from .signals import CONTINUE, SAVE, Stopped, watching
+from .signals import CONTINUE, SAVE, Stopped, Watch, handling
 
 StepFn = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
 Loader = Iterable[tuple[list[Tensor], Tensor]]  # of (views, rows)
@@ -128,12 +128,9 @@ class Trainer:
                 self.load_state_dict({**run.load(), **weights_only})
         if start_epoch is not None:
             self.epoch = start_epoch
-        about = run.about
-        require_readable(about)  # now, not when an epoch is to be saved
-        require_same_on_all_ranks(
-            (self.epoch, self.step, config.epochs, config.lr, config.seed,
-             {**about["base"], "dataset": None}, about["task"]), run.folder,
-        )  # fmt: skip
+        base = {**run.about["base"], "dataset": None}
+        settings = (config.epochs, config.lr, config.seed, base, run.about["task"])
+        require_same_on_all_ranks((self.epoch, self.step, *settings), run.folder)
 
     def state_dict(self) -> dict[str, Any]:
         """Return the training's state for a checkpoint. Within an epoch all ranks must call it, as
@@ -212,8 +209,8 @@ class Trainer:
                 (run.folder / PREVIOUS).unlink(missing_ok=True)  # of another run
         self.parallel = in_parallel(self.model, self.device)
         self.bar = self.progress_bar()
-        watching_signals = watching(config.save_minutes, all_max)
-        with self.bar, closing_workers(self.loader), watching_signals as watch:
+        watch = Watch(config.save_minutes, all_max)
+        with self.bar, closing_workers(self.loader), handling(watch.note):
             for epoch in range(self.epoch, config.epochs):
                 self.start_epoch(epoch)
                 with self.guard.detecting_anomalies(config.detect_anomaly, epoch):

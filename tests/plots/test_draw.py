@@ -1,5 +1,7 @@
 """The contents of the figures: numbers, labels and colours."""
 
+import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -96,6 +98,11 @@ def test_temperatures():
     figure = draw.draw_temperatures([run("a", temperature_x=[1, 0.9], temperature_y_z=[1, 1])])
     assert [list(line.get_ydata()) for line in figure.axes[0].lines] == [[1, 0.9], [1, 1]]
     assert {"x", "y z"} <= texts(figure)
+
+
+def test_temperatures_of_a_single_epoch_are_visible():
+    figure = draw.draw_temperatures([run("a", temperature_x=[1], temperature_y_z=[0.9])])
+    assert [line.get_marker() for line in figure.axes[0].lines] == ["o", "o"]
 
 
 def test_pseudo_labels_by_shots_and_seeds():
@@ -249,6 +256,28 @@ def test_file_names_stand_under_lookalikes(chain, data):
     assert {row["image"] for row in mistakes} <= {ax.get_xlabel() for ax in figure.axes}
 
 
+def test_images_of_one_file_name_are_told_apart(chain, data, tmp_path):
+    """By their folders; other names stay alone."""
+    ids = ["top/a/1.png", "top/b/1.png", "top/b/2.png", "1.png"]
+    assert [draw.caption(i, ids[:3]) for i in ids[:3]] == ["a/1.png", "b/1.png", "2.png"]
+    assert [draw.caption(i, ids) for i in ids] == ["top/a/1.png", "top/b/1.png", "2.png", "1.png"]
+    for end in ("json", "csv"):  # every image becomes ID/1.png
+        text = (chain.student / f"test_direct_3way_2shot_seed0.{end}").read_text()
+        text = re.sub(r"ISIC_\w+", r"\g<0>/1.png", text)
+        (tmp_path / f"test.{end}").write_text(text)
+    images = open_dataset(data)
+    parts = {
+        name: replace(part, ids=tuple(f"{i}/1.png" for i in part.ids))
+        for name, part in (("base", images.base), ("rare", images.rare))
+    }
+    result = read_result(tmp_path / "test.json")
+    figure = draw.draw_lookalikes(
+        result, replace(images, **parts), lambda _, *sets: [np.eye(len(x), 4) + 1 for x in sets]
+    )
+    shown = {ax.get_xlabel() for ax in figure.axes}
+    assert {row["image"] for row in worst_mistakes(result, 5)} <= shown and "1.png" not in shown
+
+
 def test_a_number_stays_with_what_it_counts():
     assert style.fitted("L2-normalised, 1 task", 16 * style.LETTER) == "L2-normalised,\n1 task"
 
@@ -262,6 +291,20 @@ def test_histograms_are_told_apart():
     assert names == ["a, 100 tasks", "a, temperature cv, 30 tasks"]
     names = draw.task_names([of("a", 9), of("a", 9, file="tasks_adapted"), of("b", 9)])
     assert names == ["a, tasks_lr", "a, tasks_adapted", "b"]
+
+
+def test_equal_histograms_are_all_visible():
+    """Of two methods with the same accuracies, in every task, no line hides the other's."""
+    rows = [{"accuracy": 0.5}] * 3
+    scores = {"accuracy": {"mean": 0.5, "ci95": 0}}
+    found = [Tasks(Path(f"{n}/t.json"), 5, scores, rows) for n in "ab"]
+    (ax,) = draw.draw_tasks(found).axes
+    outlines = [patch for patch in ax.patches if not patch.get_fill()]
+    for drawn in (outlines, ax.lines):
+        assert len({one.get_linestyle() for one in drawn}) == 2 == len(drawn)
+    areas = [patch.get_zorder() for patch in ax.patches if patch.get_fill()]
+    assert max(areas) < min(one.get_zorder() for one in (*outlines, *ax.lines))
+    assert ax.get_xlim()[1] - ax.get_xlim()[0] > 0.9  # percent, for readable ticks
 
 
 @pytest.mark.parametrize("shots", [(1,), (1, 5)])

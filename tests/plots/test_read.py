@@ -142,6 +142,31 @@ def test_a_folder_named_twice_counts_once(tmp_path):
     assert len(group) == 1
 
 
+def test_a_run_named_in_two_ways_is_drawn_once(tmp_path, monkeypatch):
+    (tmp_path / "run").mkdir()
+    log(tmp_path / "run", {"stage": "moco", "start_epoch": 0, "task": None}, {"epoch": 1})
+    monkeypatch.chdir(tmp_path)
+    assert len(read.read_folders([Path("run"), tmp_path]).runs) == 1
+
+
+def test_groups_of_several_folders_are_all_there():
+    """Each folder has two methods on one task; or one folder is the group of another's parts."""
+    found = read.group_results(
+        [(Path(f"scores/{s}"), result(f"students/{m}/seed{s}", s))
+         for s in range(2) for m in ("dic", "ddl")]
+    )  # fmt: skip
+    assert {str(key[0]): len(group) for key, group in found.items()} == {
+        "students/dic": 2,
+        "students/ddl": 2,
+    }
+    pair = [result(f"students/{m}/seed0", 0) for m in ("dic", "ddl")]
+    for one in pair:
+        one.scores["args"]["norm_statistics"] = "image"
+    named = [(Path("students/dic"), result(f"students/dic/seed{s}", s)) for s in range(2)]
+    found = read.group_results([*named, *((Path("by_image"), one) for one in pair)])
+    assert sum(len(group) for group in found.values()) == 4
+
+
 def test_the_checkpoint_that_was_scored(tmp_path):
     """The recorded folder or file; for a moved run, the folder of the scores."""
     scores = result(str(tmp_path / "run" / CHECKPOINT), 0).scores
@@ -185,3 +210,5 @@ def test_most_similar():
 def test_short_names():
     assert read.short_names([Path("runs/a/seed0"), Path("runs/b/seed0")]) == ["a", "b"]
     assert read.short_names([Path("runs/a")]) == ["a"]
+    assert read.short_names([Path("runs/a"), Path("runs/a")]) == ["a", "a"]
+    assert read.short_names([Path("runs/a"), Path("runs/a/a")]) == ["runs/a", "runs/a/a"]

@@ -224,6 +224,17 @@ def test_own_images(capsys):
         study("--table", 5, *OWN, "--shots", "all", "--dry-run")
 
 
+def test_own_images_with_a_row_of_all_images(capsys):
+    """Table 11's oracle, whatever the shots of the others are."""
+    for shots in ([], ["--shots", 3]):
+        found = commands(capsys, "--table", 11, *OWN, *shots)
+        assert not any("all" in words for words in found)
+        assert {"--oracle" in words for words in found} == {True, False}
+        assert {w[w.index("--k-shot") + 1] for w in found if "--k-shot" in w} == (
+            {"3"} if shots else {"1", "3", "5", "20"}
+        )
+
+
 @pytest.fixture
 def little(tmp_path, data):
     """Own images: the synthetic lesions as class folders of other names."""
@@ -492,6 +503,20 @@ def test_stopped_while_waiting(tmp_path):
     assert run.run_job(waiting, set(), stopped) == 143 and not (tmp_path / "late").exists()
 
 
+def test_stopped_while_starting(tmp_path, monkeypatch):
+    """A command that starts just when all are stopped is stopped, too."""
+    stopped = threading.Event()
+
+    class Late(subprocess.Popen):
+        def __init__(self, *args, **options):
+            super().__init__(*args, **options)
+            stopped.set()
+
+    monkeypatch.setattr(subprocess, "Popen", Late)
+    late = job("late", tmp_path, "import time; time.sleep(50); p.joinpath('late').write_text('')")
+    assert run.run_job(late, set(), stopped) == -signal.SIGTERM and not late.done()
+
+
 def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
     """Scores of other images are not reused; a subset is stated in the heading."""
     other = tmp_path / "other"
@@ -503,6 +528,33 @@ def test_other_images_in_the_same_folder(smears, tmp_path, capsys, monkeypatch):
     assert "narrowed: 50 images instead of 917" in capsys.readouterr().out
     message = refused(capsys, monkeypatch, "reproduction.__main__", "--data", other, *out)
     assert all(part in message for part in ("normal_columnar 6", "normal_columnar 5", "--out"))
+
+
+def test_other_groups_or_classes_in_the_same_folder(little, tmp_path, capsys, monkeypatch):
+    """Tasks drawn by other groups, or classes in another order, are not taken for this table's."""
+    monkeypatch.setattr(reproduce, "run_here", lambda *_: None)
+    ids = sorted(f"{p.parent.name}/{p.name}" for p in little.rglob("*.jpg"))
+    for name, size in (("a", 1), ("b", 2)):
+        rows = "".join(f"{image},{n // size}\n" for n, image in enumerate(ids))
+        (tmp_path / f"{name}.csv").write_text("image,group\n" + rows)
+    argv = ["--data", little, "--out", tmp_path / "out", "--table", 5, "--shots", 1, "--seeds", 0]
+    groups = ["--group-disjoint", "--groups"]
+    call("reproduction.__main__", *argv, *OWN)  # which does not depend on groups
+    for _ in range(2):
+        call("reproduction.__main__", *argv, *OWN, *groups, tmp_path / "a.csv")
+    capsys.readouterr()
+    words = [*argv, *OWN, *groups, tmp_path / "b.csv"]
+    message = refused(capsys, monkeypatch, "reproduction.__main__", *words)
+    assert "--out" in message and "other groups" in message
+    words = [*argv, *OWN[:-2], *reversed(OWN[-2:])]
+    message = refused(capsys, monkeypatch, "reproduction.__main__", *words)
+    assert "--out" in message and "in the order scar, vessel" in message
+
+
+def test_paths_are_not_in_the_table():
+    words = "--table 5 --datadir /a --groups=/b --out /c --only=table --group-folders".split()
+    kept = "--table 5 --datadir DATA --groups FILE --out OUT --group-folders".split()
+    assert reproduce._without_paths(words) == kept
 
 
 def test_impossible_tasks_are_rejected_early(smears, tmp_path, capsys, monkeypatch):

@@ -183,6 +183,18 @@ def is_open(url):
         return probe.connect_ex((host, int(port))) == 0
 
 
+def test_an_error_while_stopping_is_told():
+    """After a signal the disk is full: the checkpoint was not saved, and the message says so."""
+    errors = torch.multiprocessing.get_context("spawn").SimpleQueue()
+    assert launch._cause([143, 143], [15], errors).started
+    errors.put((2, f"{launch.LOST_CONNECTION} (closed); {launch.RERUN}"))
+    assert launch._cause([143, 2], [15], errors).signum == 15
+    for line in (f"{launch.LOST_CONNECTION} (closed)", "No space left on device"):
+        errors.put((2, line))
+    cause = launch._cause([2, 2], [15], errors)
+    assert isinstance(cause, InputError) and "No space left" in str(cause)
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("signum", [signal.SIGTERM, signal.SIGINT])
 def test_ended_while_its_processes_start(data, tmp_path, signum):

@@ -18,6 +18,14 @@ def test_log_is_appended_unless_overwritten(tmp_path):
         assert len(logged) == lines and logged[-1] == {"epoch": 1, "loss": 2.0}
 
 
+@pytest.mark.parametrize("broken", [b'{"epoch": 2, "lo\xff\xfe', b"\0\0\0\0", b"3", b"[1]"])
+def test_a_broken_line_is_dropped(tmp_path, broken):
+    (tmp_path / "log.jsonl").write_bytes(b'{"command": "x"}\n{"epoch": 1}\n' + broken)
+    RunLog(tmp_path, {"command": "y"}, done=1)
+    logged = [json.loads(line) for line in (tmp_path / "log.jsonl").read_text().splitlines()]
+    assert logged == [{"command": "x"}, {"epoch": 1}, {"command": "y"}]
+
+
 def test_only_rank_0_writes(tmp_path, monkeypatch):
     monkeypatch.setattr("trainer.log.is_main", lambda: False)
     RunLog(tmp_path / "run", {"command": "x"}).epoch(1, {"loss": 2.0})

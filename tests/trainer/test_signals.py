@@ -266,6 +266,6 @@ def test_time_to_save(monkeypatch):
 
 def test_handlers_are_restored():
     before = signal.getsignal(signal.SIGTERM)
-    with signals.watching(0, lambda number: number):
+    with signals.handling(Watch(0, lambda number: number).note):
         assert signal.getsignal(signal.SIGTERM) != before
     assert signal.getsignal(signal.SIGTERM) == before
