@@ -24,10 +24,9 @@ from tqdm import tqdm
 from common.errors import InputError
 from common.files import require_writable
 from plots.read import read_log
-from reproduction.run import REPOSITORY
 from trainer import cli
 from trainer.log import LOG
-from trainer.provenance import provenance
+from trainer.provenance import REPOSITORY, provenance
 from trainer.settings import positive
 
 from . import make_parser, peak_gb, save, settings_of
