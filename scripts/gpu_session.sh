@@ -62,7 +62,8 @@ run_step() { # NAME: in a separate process, ended by its time limit
     table)
         local size="--arch conv4_released --image-size 224 --epochs 200 --jobs 6 -j 2"
         local methods="moco_v1 hybrid hybrid_ddl hybrid_dic"
-        [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --jobs 2 -j 0 --seeds 0"
+        [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --jobs 2 -j 0 --seeds 0" &&
+            methods="moco_v1 hybrid"
         # shellcheck disable=SC2086
         exec "$PYTHON" -m reproduction --table 5 --shots 5 --methods $methods $size \
             --data "$DATA" --out "$STATE/tables" --device "$DEVICE" ;;
@@ -73,11 +74,11 @@ run_step() { # NAME: in a separate process, ended by its time limit
         exec "$PYTHON" main_moco.py "$DATA" --model-path "$STATE/resnet12" $size \
             --device "$DEVICE" ;;
     scores)
-        local failed=0 seeds="0 1 2" seed shots pids pid
-        [ "$TINY" ] && seeds=0
+        local failed=0 seeds="0 1 2" all="1 3 5" seed shots pids pid
+        [ "$TINY" ] && seeds=0 all=5
         for seed in $seeds; do
             pids=()
-            for shots in 1 3 5; do
+            for shots in $all; do
                 "$PYTHON" test.py "$DATA" --resume "$STATE/resnet12" --k-shot "$shots" -j 2 \
                     --seed "$seed" --device "$DEVICE" --output "$STATE/scores" --overwrite &
                 pids+=($!)

@@ -8,4 +8,4 @@ cd "$(dirname "$0")/.."
 ruff check .
 ruff format --check .
 mypy
-python -m pytest -q -n 2 --dist loadgroup --durations=5 "$@"
+python -m pytest -q -n 2 --maxschedchunk 1 --durations=10 "$@"

@@ -105,7 +105,7 @@ def test_scaling_of_a_few_images(tmp_path):
     assert not names[1000].samefile(names[0])
     few = tmp_path / "few"
     scaling.make_data(few, 32)
-    for data, processes, epochs in ((tmp_path / "data", 1, 0), (few, 1, 2), (few, 2, 2)):
+    for data, processes, epochs in ((tmp_path / "data", 1, 0), (few, 2, 2)):
         found = scaling.measure(args, data, tmp_path, processes, epochs)
         assert found["seconds"] > 0 and 0.1 < found["memory_gb"] < 10
         assert ("images_per_second" in found) == bool(epochs)

@@ -247,8 +247,17 @@ def little(tmp_path, data):
     return tmp_path / "my images"
 
 
+def run_in_this_process(jobs, *_) -> None:
+    """Run jobs one after the other without starting Python for each, which takes longer than the
+    tiny jobs themselves."""
+    for one in jobs:
+        first, *argv = one.command
+        call(argv.pop(0) if first == "-m" else first.removesuffix(".py"), *argv)
+        assert one.done(), one.name
+
+
 def test_a_table_of_own_images(little, tmp_path, capsys, monkeypatch):
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
+    monkeypatch.setattr(reproduce, "run_here", run_in_this_process)
     argv = ["--table", "5", *OWN, "--data", little, "--out", tmp_path, "--epochs", 1, "-j", 0]
     argv += ["--image-size", 32, "--shots", 2, "--methods", "moco_v1", "--seeds", 0, 1]
     reproduce.main([str(word) for word in [*argv, "--tasks", 5]])
@@ -399,15 +408,6 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     # Fewer rows of the same study: another heading, nothing to run.
     reproduce.main([*argv, "--methods", "moco_v1"])
     assert "methods moco_v1" in (root / "table5.md").read_text()
-
-
-def run_in_this_process(jobs, *_) -> None:
-    """Run jobs one after the other without starting Python for each, which takes longer than the
-    tiny jobs themselves."""
-    for one in jobs:
-        first, *argv = one.command
-        call(argv.pop(0) if first == "-m" else first.removesuffix(".py"), *argv)
-        assert one.done(), one.name
 
 
 @pytest.mark.slow

@@ -174,7 +174,7 @@ def test_two_processes_stop_and_resume(data, tmp_path):
     """First the parent alone gets a signal; then one of its processes is killed."""
 
     def command(folder):
-        return moco(data, folder, "--epochs", 40, "--multiprocessing-distributed", "--nproc", 2,
+        return moco(data, folder, "--epochs", 24, "--multiprocessing-distributed", "--nproc", 2,
                     "--save-minutes", 0.005)  # fmt: skip
 
     folder, codes = tmp_path / "run", []
@@ -196,7 +196,7 @@ def test_two_processes_stop_and_resume(data, tmp_path):
     for name in ("run", "whole"):
         assert start(command(tmp_path / name)).wait(timeout=300) == 0
     resumed, whole = (load_checkpoint(tmp_path / name) for name in ("run", "whole"))
-    assert resumed["epoch"] == 40 and states_equal(resumed["state_dict"], whole["state_dict"])
+    assert resumed["epoch"] == 24 and states_equal(resumed["state_dict"], whole["state_dict"])
 
 
 def test_requeued_job_resumes_despite_overwrite(data, tmp_path, monkeypatch, capsys):
