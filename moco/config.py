@@ -327,7 +327,7 @@ class Distillation(Correction, ContrastiveTraining):
         fixed=True,
     )  # fmt: skip
     alpha: float = setting(
-        0.7, "final weight of the student's prediction in adaptive labels, eq. (5)", low=0,
+        0.7, "adaptive labels, eq. (5): the student's prediction weighs A·t/T after t of T epochs", low=0,
         high=1, metavar="A", fixed=True,
     )  # fmt: skip
     losses: Literal["con+cls", "cls", "con+reg"] = setting(

@@ -16,8 +16,11 @@ class Backbone(nn.Module):
     embedding_dim: ClassVar[int] = 128  # of the linear head that follows in the papers
 
     def feature_map(self, images: Tensor) -> Tensor:
-        """Map images, N×3×S×S, to the last map before averaging, N×`out_features`×h×w."""
-        raise NotImplementedError(f"{type(self).__name__} has no feature map")
+        """Map images, N×3×S×S, to the last map before averaging, N×`out_features`×h×w.
+
+        Raises InputError for a network without one.
+        """
+        raise InputError(f"{type(self).__name__} has no map of features before averaging")
 
     def forward(self, images: Tensor) -> Tensor:
         return self.feature_map(images).mean(dim=(2, 3))

@@ -29,7 +29,7 @@ SMALL = "--arch conv4 --image-size 32 -j 0 --schedule 1000".split()
 
 
 def test_all_seven_are_here():
-    assert sorted(METHODS) == sorted([*SUPERVISED, "umtra", "cactus_maml", "cactus_protonet"])
+    assert {*METHODS} >= {*SUPERVISED, "umtra", "cactus_maml", "cactus_protonet"}
 
 
 @pytest.fixture(scope="module")
