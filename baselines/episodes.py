@@ -19,7 +19,7 @@ from moco.batch_augment import draw_views, to_float
 from moco.loader import BatchViews, RandomViews, view_loader
 from moco.train import begin, knn_scorer
 from trainer.launch_plan import readers_of
-from trainer.performance import adam
+from trainer.optimizer import adam
 from trainer.settings import recipe, setting, with_default
 from trainer.trainer import Trainer
 

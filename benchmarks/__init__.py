@@ -2,8 +2,6 @@
 
 import argparse
 import json
-import resource
-import sys
 from pathlib import Path
 
 import common.startup  # noqa: F401
@@ -26,9 +24,3 @@ def save(result: dict, out: Path | None) -> None:
     """Write the results so far as a JSON file, if one is asked for."""
     if out:
         write_utf8(out, json.dumps(result, indent=1))
-
-
-def peak_gb(usage: resource.struct_rusage) -> float:
-    """Return the peak memory of a process in GB."""
-    unit = 1 if sys.platform == "darwin" else 1024
-    return usage.ru_maxrss * unit / 1e9

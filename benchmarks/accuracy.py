@@ -33,8 +33,9 @@ from reproduction.table import markdown, mean_std
 from trainer import cli
 from trainer.distributed import pick_device, readers
 from trainer.log import LOG
+from trainer.optimizer import learning_rate
 from trainer.provenance import provenance
-from trainer.trainer import learning_rate, take_step
+from trainer.trainer import take_step
 
 from . import make_parser
 from .plain import PlainMoCo, plain_encoder, plain_sgd, torch_defaults

@@ -33,7 +33,7 @@ from moco.scores import mean_interval
 from models import LinearClassifier
 from trainer import cli
 from trainer.distributed import pick_device
-from trainer.performance import sgd
+from trainer.optimizer import sgd
 
 TEACHER = "teacher"
 

@@ -29,8 +29,9 @@ from trainer.log import LOG
 from trainer.provenance import REPOSITORY, provenance
 from trainer.settings import positive
 
-from . import make_parser, peak_gb, save, settings_of
+from . import make_parser, save, settings_of
 from .tables import images_table, processes_table
+from .throughput import peak_gb
 
 LINKS = 1000  # hard links per file; file systems allow some tens of thousands
 

@@ -19,6 +19,7 @@ import itertools
 import multiprocessing
 import resource
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
@@ -48,12 +49,13 @@ from models import BACKBONES, build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
 from trainer import cli
 from trainer.distributed import available_cpus, pick_device, readers
-from trainer.performance import has_bfloat16, lacks_bfloat16, prepare, sgd
+from trainer.optimizer import sgd
+from trainer.performance import has_bfloat16, lacks_bfloat16, prepare
 from trainer.provenance import provenance
 from trainer.settings import positive, resolve
 from trainer.trainer import take_step
 
-from . import make_parser, peak_gb, save, settings_of
+from . import make_parser, save, settings_of
 from .plain import (
     PlainMoCo,
     PlainStudent,
@@ -215,6 +217,11 @@ def peak_memory(device: torch.device) -> float:
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device) / 1e9
     return peak_gb(resource.getrusage(resource.RUSAGE_SELF))
+
+
+def peak_gb(usage: resource.struct_rusage) -> float:
+    """Return the peak memory in GB of a process, from the system's account of it."""
+    return usage.ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e9
 
 
 # In the main process

@@ -141,13 +141,22 @@ def _kept(first: str, cache: Path | None) -> Iterator[dict[str, list]]:
                 key = hashlib.sha256(os.fsencode(os.path.dirname(first))).hexdigest()[:16]
                 file = folder / f"{key}-{FORMAT}.json"
         if file:
-            # Missing or damaged: computed anew.
-            with contextlib.suppress(OSError, ValueError, TypeError, AttributeError):
+            with contextlib.suppress(OSError, ValueError):  # missing or damaged: computed anew
                 kept = json.loads(file.read_bytes())
-                known = {key: [made, list(found)] for key, (made, found) in kept.items()}
+                if isinstance(kept, dict):
+                    known = {key: entry for key, entry in kept.items() if _is_entry(entry)}
         before = dict(known)
         yield known
         if file and known != before:
             values = {key: entry for key, entry in known.items() if entry[1]}
             with contextlib.suppress(OSError):
                 write_utf8(file, json.dumps(values))
+
+
+def _is_entry(entry: object) -> bool:
+    return (
+        isinstance(entry, list)
+        and len(entry) == 2
+        and isinstance(entry[1], list)
+        and all(isinstance(digest, str) for digest in entry[1])
+    )

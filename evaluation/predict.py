@@ -82,13 +82,19 @@ def predict_images(
         print(f"note: {len(gone)} images are no longer there; their rows are kept: {listed(gone)}")
     used = f", temperature {about['temperature']:.2f}" if "temperature" in about else ""
     print(f"{task}; classifier: {run.classifier}{used}; {len(rows)} images of {images.name}")
-    if reference and (least := 1 / (1 + reference.base_images)) > settings.none_level:
-        print(
-            f"note: with {reference.base_images} base images none_of_these is at least "
-            f"{least:.2g}, so above --none-level {settings.none_level} for every image"
-        )
+    if reference:
+        note_on_level(reference, settings.none_level)
     print(prediction_summary(rows, task.classes, settings.none_level))
     return images.name, rows, dict(zip(images.ids, images.paths))
+
+
+def note_on_level(reference: Reference, level: float) -> None:
+    """Print a note if there are too few base images for any image to be below the level."""
+    if (least := 1 / (1 + reference.base_images)) > level:
+        print(
+            f"note: with {reference.base_images} base images none_of_these is at least "
+            f"{least:.2g}, so above --none-level {level} for every image"
+        )
 
 
 def earlier_rows(
@@ -112,18 +118,17 @@ def earlier_rows(
     others += ["other support images"] * (previous.get("support") != about["support"])
     args = {**previous["args"], "data": about["args"]["data"]}
     done = run.is_done(files, {**previous, "args": args}, others)
-    rows = read_predictions(files[1], task.classes)
     compared = dict(previous.get("none_of_these") or {})
     compared.pop("format", None)  # of the file of the reference, in results of earlier versions
     if done and compared != (about["none_of_these"] or {}):
         print("note: with other scores for none of these than before: made again")
         done = False
     if not done:
-        if gone := [row["image"] for row in rows if row["image"] not in there]:
+        if gone := [name for name in previous["contents"] if name not in there]:
             print(f"note: {len(gone)} images are no longer there; their rows are left out: "
                   f"{listed(gone)}")  # fmt: skip
         return [], {}
-    return rows, previous
+    return read_predictions(files[1], task.classes), previous
 
 
 def reference_of(

@@ -159,24 +159,7 @@ class Evaluation:
                 raise InputError("--support needs the data folder, and no --savedir")
             chosen = choose(data, settings.support, settings.group_disjoint)
         if recorded or settings.savedir:
-            task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
-            where = settings.resume if recorded else settings.savedir
-            if recorded and settings.savedir and load_task(settings.savedir) != task:
-                raise InputError(
-                    f"{where} was trained for another task than that in {settings.savedir}"
-                )
-            if chosen and not chosen.same_support(task):
-                raise InputError(
-                    f"{where} was trained for another task, {task}, than that of --support "
-                    f"{settings.support}"
-                )
-            if settings.group_disjoint or settings.rare_split:
-                raise InputError(
-                    f"--group-disjoint and --rare-split apply to drawing a task, but {where} has "
-                    "one; pass them to generate_pseudo.py"
-                )
-            drawn = {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}
-            settings.require_match(drawn, where)
+            task, where = self.recorded_task(chosen)
         elif chosen:
             task, where = chosen, settings.support
         elif settings.load_cla:
@@ -194,6 +177,33 @@ class Evaluation:
                     f"{settings.resume} classifies {n_way} classes, but {where} has {task.n_way}"
                 )
         return task
+
+    def recorded_task(self, chosen: Task | None) -> tuple[Task, Path]:
+        """Return the task that the checkpoint or --savedir has, and which of them.
+
+        Raises InputError if they have different ones, or the settings ask for another one; `chosen`
+        is that of --support.
+        """
+        settings, recorded = self.settings, self.checkpoint["task"]
+        task = Task.from_dict(recorded) if recorded else load_task(settings.savedir)
+        where = settings.resume if recorded else settings.savedir
+        if recorded and settings.savedir and load_task(settings.savedir) != task:
+            raise InputError(
+                f"{where} was trained for another task than that in {settings.savedir}"
+            )
+        if chosen and not chosen.same_support(task):
+            raise InputError(
+                f"{where} was trained for another task, {task}, than that of --support "
+                f"{settings.support}"
+            )
+        if settings.group_disjoint or settings.rare_split:
+            raise InputError(
+                f"--group-disjoint and --rare-split apply to drawing a task, but {where} has one; "
+                "pass them to generate_pseudo.py"
+            )
+        drawn = {"n_way": task.n_way, "k_shot": task.k_shot, "seed": task.seed}
+        settings.require_match(drawn, where)
+        return task, where
 
     def drawn(self, data: Collection, seed: int) -> Task:
         """Return the task that the settings draw with a seed. Raises InputError as `draw` does."""

@@ -121,7 +121,9 @@ def _validate(checkpoint: dict) -> None:
     require_fingerprint(checkpoint["base"])
     checkpoint.setdefault("weights", None)  # of runs that began with random weights, or older ones
     start, fields = checkpoint["weights"], ("source", "sha256")
-    if start and not all(isinstance(start[name], str) for name in fields):
+    if start is not None and not (
+        isinstance(start, dict) and all(isinstance(start.get(name), str) for name in fields)
+    ):
         raise ValueError("invalid record of the initial weights")
     if checkpoint["task"] is not None:
         Task.from_dict(checkpoint["task"])

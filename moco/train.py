@@ -9,8 +9,9 @@ from torch import nn
 from common.failures import tracebacks_to
 from datasets.images import ImageSet
 from trainer.launch_plan import readers_of
+from trainer.optimizer import learning_rate
 from trainer.performance import compiling_pays
-from trainer.trainer import Run, StepFn, Trainer, Values, learning_rate, nothing
+from trainer.trainer import Run, StepFn, Trainer, Values, nothing
 
 from .config import ContrastiveTraining, ImageTraining
 from .evaluate import encode, knn_score

@@ -3,11 +3,13 @@
 import math
 import os
 import sys
+from pathlib import Path
 from typing import TypeVar
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError
 
@@ -101,6 +103,25 @@ def average_running_statistics(module: nn.Module) -> None:
     """Average BatchNorm's running statistics over all ranks, in place."""
     for buffer in running_statistics(module).values():
         buffer.copy_(all_mean(buffer))
+
+
+def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
+    """Return `model` with gradients averaged over all ranks."""
+    if world_size() == 1:
+        return model
+    device_ids = [device] if device.type == "cuda" else None
+    wrapped = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
+    wrapped.broadcast_buffers = False  # each rank has its own BatchNorm statistics
+    return wrapped
+
+
+def require_same_on_all_ranks(state: tuple, folder: Path) -> None:
+    """Raise InputError, on all ranks, if their `state` differs."""
+    if len(set(map(repr, gather_objects(state)))) > 1:
+        raise InputError(
+            f"ranks have different arguments or data, or see different files in {folder}; give all "
+            "the same"
+        )
 
 
 def pick_device(name: str, gpu: int | None = None) -> torch.device:

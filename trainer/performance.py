@@ -16,18 +16,6 @@ from .distributed import is_main, world_size
 STEPS_TO_COMPILE = 15_000
 
 
-def sgd(model: nn.Module, lr: float, momentum: float, wd: float) -> torch.optim.SGD:
-    """Return fused SGD over the trainable parameters of `model`."""
-    trained = [theta for theta in model.parameters() if theta.requires_grad]
-    return torch.optim.SGD(trained, lr, momentum=momentum, weight_decay=wd, fused=True)
-
-
-def adam(model: nn.Module, lr: float, momentum: float, wd: float) -> torch.optim.Adam:
-    """Return fused Adam, with β1 = `momentum`, over the trainable parameters of `model`."""
-    trained = [theta for theta in model.parameters() if theta.requires_grad]
-    return torch.optim.Adam(trained, lr, (momentum, 0.999), weight_decay=wd, fused=True)
-
-
 def prepare(
     model: nn.Module, device: torch.device, amp: bool = False, compile: bool = False
 ) -> None:

@@ -1,23 +1,21 @@
 """The training loop of all models, which differ only in what a step computes."""
 
 import contextlib
-import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
-from torch.nn.parallel import DistributedDataParallel
 from tqdm import tqdm
 
 from common.errors import InputError, refusing
 from common.seeding import stream_seed
 from datasets.images import ImageSet
 
-from .checkpoint import CHECKPOINT, PREVIOUS
+from .checkpoint import CHECKPOINT, PREVIOUS, require_readable
 from .config import TrainingSettings
 from .distributed import (
     all_max,
@@ -25,14 +23,17 @@ from .distributed import (
     average_running_statistics,
     barrier,
     gather_objects,
+    in_parallel,
     is_main,
     rank,
+    require_same_on_all_ranks,
     running_statistics,
     world_size,
 )
 from .log import RunLog
 from .nan_guard import NanGuard
-from .performance import prepare, sgd
+from .optimizer import learning_rate, load_moments, sgd
+from .performance import prepare
 from .signals import CONTINUE, SAVE, Stopped, Watch, handling
 
 StepFn = Callable[[nn.Module, list[Tensor], Tensor, int], dict[str, Tensor]]
@@ -67,13 +68,6 @@ class Run:
     source: Path | None = None
     resuming: bool = False
     overwrite: bool = False
-
-
-def learning_rate(lr: float, epoch: int, epochs: int, schedule: Sequence[int], cos: bool) -> float:
-    """Return `lr` divided by 10 at each epoch in `schedule`, or on a half cosine to 0 (MoCo v2)."""
-    if cos:
-        return lr * (1 + math.cos(math.pi * epoch / epochs)) / 2
-    return lr * 0.1 ** sum(epoch >= milestone for milestone in schedule)
 
 
 def nothing(epoch: int) -> Values:
@@ -128,6 +122,7 @@ class Trainer:
                 self.load_state_dict({**run.load(), **weights_only})
         if start_epoch is not None:
             self.epoch = start_epoch
+        require_readable(run.about)  # now, not when an epoch is to be saved
         base = {**run.about["base"], "dataset": None}
         settings = (config.epochs, config.lr, config.seed, base, run.about["task"])
         require_same_on_all_ranks((self.epoch, self.step, *settings), run.folder)
@@ -373,34 +368,3 @@ def take_step(
 
 def _processes(number: int) -> str:
     return "1 process" if number == 1 else f"{number} processes"
-
-
-def require_same_on_all_ranks(state: tuple, folder: Path) -> None:
-    """Raise InputError, on all ranks, if their `state` differs."""
-    if len(set(map(repr, gather_objects(state)))) > 1:
-        raise InputError(
-            f"ranks have different arguments or data, or see different files in {folder}; give all "
-            "the same"
-        )
-
-
-def in_parallel(model: nn.Module, device: torch.device) -> nn.Module:
-    """Return `model` with gradients averaged over all ranks."""
-    if world_size() == 1:
-        return model
-    device_ids = [device] if device.type == "cuda" else None
-    wrapped = DistributedDataParallel(model, device_ids, gradient_as_bucket_view=True)
-    wrapped.broadcast_buffers = False  # each rank has its own BatchNorm statistics
-    return wrapped
-
-
-def load_moments(optimizer: torch.optim.Optimizer, saved: dict) -> None:
-    """Restore SGD's momentum or Adam's moments, not the settings. Raises ValueError if shapes
-    differ from the weights' or values are non-finite."""
-    optimizer.load_state_dict({**optimizer.state_dict(), "state": saved["state"]})
-    is_adam = isinstance(optimizer, torch.optim.Adam)
-    names = ("exp_avg", "exp_avg_sq") if is_adam else ("momentum_buffer",)
-    for theta, state in optimizer.state.items():
-        moments = [state[name] for name in names]
-        if any(x.shape != theta.shape or not x.isfinite().all() for x in moments):
-            raise ValueError("momentum with wrong shapes or non-finite values")

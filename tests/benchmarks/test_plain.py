@@ -17,7 +17,8 @@ from moco.builder import MoCo, Student
 from moco.evaluate import encode
 from models import build_encoder
 from models.resnet12 import ANNEALING_STEPS, DropBlock
-from trainer.performance import prepare, sgd
+from trainer.optimizer import sgd
+from trainer.performance import prepare
 
 SETTINGS = types.SimpleNamespace(
     epochs=10, alpha=0.7, pseudo_label="adaptive-hard", cls_loss="paper", losses="con+cls",

@@ -23,7 +23,8 @@ from moco.distill import distillation_step
 from moco.loader import BatchViews, EpochBatches
 from models import build_encoder
 from models.resnet12 import DropBlock
-from trainer.performance import prepare, sgd
+from trainer.optimizer import sgd
+from trainer.performance import prepare
 from trainer.settings import resolve
 
 DEVICE = torch.device(os.environ.get("GPU_TESTS_ON", "cuda"))

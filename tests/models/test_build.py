@@ -109,5 +109,5 @@ def test_conv4_released_against_the_authors_model():
 
 
 def test_default_embedding_dim():
-    widths = [default_embedding_dim(arch) for arch in ("resnet12", "conv4", "conv4_released")]
-    assert widths == [128, 128, 64]
+    names = ("resnet12", "conv4", "conv4_released", "se_resnet50")
+    assert [default_embedding_dim(name) for name in names] == [128, 128, 64, 128]

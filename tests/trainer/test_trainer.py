@@ -19,9 +19,9 @@ from moco.checkpoint import load_checkpoint
 from models import build_encoder
 from trainer import trainer as trainer_module
 from trainer.checkpoint import CHECKPOINT
-from trainer.performance import adam, sgd
+from trainer.optimizer import adam, learning_rate, load_moments, sgd
 from trainer.signals import CONTINUE, SAVE, Watch
-from trainer.trainer import Trainer, learning_rate, load_moments, take_step
+from trainer.trainer import Trainer, take_step
 
 
 def test_learning_rate():
