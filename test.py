@@ -115,15 +115,18 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     scored = {**images.fingerprint(), "content": content_key(sets, cache)}
     require_contents(task, rare, images, cache)
     shared = task.shared(rare, data.groups)
+    compares = settings.teacher and run.checkpoint["stage"] == "distill"
     if (previous := run.earlier(files)) is not None:
         older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
         others = ["other images"] * (previous.get("images") not in (scored, older))
         if run.is_done(files, previous, others + another_task(previous, task)):
-            print(score_table(previous))
-            if settings.teacher and previous.get("beside"):
-                print_beside(previous["beside"], run.classifier)
-            print(f"already done: {files[0]}, {files[1]}")
-            return
+            if not compares or previous.get("beside"):
+                print(score_table(previous))
+                if compares:
+                    print_beside(previous["beside"], run.classifier)
+                print(f"already done: {files[0]}, {files[1]}")
+                return
+            print(f"note: {files[0]} lacks the scores beside the teacher's; it is made again")
     note_on_source(task, rare)
     rare = settings.decoded(rare, run.image_size)
     images = task.query(rare)
@@ -140,7 +143,7 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     print(f"{task}; classifier: {run.classifier}{used}; {size}{group_word(shared)}")
     note_on_shared(shared, len(images))
     print(score_table(scores))
-    if settings.teacher and run.checkpoint["stage"] == "distill":
+    if compares:
         scores["beside"] = beside(run, encoder, task.support(rare), images)
         print_beside(scores["beside"], run.classifier)
     write_results(files, scores, predictions_csv(images, probabilities, task.classes))

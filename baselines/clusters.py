@@ -36,6 +36,7 @@ from .episodes import Groups
 FILE = "partitions.npz"
 MOST_CLUSTERS, IMAGES_PER_CLUSTER = 500, 20
 SMALLEST_EIGENVALUE = 1e-10  # of the largest; below it is rounding
+SMALLEST_VARIANCE = 1e-14  # of embeddings of length 1; below it is rounding
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,10 +56,12 @@ class Clustering(Settings):
 
 def whiten(embeddings: np.ndarray) -> np.ndarray:
     """Return M×D embeddings normalised, whitened by PCA, and normalised again; directions without
-    variance are left out."""
+    variance are left out. Raises InputError if no direction is left."""
     x = normalize(embeddings.astype(np.float64))
     pca = PCA(svd_solver="full").fit(x)
     variances = pca.explained_variance_
+    if variances[0] < SMALLEST_VARIANCE:
+        raise InputError("the encoder gives the same embedding for all images: it has collapsed")
     used = variances > SMALLEST_EIGENVALUE * variances[0]
     return normalize(pca.transform(x)[:, used] / np.sqrt(variances[used]))
 

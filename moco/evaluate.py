@@ -77,10 +77,14 @@ def encode_batches(
             embeddings.append(encoder.forward(images).cpu())
             bar.update(len(images))
     encoder.train(was_training)
-    found = torch.cat(embeddings).numpy()
-    if wrong := int((~np.isfinite(found.reshape(number, -1))).any(axis=1).sum()):
+    return require_finite(torch.cat(embeddings).numpy())
+
+
+def require_finite(found: np.ndarray) -> np.ndarray:
+    """Return what a network made of M images, M×…. Raises InputError for NaN or Inf."""
+    if wrong := int((~np.isfinite(found.reshape(len(found), -1))).any(axis=1).sum()):
         raise InputError(
-            f"the network gives NaN or Inf for {wrong} of {number} images: its weights have "
+            f"the network gives NaN or Inf for {wrong} of {len(found)} images: its weights have "
             "diverged, or the images have unusual values"
         )
     return found

@@ -10,7 +10,7 @@ from common.errors import refusing
 from datasets.images import ImageSet
 
 from .config import STAGES
-from .evaluate import Frozen, Predictor, by_id
+from .evaluate import Frozen, Predictor, by_id, require_finite
 
 
 class MetaLearner(Frozen):
@@ -46,7 +46,8 @@ class MetaLearner(Frozen):
         @torch.no_grad()
         def predict_proba(embeddings: np.ndarray) -> np.ndarray:
             rows = torch.from_numpy(embeddings).split(self.batch_size)
-            return torch.cat([classify(part.to(self.device)).cpu() for part in rows]).numpy()
+            found = torch.cat([classify(part.to(self.device)).cpu() for part in rows])
+            return require_finite(found.numpy())
 
         return predict_proba
 

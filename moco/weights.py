@@ -11,7 +11,7 @@ from common.errors import InputError, listed, refusing
 from common.packages import required
 from models import build_encoder, default_weights
 from models.backbone import Backbone
-from trainer.checkpoint import CHECKPOINT, read
+from trainer.checkpoint import newest, read
 from trainer.nan_guard import not_finite
 
 from .checkpoint import backbone_weights, load_checkpoint
@@ -38,9 +38,9 @@ def initial_weights(weights: str, arch: str) -> InitialWeights | None:
     if weights == "none":
         return None
     path = default_weights(arch) if weights == "default" else Path(weights)
-    file = path / CHECKPOINT if path.is_dir() else path
     if not path.exists():
         raise InputError(f"--weights {path} does not exist")
+    file = newest(path) if path.is_dir() else path
     if path.suffix == ".safetensors":
         library = required("safetensors.torch", "safetensors", f"--weights {path} needs")
         with refusing(f"--weights {path} cannot be read"):

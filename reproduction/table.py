@@ -169,17 +169,20 @@ def significance(study: Study) -> list[list[str]]:
 def made_with(study: Study) -> list[str]:
     """Return the commits, torch versions, machines and training hours behind the scores; repeated
     epochs count once."""
-    made_by, seconds = [], 0.0
+    made_by, seconds, logged = [], 0.0, 0
     for job in jobs_of(study):
         if job.epochs is not None and (job.folder / CHECKPOINT).exists():
             made_by.append(load_checkpoint(job.folder)["made_by"])
-            _, epochs = read_log(job.folder / LOG)
-            seconds += sum(values.get("seconds", 0) for values in epochs.values())
+            if (job.folder / LOG).exists():
+                _, epochs = read_log(job.folder / LOG)
+                seconds += sum(values.get("seconds", 0) for values in epochs.values())
+                logged += 1
     lines = []
     for key in ("commit", "torch", "machine"):
         values = dict.fromkeys(str(made.get(key, "not recorded")) for made in made_by)
         lines.append(f"{key}: {', '.join(values) or 'none yet'}")
-    return [*lines, f"{len(made_by)} training runs, {seconds / 3600:.1f} hours in total"]
+    without = f" ({lost} without a log)" if (lost := len(made_by) - logged) else ""
+    return [*lines, f"{len(made_by)} training runs{without}, {seconds / 3600:.1f} hours in total"]
 
 
 def markdown(rows: Sequence[Sequence[object]]) -> str:

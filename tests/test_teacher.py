@@ -51,6 +51,20 @@ def test_three_scores_side_by_side(chain, data, tmp_path, capsys):
     assert "already done" in again and TEACHER in again
 
 
+def test_a_comparison_that_was_left_out_is_made(chain, data, tmp_path, capsys):
+    argv = ["test", data, "--resume", chain.student, "--load-cla", "-j", 0, "--output", tmp_path]
+    call(*argv, "--no-teacher")
+    before = scores(tmp_path)
+    call(*argv)
+    assert "lacks the scores beside the teacher's; it is made again" in capsys.readouterr().out
+    after = scores(tmp_path)
+    assert list(after.pop("beside")) == [TEACHER, STUDENT_DIRECT, STUDENT_LR]
+    assert after["confusion"] == before["confusion"]
+    call(*argv, "--no-teacher")
+    printed = capsys.readouterr().out
+    assert "already done" in printed and TEACHER not in printed
+
+
 @pytest.mark.parametrize("worse", [True, False])
 def test_a_worse_student_is_named(capsys, worse):
     def of(accuracy):

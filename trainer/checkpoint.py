@@ -97,11 +97,17 @@ def load(path: str | Path, check: Callable[[object, Path], dict]) -> dict:
     try:
         return _load_file(path / CHECKPOINT, check)
     except InputError as error:
-        if _is_intact(path / CHECKPOINT) or not (path / PREVIOUS).is_file():
+        if (file := newest(path)) == path / CHECKPOINT:
             raise
-        checkpoint = _load_file(path / PREVIOUS, check)
-        print(f"note: {error}; falling back to the previous checkpoint, {path / PREVIOUS}")
+        checkpoint = _load_file(file, check)
+        print(f"note: {error}; falling back to the previous checkpoint, {file}")
         return checkpoint
+
+
+def newest(folder: Path) -> Path:
+    """Return a run's latest checkpoint, or the previous one if it is missing or damaged."""
+    latest, previous = folder / CHECKPOINT, folder / PREVIOUS
+    return previous if previous.is_file() and not _is_intact(latest) else latest
 
 
 def _load_file(path: Path, check: Callable[[object, Path], dict]) -> dict:

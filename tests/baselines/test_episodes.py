@@ -182,3 +182,9 @@ def test_whitening_leaves_out_directions_without_variance():
     assert np.linalg.norm(white, axis=1) == pytest.approx(1)
     variances = np.cov(white.T).diagonal()
     assert np.abs(np.cov(white.T) - np.diag(variances)).max() < 0.1 < variances.min()
+
+
+@pytest.mark.parametrize("same", [np.zeros(8), np.random.default_rng(0).normal(size=8)])
+def test_a_collapsed_encoder_is_refused(same):
+    with pytest.raises(InputError, match="same embedding for all images"):
+        clusters.whiten(np.tile(same.astype(np.float32), (50, 1)))

@@ -15,7 +15,7 @@ from datasets import open_dataset
 from datasets.episode import draw_task
 from moco.checkpoint import load_checkpoint, query_encoder
 from moco.config import STAGES
-from moco.meta import MetaLearner
+from moco.meta import MetaLearner, adaptations
 from networks import CONVOLUTIONAL, TRANSFORMERS
 from trainer.signals import Stopped, Watch
 
@@ -130,6 +130,21 @@ def test_no_transduction(method, hues, trained):
     classify = learner.adapt(learner.embed(support), support.labels)
     found = classify(learner.embed(query.take(shuffled)))
     assert all(np.array_equal(row, p[name]) for name, row in zip(shuffled, found))
+
+
+@EVERY_METHOD
+def test_a_diverged_model_is_refused(method, hues, trained):
+    """On one task and on many: not scores of NaN."""
+    checkpoint = load_checkpoint(trained(method))
+    for weight in checkpoint["state_dict"].values():
+        if weight.ndim == 4:
+            weight.mul_(1e38)
+    learner = MetaLearner(checkpoint)
+    rare, (task, *_) = tasks(hues)
+    with pytest.raises(InputError, match="NaN or Inf"):
+        learner.predict(task.query(rare), task.support(rare))
+    with pytest.raises(InputError, match="NaN or Inf"):
+        adaptations(learner, rare)(task.support(rare), task.query(rare))
 
 
 def test_batch_statistics_of_the_queries_would_be_noticed(hues, trained):

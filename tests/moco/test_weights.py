@@ -11,7 +11,7 @@ from moco.checkpoint import backbone_weights, load_checkpoint
 from moco.weights import initial_weights, load_initial, require_teachers_start
 from models import build_encoder
 from networks import library_network
-from trainer.checkpoint import CHECKPOINT
+from trainer.checkpoint import CHECKPOINT, PREVIOUS
 
 ARCH = "torchvision/vit_for_tests"
 
@@ -62,6 +62,20 @@ def test_a_run(chain, tmp_path):
     assert found.record["sha256"] == hashlib.sha256(file.read_bytes()).hexdigest()
     with pytest.raises(InputError, match="of --arch conv4, not resnet12"):
         initial_weights(str(chain.pretrained), "resnet12")
+
+
+def test_a_run_whose_latest_checkpoint_is_damaged(chain, tmp_path, capsys):
+    """The previous one is taken, with a note, and its digest recorded."""
+    run = tmp_path / "run"
+    run.mkdir()
+    for name in (CHECKPOINT, PREVIOUS):
+        (run / name).write_bytes((chain.pretrained / CHECKPOINT).read_bytes())
+    (run / CHECKPOINT).write_bytes((run / CHECKPOINT).read_bytes()[:-50])
+    found = initial_weights(str(run), "conv4")
+    assert equal(found.weights, backbone_weights(load_checkpoint(chain.pretrained)))
+    digest = hashlib.sha256((run / PREVIOUS).read_bytes()).hexdigest()
+    assert found.record == {"source": str(run), "sha256": digest}
+    assert "falling back to the previous checkpoint" in capsys.readouterr().out
 
 
 def test_none():

@@ -653,6 +653,16 @@ def test_mean_std_and_cells():
     assert table.cell(58.12, None, 1, 3) == "58.1 (1 of 3 runs)"
 
 
+def test_a_run_without_its_log_is_told(tmp_path, chain):
+    """Its hours are unknown; the table is written all the same."""
+    s = study("--table", 5, "--methods", "moco_v1", "--data", tmp_path, "--out", tmp_path)
+    folder = next(job.folder for job in jobs_of(s) if "encoder" in job.name)
+    shutil.copytree(chain.pretrained, folder)
+    assert table.made_with(s)[-1].startswith("1 training runs, ")
+    (folder / "log.jsonl").unlink()
+    assert table.made_with(s)[-1] == "1 training runs (1 without a log), 0.0 hours in total"
+
+
 def test_wilcoxon_on_the_same_tasks(tmp_path):
     """One method is better on all nine tasks: p = 2 / 2⁹. Without differences there is no test."""
     s = study("--table", 5, "--data", tmp_path, "--out", tmp_path)
