@@ -10,7 +10,7 @@ from scipy.stats import wilcoxon
 from common.files import csv_text, write_utf8
 from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
-from moco.scores import TASK_SCORES
+from moco.scores import TASK_SCORES, mean_interval
 from plots.read import read_log
 from trainer.checkpoint import CHECKPOINT
 from trainer.config import EPOCHS
@@ -149,8 +149,9 @@ def per_class(study: Study) -> list[list[str]]:
 
 
 def significance(study: Study) -> list[list[str]]:
-    """Return the rows of two-sided Wilcoxon signed-rank tests of the papers' method against each
-    other method, on the total accuracies of the same tasks, over all shots and seeds."""
+    """Return the rows of the papers' method against each other one, on the total accuracies of the
+    same tasks, over all shots and seeds: mean difference with its 95 % interval, and p of a
+    two-sided Wilcoxon signed-rank test."""
     accuracies: dict[str, dict[tuple[str, int], float]] = {method: {} for method in study.methods}
     for (method, shot), runs in read_scores(study).items():
         accuracies[method] |= {(shot, seed): run["accuracy"] for seed, run in runs.items()}
@@ -161,8 +162,10 @@ def significance(study: Study) -> list[list[str]]:
         tasks = sorted(best.keys() & other.keys())
         differences = np.array([best[task] - other[task] for task in tasks])
         if method != ours and differences.any():
-            p = wilcoxon(differences).pvalue
-            rows.append([method, str(len(tasks)), f"{differences.mean():+.1f}", f"{p:.3f}"])
+            p, mean = wilcoxon(differences).pvalue, f"{differences.mean():+.1f}"
+            if len(tasks) > 1:
+                mean += f" ± {mean_interval(differences)['ci95']:.1f}"
+            rows.append([method, str(len(tasks)), mean, f"{p:.3f}"])
     return rows
 
 
@@ -261,7 +264,8 @@ def write_table(study: Study, command: str) -> str:
     if len(tests := significance(study)) > 1:
         parts += [
             "## Wilcoxon signed-rank test",
-            "Total accuracy on the same tasks, all shots pooled, two-sided.",
+            "Total accuracy on the same tasks, all shots pooled, two-sided; mean difference ± 95 % "
+            "confidence interval.",
             markdown(tests),
         ]
     parts += ["## Made with", f"    {command}", "\n".join(f"- {x}" for x in made_with(study))]

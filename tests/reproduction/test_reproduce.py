@@ -677,6 +677,8 @@ def test_wilcoxon_on_the_same_tasks(tmp_path):
     rows = table.significance(s)
     assert [row[0] for row in rows[1:]] == ["hybrid"]
     assert rows[1][1] == "9" and float(rows[1][3]) == pytest.approx(2 / 2**9, abs=5e-4)
+    # Differences of 2, 4 and 6 points plus 0, 0.1 or 0.2: t of 8 degrees of freedom is 2.306.
+    assert rows[1][2] == "+4.1 ± 1.3"
 
 
 def test_every_method_has_a_model():
