@@ -17,7 +17,7 @@ from datasets.cache import files_key
 from datasets.content import content_key
 from datasets.episode import Task
 from datasets.open import note_on_shared, require_contents
-from evaluation.beside import beside, print_beside
+from evaluation.beside import beside, is_complete, print_beside
 from evaluation.many_tasks import require_many, score_tasks
 from evaluation.predict import predict_images
 from evaluation.run import (
@@ -34,7 +34,7 @@ from moco.checkpoint import load_checkpoint, no_classifier
 from moco.config import Testing, require_undrawn
 from moco.evaluate import note_on_counts, require_calibratable
 from moco.scores import predictions_csv, score_table
-from plots.sheet import sheet
+from plots.sheet import require_page_of, sheet
 from trainer import cli
 from trainer.flags import parse
 
@@ -64,6 +64,8 @@ def main(argv: list[str] | None = None) -> None:
         name, rows, paths = predict_images(run, data, task)
         if settings.sheet:
             title, level = f"Predictions of {name}", settings.none_level
+            if not settings.overwrite:
+                require_page_of(settings.sheet, title)
             page = sheet(rows, paths, task.classes, level, title, run.described(task))
             write_utf8(settings.sheet, page)
             print(f"written: {settings.sheet}")
@@ -120,7 +122,7 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
         older = {**images.fingerprint(), "files": files_key(images, change_time=False)}
         others = ["other images"] * (previous.get("images") not in (scored, older))
         if run.is_done(files, previous, others + another_task(previous, task)):
-            if not compares or previous.get("beside"):
+            if not compares or is_complete(previous.get("beside"), run.checkpoint):
                 print(score_table(previous))
                 if compares:
                     print_beside(previous["beside"], run.classifier)

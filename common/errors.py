@@ -4,6 +4,8 @@ import contextlib
 import errno
 from collections.abc import Iterable, Iterator
 
+NO_MEMORY = "can't allocate memory"  # torch on a CPU
+
 
 class InputError(ValueError):
     """Invalid user input; the message is shown as a single line."""
@@ -27,21 +29,23 @@ def reason(error: Exception) -> str:
 def refusing(what: str) -> Iterator[None]:
     """Re-raise any exception of the block, which reads a file, as InputError "`what`: reason".
 
-    Not one of too many open files, which says nothing about this file.
+    Not one `of_the_machine`, which says nothing about this file.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # damaged files raise errors of every kind
-        if too_many_open_files(error):
+        if of_the_machine(error):
             raise
         raise InputError(f"{what}: {reason(error)}") from error
 
 
-def too_many_open_files(error: Exception) -> bool:
-    """Return whether a file was not opened because this process or machine has too many open."""
-    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+def of_the_machine(error: Exception) -> bool:
+    """Return whether a file was not read for lack of memory or because too many are open."""
+    if isinstance(error, OSError):
+        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    return isinstance(error, MemoryError) or NO_MEMORY in str(error)
 
 
 def is_text(name: str) -> bool:

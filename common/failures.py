@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import InputError, reason
+from .errors import NO_MEMORY, InputError, reason
 
 AGAIN = "rerun the same command to resume"
 KNOWN = {  # pattern in an error's text: what it means and what to do
@@ -55,10 +55,10 @@ def explain(error: BaseException) -> str | None:
     if not isinstance(error, MemoryError | OSError | RuntimeError) or isinstance(error, InputError):
         return None
     out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or "can't allocate memory" in str(error):  # on a GPU; on a CPU
+    if out_of_memory or NO_MEMORY in str(error):  # on a GPU; on a CPU
         request = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
         detail = request[0].lower() if request else reason(error)
-        return f"out of memory ({detail}); reduce -b, --image-size or --moco-k"
+        return f"out of memory ({detail}); reduce -b, in training also --image-size or --moco-k"
     lines = [line for pattern, line in KNOWN.items() if re.search(pattern, str(error))]
     return lines[0] if lines else None
 

@@ -90,6 +90,15 @@ class Task:
                 f"{listed(map(quoted, rare.classes))}"
             )
 
+    @staticmethod
+    def counted(rare: ImageSet, ids: Sequence[str]) -> list[str]:
+        """Return `ids` with the copy that counts in `rare` in place of an image that is left out
+        for it since the task was drawn, unless both are among them."""
+        left_out = rare.copies.keys() - set(rare.ids)
+        return [
+            rare.copies[i] if i in left_out and rare.copies[i] not in ids else i for i in ids
+        ]
+
     def support(self, rare: ImageSet) -> ImageSet:
         """Return S: N·K images labelled 0…N−1.
 
@@ -98,6 +107,8 @@ class Task:
         self.require_classes(rare)
         class_of = {row.id: row.label for row in rare.rows()}
         pairs = [(i, name) for ids, name in zip(self.support_ids, self.classes) for i in ids]
+        there = self.counted(rare, [i for i, _ in pairs])
+        pairs = [(i, name) for i, (_, name) in zip(there, pairs)]
         if moved := [i for i, name in pairs if class_of.get(i, name) != name]:
             raise InputError(f"support images that have another class in the data: {listed(moved)}")
         return rare.take([i for i, _ in pairs], self.classes)
@@ -108,16 +119,18 @@ class Task:
         Raises InputError if `rare` lacks a support image (in another set the same image may have
         another id), or, if it has to be `complete`, a class has no query image.
         """
-        used = {*self.support(rare).ids, *self.excluded_ids}
+        used = {*self.support(rare).ids, *self.counted(rare, self.excluded_ids)}
         rows = (row for row in rare.rows() if row.label in self.classes and row.id not in used)
         query = rare.take((row.id for row in rows), self.classes)
         empty = [name for name, count in query.counts().items() if not count]
         if empty and complete:
-            rest = f"; {len(self.excluded_ids)} images are excluded" if self.excluded_ids else ""
-            rest += ", with those of the support set's groups (patients)" * self.group_disjoint
+            why = ", with those of the support set's groups (patients)" * self.group_disjoint
+            advice = "only --predict can use it"
+            if not self.chosen:
+                advice += "; another --seed or fewer --k-shot draw another"
             raise InputError(
-                f"no query images of {listed(map(quoted, empty))}{rest}: nothing to score; "
-                "--predict works"
+                f"the task ({self}{why}) has no query images of {listed(map(quoted, empty))}: "
+                f"{advice}"
             )
         return query
 

@@ -17,7 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from common.errors import InputError, listed, reason, too_many_open_files
+from common.errors import InputError, listed, of_the_machine, reason
 from common.files import read_array
 from common.names import counted
 
@@ -235,7 +235,7 @@ def read_image(path: Location, draft: bool = False) -> Image.Image:
             rgb = image.convert("RGB")
         return rgb if correction is None else rgb.transpose(correction)
     except Exception as error:  # decoders raise errors of any type on corrupt data
-        if too_many_open_files(error):  # the image may be fine
+        if of_the_machine(error):  # the image may be fine
             raise
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise InputError(f"{path}: {why}") from error
@@ -304,12 +304,16 @@ def check_readable(*sets: ImageSet) -> None:
         raise unreadable_error(errors.values(), sum(map(len, sets)))
 
 
-def without_unreadable(images: ImageSet, show: bool = True) -> tuple[ImageSet, dict[str, str]]:
+def without_unreadable(
+    images: ImageSet, show: bool = True, may_be_empty: bool = False
+) -> tuple[ImageSet, dict[str, str]]:
     """Return `images` without those that cannot be decoded, which are printed if `show`, and by
-    their ids the reasons. Raises InputError if none is left."""
+    their ids the reasons. Raises InputError if none is left, unless it `may_be_empty`."""
     errors = unreadable(images.paths)
-    if errors and len(errors) == len(images):
-        raise unreadable_error(errors.values(), len(images))
+    if errors and len(errors) == len(images) and not may_be_empty:
+        raise InputError(
+            f"none of the {len(images)} images can be read: {listed(errors.values(), 100)}"
+        )
     if errors and show:
         skipped = f"{len(errors)} of {len(images)} images"
         if images.classes != (UNKNOWN,):

@@ -101,7 +101,7 @@ def open_unlabelled(
     images = image_set(name, (UNKNOWN,), listing.rows)
     errors: dict[str, str] = {}
     if skip_unreadable:
-        images, errors = without_unreadable(images)
+        images, errors = without_unreadable(images, may_be_empty=True)
         listing.pass_over(UNREADABLE, *errors)
     about = name, {UNLABELLED: images.counts()}, listing.passed_over, listing.notes
     print(summary(*about, quiet))
@@ -260,4 +260,4 @@ def note_on_shared(shared: dict, query: int) -> None:
             "support set; --group-disjoint, where a task is drawn, leaves them out"
         )
     if groups is not None and without:
-        print(f"note: {without} images of the task have no group")
+        print(f"note: {without} images of a task have no group")

@@ -19,19 +19,11 @@ STUDENT_DIRECT, STUDENT_LR = "student, its own classifier", "student, logistic r
 def beside(
     run: Evaluation, encoder: FrozenEncoder, support: ImageSet, query: ImageSet
 ) -> dict[str, dict | None]:
-    """Return the scores of a student and its teacher on the same query set.
-
-    None for the teacher, with a note, if its checkpoint is not there or has been trained on.
-    """
+    """Return the scores of a student and its teacher, None if `teacher_of` is, on the same query
+    set."""
     student = run.checkpoint
     found: dict[str, dict | None] = {TEACHER: None}
-    try:
-        if student.get("teacher") is None:
-            raise InputError("the student does not record its teacher")
-        teacher = load_teacher(student["teacher"])
-    except InputError as error:
-        print(f"note: the teacher's score is not at hand: {error}")
-    else:
+    if teacher := teacher_of(student):
         f_q, fitted = FrozenEncoder(teacher, *run.options), student["teacher"]
         predict = regressions(f_q, support, query, fitted["augnum"], fitted["normalize"])
         found[TEACHER] = score_of(query, predict(support, query)[0])
@@ -41,6 +33,23 @@ def beside(
     predict = run.predictor(encoder, support, query)
     found[STUDENT_LR] = score_of(query, predict(support, query)[0])
     return found
+
+
+def teacher_of(student: dict) -> dict | None:
+    """Return the checkpoint of a student's teacher; None, with a note, if it is not recorded, not
+    there or has been trained on."""
+    try:
+        if student.get("teacher") is None:
+            raise InputError("the student does not record its teacher")
+        return load_teacher(student["teacher"])
+    except InputError as error:
+        print(f"note: the teacher's score is not at hand: {error}")
+        return None
+
+
+def is_complete(found: dict[str, dict | None] | None, student: dict) -> bool:
+    """Return whether there are earlier scores of `beside`, with the teacher's if it is at hand."""
+    return bool(found and (found[TEACHER] or not teacher_of(student)))
 
 
 def print_beside(found: dict[str, dict | None], classifier: str) -> None:

@@ -32,6 +32,8 @@ def score_tasks(run: Evaluation, data: Collection) -> None:
         read_tasks(settings.compare)  # before the work
     tasks = [run.drawn(data, seed) for seed in range(settings.tasks)]
     rare, first = data.rare, tasks[0]
+    for task in tasks if settings.group_disjoint else tasks[:1]:
+        task.query(rare)  # before the work, too
     if settings.temperature == "cv":
         require_calibratable(first)
     name = f"{run.classifier}_{first.n_way}way_{first.k_shot}shot_{len(tasks)}tasks"
@@ -46,6 +48,7 @@ def score_tasks(run: Evaluation, data: Collection) -> None:
     rows, shared = task_rows(run, data, tasks)
     known = [one for one in shared if one["groups"] is not None]
     total = {name: sum(one[name] or 0 for one in shared) for name in shared[0]}
+    total["without_group"] = max(one["without_group"] for one in shared)
     scores = {
         "scores": summary(rows), "classifier": run.classifier, "images": scored,
         "data": data.to_dict(), "shared_with_support": total | ({} if known else {"groups": None}),

@@ -16,6 +16,7 @@ from datasets.open import open_unlabelled, require_contents
 from moco.evaluate import FrozenEncoder
 from moco.meta import MetaLearner
 from moco.outliers import Reference, fit_reference, load_reference
+from moco.outputs import would_overwrite
 
 from .predictions import (
     Row,
@@ -56,14 +57,16 @@ def predict_images(
         "task": task.to_dict(), "classifier": run.classifier,
         "images": {**images.fingerprint(), "content": key_of(images.ids, contents.values())},
         "support": content_key([support], cache) if support else None, "data": found,
-        "none_of_these": reference and reference.about, **run.about(),
+        "none_of_these": reference and reference.about,
+        "folders": [str(path.resolve()) for path in settings.predict], **run.about(),
     }  # fmt: skip
     rows, previous = earlier_rows(run, files, about, task, {*images.ids, *errors})
     known = previous.get("contents", {})
     about |= {name: previous[name] for name in ("temperature",) if name in previous}
     read = {row["image"] for row in rows if "prediction" in row}
     new = images.take(i for i in images.ids if i not in read or known.get(i) != contents[i])
-    if new or not rows or any(known.get(i) != "" for i in errors):
+    changed = bool(new) or not rows or any(known.get(i) != "" for i in errors)
+    if changed:
         check_readable(*([new, support] if support else [new]))
         added = error_rows(errors)
         if new:
@@ -74,7 +77,8 @@ def predict_images(
         if rows:
             print(f"{len(new)} new or changed images; {len(images) - len(new)} as before")
         rows = list({row["image"]: row for row in (*rows, *added)}.values())
-        about["contents"] = known | contents | dict.fromkeys(errors, "")
+    about["contents"] = known | contents | dict.fromkeys(errors, "")
+    if changed or previous["args"].get("none_level") != settings.none_level:  # of the verdicts
         write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
     else:
         print(f"already done: {files[0]}, {files[1]}")
@@ -102,10 +106,10 @@ def earlier_rows(
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the rows of an earlier result of this command, and what its JSON file says.
 
-    Nothing of a result that must be made again, with a note on images that are not `there` any more
-    and lose their rows. Of the data folder only the support and the base images are compared.
-    Raises InputError for a result of another command, or of an earlier version, which does not
-    record each image.
+    Nothing of a result that must be made again, with a note. Of the data folder only the support
+    and the base images are compared. Raises InputError for a result of another command, for one
+    that would lose rows of images that are not `there` any more or its scores for none of these,
+    and for one of an earlier version, which does not record each image.
     """
     if (previous := run.earlier(files)) is None:
         return [], {}
@@ -116,19 +120,23 @@ def earlier_rows(
         )
     others = another_task(previous, task)
     others += ["other support images"] * (previous.get("support") != about["support"])
-    args = {**previous["args"], "data": about["args"]["data"]}
+    others += ["another folder"] * (previous.get("folders", about["folders"]) != about["folders"])
+    same = {name: about["args"][name] for name in ("data", "skip_unreadable")}
+    args = {**previous["args"], **same}
     done = run.is_done(files, {**previous, "args": args}, others)
     compared = dict(previous.get("none_of_these") or {})
     compared.pop("format", None)  # of the file of the reference, in results of earlier versions
     if done and compared != (about["none_of_these"] or {}):
+        if about["none_of_these"] is None:
+            raise would_overwrite(files, ["without scores for none of these now"])
         print("note: with other scores for none of these than before: made again")
         done = False
-    if not done:
-        if gone := [name for name in previous["contents"] if name not in there]:
-            print(f"note: {len(gone)} images are no longer there; their rows are left out: "
-                  f"{listed(gone)}")  # fmt: skip
-        return [], {}
-    return read_predictions(files[1], task.classes), previous
+    if done:
+        return read_predictions(files[1], task.classes), previous
+    if gone := [name for name in previous["contents"] if name not in there]:
+        lost = f"without the rows of {len(gone)} images that are no longer there: {listed(gone, 3)}"
+        raise would_overwrite(files, [lost])
+    return [], {}
 
 
 def reference_of(

@@ -52,10 +52,13 @@ def predictions_text(rows: Sequence[Row], classes: Sequence[str], level: float) 
     """Return CSV text with the mark (BOM) by which Excel knows UTF-8.
 
     The columns NONE and VERDICT are there if it is known of any image, ERROR if one was not read.
+    Columns that somebody has added to an earlier file come last.
     """
     columns = ["image", "prediction", *(f"p_{name}" for name in classes)]
     columns += [NONE, VERDICT] * any(row.get(NONE) for row in rows)
     columns += [ERROR] * any(row.get(ERROR) for row in rows)
+    known = {*columns, NONE, VERDICT, ERROR}
+    columns += dict.fromkeys(name for row in rows for name in row if name not in known)
     told = [{**row, VERDICT: verdict(row, level)} for row in rows]
     return "\ufeff" + csv_text([columns, *([row.get(name) for name in columns] for row in told)])
 
@@ -66,7 +69,7 @@ def read_predictions(path: Path, classes: Sequence[str]) -> list[Row]:
         refusing(f"{path} is not a CSV file of test.py --predict; replace it with --overwrite"),
         open(path, newline="", encoding="utf-8-sig") as file,
     ):
-        rows = [{k: v for k, v in row.items() if v} for row in csv.DictReader(file)]
+        rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(file)]
         for row in rows:
             if not row["image"] or row.get("prediction", classes[0]) not in classes:
                 raise ValueError("other columns than expected")

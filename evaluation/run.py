@@ -143,8 +143,11 @@ class Evaluation:
             return previous
 
     def is_done(self, files: tuple[Path, Path], previous: dict, others: list[str]) -> bool:
-        """Return whether the `earlier` result is of this command, see `already_done`."""
-        return already_done(files, previous, self.settings, self.given, self.checkpoint, others)
+        """Return whether the `earlier` result is of this command, see `already_done`, and whole."""
+        done = already_done(files, previous, self.settings, self.given, self.checkpoint, others)
+        if done and not files[1].exists():
+            print(f"note: {files[1]} is missing; it is made again")
+        return done and files[1].exists()
 
     def find_task(self, data: Collection | None) -> Task:
         """Return the checkpoint's task, else that in --savedir, else one drawn with --seed.

@@ -65,7 +65,12 @@ def already_done(
         changed.append(trained)
     if not changed:
         return True
-    raise InputError(
+    raise would_overwrite(files, changed)
+
+
+def would_overwrite(files: Sequence[Path], changed: Sequence[str]) -> InputError:
+    """Return the InputError of a command that differs from that of earlier `files`, as text."""
+    return InputError(
         f"{listed(files)} would be overwritten ({listed(changed, 3)}); choose another folder or "
         "add --overwrite"
     )

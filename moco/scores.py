@@ -123,6 +123,12 @@ def mean_interval(values: Iterable[float]) -> dict[str, float | int]:
     return {"mean": float(values.mean()), "ci95": float(half), "std": float(std), "tasks": count}
 
 
+def exact_ties(differences: Iterable[float]) -> np.ndarray:
+    """Return differences of scores without their rounding errors: to a test by ranks, those of
+    0.7 − 0.6 and 0.8 − 0.7 are equal."""
+    return np.round(list(differences), 12)
+
+
 def summary(rows: Sequence[dict[str, Any]]) -> dict[str, dict]:
     """Return `mean_interval` of each score of `task_row`; a class counts where a task has it."""
     others = ("seed", "task", "temperature")
@@ -180,7 +186,7 @@ def paired(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> 
     for name in TITLES:
         if not all(name in row for pair in pairs for row in pair):
             continue
-        differences = np.array([row[name] - other[name] for row, other in pairs])
+        differences = exact_ties(row[name] - other[name] for row, other in pairs)
         p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
         found[name] = {**mean_interval(differences), "p": p}
     return found

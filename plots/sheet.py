@@ -72,9 +72,22 @@ def sheet(
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"<title>{escape(title)}</title>\n<style>{STYLE}</style>\n</head>\n"
+        f"{_title(title)}\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
+
+
+def _title(title: str) -> str:
+    return f"<title>{escape(title)}</title>"
+
+
+def require_page_of(file: Path, title: str) -> None:
+    """Raise InputError if `file` exists and is no earlier page of this title, to be replaced."""
+    if file.exists() and _title(title) not in file.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(
+            f"--sheet {file} exists and is not the page {title!r}; choose another file or add "
+            "--overwrite"
+        )
 
 
 def _figure(row: Row, path: Path | ArrayImage | None, heading: str) -> str:

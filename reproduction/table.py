@@ -10,7 +10,7 @@ from scipy.stats import wilcoxon
 from common.files import csv_text, write_utf8
 from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
-from moco.scores import TASK_SCORES, mean_interval
+from moco.scores import TASK_SCORES, exact_ties, mean_interval
 from plots.read import read_log
 from trainer.checkpoint import CHECKPOINT
 from trainer.config import EPOCHS
@@ -160,7 +160,7 @@ def significance(study: Study) -> list[list[str]]:
     best = accuracies.get(ours, {})
     for method, other in accuracies.items():
         tasks = sorted(best.keys() & other.keys())
-        differences = np.array([best[task] - other[task] for task in tasks])
+        differences = exact_ties(best[task] - other[task] for task in tasks)
         if method != ours and differences.any():
             p, mean = wilcoxon(differences).pvalue, f"{differences.mean():+.1f}"
             if len(tasks) > 1:

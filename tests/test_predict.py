@@ -3,6 +3,7 @@
 import csv
 import datetime
 import json
+import re
 import shutil
 
 import numpy as np
@@ -154,6 +155,88 @@ def test_unreadable_images_are_listed_and_read_once_repaired(student, new, tmp_p
     assert rows_of(student)["z.png"]["prediction"]
 
 
+def test_all_images_unreadable(student, tmp_path, capsys):
+    (tmp_path / "new").mkdir()
+    (tmp_path / "new" / "z.png").write_bytes(b"GIF89a nothing")
+    argv = ["--resume", student, "--load-cla", "--predict", tmp_path / "new", "--skip-unreadable"]
+    call("test", *argv, "-j", 0)
+    assert re.search(r"unreadable +1\n", capsys.readouterr().out)
+    assert rows_of(student)["z.png"]["error"] == "not an image"
+
+
+def test_skipping_unreadable_images_adds_to_earlier_rows(student, new, capsys):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", *argv)
+    before = rows_of(student)
+    (new / "z.png").write_bytes(b"GIF89a nothing")
+    call("test", *argv, "--skip-unreadable")
+    after = rows_of(student)
+    assert after.pop("z.png")["error"] == "not an image"
+    assert all({**row, "error": ""} == after[name] for name, row in before.items())
+
+
+def test_another_level_changes_the_verdicts_everywhere(data, student, new, tmp_path, capsys):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", data, *argv, "--none-level", 0)
+    before = rows_of(student)
+    assert {row["verdict"] for row in before.values()} == {"none of these"}
+    call("test", *argv, "--none-level", 1, "--sheet", tmp_path / "page.html")
+    assert "written: " in capsys.readouterr().out
+    after = rows_of(student)
+    for name, row in before.items():
+        assert after[name] == {**row, "verdict": row["prediction"]}
+    assert "<h2>none of these" not in (tmp_path / "page.html").read_text(encoding="utf-8")
+    call("test", *argv, "--none-level", 1)
+    assert "already done" in capsys.readouterr().out
+
+
+def test_scores_for_none_of_these_are_not_lost(data, student, new, capsys, monkeypatch):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", data, *argv)
+    before = rows_of(student)
+    error = refused(capsys, monkeypatch, "test", *argv, "--no-none-of-these")
+    assert "would be overwritten (without scores for none of these now)" in error
+    (student / NONE).unlink()
+    assert "without scores for none of these" in refused(capsys, monkeypatch, "test", *argv)
+    assert rows_of(student) == before
+
+
+def test_the_same_name_from_another_folder(student, new, tmp_path, capsys, monkeypatch):
+    """Relative names are not enough to tell two patients apart."""
+    (tmp_path / "second").mkdir()
+    shutil.copytree(new, tmp_path / "second" / "new")
+    argv = ["--resume", student, "--load-cla", "--predict", "new", "-j", 0]
+    monkeypatch.chdir(tmp_path)
+    call("test", *argv)
+    call("test", *argv)
+    assert "already done" in capsys.readouterr().out
+    monkeypatch.chdir(tmp_path / "second")
+    assert "(another folder)" in refused(capsys, monkeypatch, "test", *argv)
+
+
+def test_what_readers_do_to_the_file(data, student, new, capsys):
+    """A column of theirs is kept; a file that is gone is made again."""
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", *argv)
+    before = rows_of(student)
+    (file,) = student.glob("predict_*.csv")
+    head, first, *others = file.read_text(encoding="utf-8-sig").splitlines()
+    text = "\n".join([f"{head},comment", f"{first},seen", *(f"{line}," for line in others)])
+    file.write_text(text, encoding="utf-8")
+    shutil.copy(open_dataset(data).rare.paths[5], new / "0.jpg")
+    call("test", *argv)
+    assert [row["comment"] for row in rows_of(student).values()] == ["seen", "", "", "", ""]
+    file.unlink()
+    (new / "0.jpg").unlink()
+    capsys.readouterr()
+    (student / "predict_new_direct_3way_2shot_seed0.json").unlink()
+    call("test", *argv)
+    file.unlink()
+    call("test", *argv)
+    assert f"{file} is missing; it is made again" in capsys.readouterr().out
+    assert rows_of(student) == before
+
+
 def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
     page = tmp_path / "page.html"
     argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
@@ -165,6 +248,10 @@ def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
     for told in ("the student&#x27;s own classifier", "3-way 2-shot, seed 0", "conv4, 2 epochs"):
         assert f"{told}" in text
     assert f"<td>{datetime.date.today()}</td>" in text
+    call("test", *argv, "--sheet", page)  # its own page is replaced, no other file
+    (tmp_path / "report.html").write_text("<title>Predictions of monday</title>")
+    error = refused(capsys, monkeypatch, "test", *argv, "--sheet", tmp_path / "report.html")
+    assert "report.html exists and is not the page 'Predictions of new'" in error
     error = refused(capsys, monkeypatch, "test", data, "--resume", student, "--sheet", page)
     assert "--sheet requires --predict" in error
     monkeypatch.setattr(FrozenEncoder, "embed", None)  # refused before the work
@@ -211,21 +298,25 @@ def test_few_base_images(data, new, chain, tmp_path, capsys, count):
         assert {row["verdict"] for row in rows} == {"none of these"}
 
 
-def test_an_edited_base_image_is_embedded_again(data, student, new, tmp_path, capsys):
+def test_an_edited_base_image_is_embedded_again(
+    data, student, new, tmp_path, capsys, monkeypatch
+):
+    """All rows are then made again, unless those of images that are gone would be lost."""
     root = shutil.copytree(data, tmp_path / "root")
     argv = [root, "--resume", student, "--load-cla", "--predict", new, "-j", 0]
     call("test", *argv)
     before = load_reference(student / NONE)
-    removed, *_ = rows_of(student)
-    (new / removed).unlink()
+    removed, *_ = rows = rows_of(student)
+    (new / removed).rename(tmp_path / removed)
     paths = open_dataset(root).base.paths
     Image.effect_noise((40, 40), 99).convert("RGB").save(paths[0])
-    capsys.readouterr()
+    error = refused(capsys, monkeypatch, "test", *argv)
+    assert f"without the rows of 1 images that are no longer there: {removed}" in error
+    assert rows_of(student) == rows
+    (tmp_path / removed).rename(new / removed)
     call("test", *argv)
-    printed = capsys.readouterr().out
-    assert "made again" in printed
-    assert f"1 images are no longer there; their rows are left out: {removed}" in printed
+    assert "made again" in capsys.readouterr().out
     after = load_reference(student / NONE)
-    assert not np.array_equal(after.weights, before.weights) and removed not in rows_of(student)
+    assert not np.array_equal(after.weights, before.weights) and rows_of(student) != rows
     call("test", *argv)
     assert "already done" in capsys.readouterr().out

@@ -7,6 +7,7 @@ import pytest
 from conftest import call, refused
 from datasets import open_dataset
 from datasets.episode import draw_task
+from moco.evaluate import FrozenEncoder
 from moco.scores import read_tasks
 
 
@@ -93,6 +94,25 @@ def test_refusals(chain, data, scored, tmp_path, capsys, monkeypatch):
     assert "different tasks of the seeds 0, 1, 2" in no(*other, scored / f"{NAME}.csv")
     (tmp_path / "x.csv").write_text("a,b\n1,2\n")
     assert "is not a CSV file of test.py --tasks" in no(*other, tmp_path / "x.csv")
+
+
+def test_tasks_without_query_images_end_before_the_work(
+    chain, data, tmp_path, capsys, monkeypatch
+):
+    """The message names the seed, and what helps."""
+    rare = open_dataset(data).rare
+    first = rare.classes[0]  # two patients, of whom one has a single image
+    groups = ["p" if row.label == first else row.id for row in rare.rows()]
+    lines = [f"{i},{group}" for i, group in zip(rare.ids, ["q", *groups[1:]])]
+    (tmp_path / "g.csv").write_text("\n".join(["image,group", *lines]))
+    argv = ["test", data, "--resume", chain.pretrained, "--k-shot", 2, "--tasks", 30, "-j", 0,
+            "--groups", tmp_path / "g.csv", "--output", tmp_path]  # fmt: skip
+    call(*argv)
+    shared = json.loads((tmp_path / "tasks_lr_3way_2shot_30tasks.json").read_text())
+    assert shared["shared_with_support"]["without_group"] == 0
+    monkeypatch.setattr(FrozenEncoder, "embed", None)
+    error = refused(capsys, monkeypatch, *argv, "--group-disjoint", "--overwrite")
+    assert "seed " in error and "has no query images of" in error and "another --seed" in error
 
 
 def test_histogram(chain, data, scored, tmp_path):

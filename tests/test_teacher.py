@@ -98,3 +98,17 @@ def test_a_teacher_that_is_not_there(folder, data, tmp_path, capsys):
     for n in "123":
         beside = scores(tmp_path / n)["beside"]
         assert beside[TEACHER] is None and beside[STUDENT_LR]
+
+
+def test_a_teacher_that_is_there_again(folder, data, tmp_path, capsys):
+    argv = ["test", data, "--resume", folder / "d", "--load-cla", "-j", 0, "--output", tmp_path]
+    (folder / "a").rename(folder / "elsewhere")
+    call(*argv)
+    assert scores(tmp_path)["beside"][TEACHER] is None
+    capsys.readouterr()
+    call(*argv)
+    printed = capsys.readouterr().out
+    assert "already done" in printed and "the teacher's score is not at hand" in printed
+    (folder / "elsewhere").rename(folder / "a")
+    call(*argv)
+    assert "it is made again" in capsys.readouterr().out and scores(tmp_path)["beside"][TEACHER]

@@ -1,6 +1,7 @@
 """Copies of images: counted once, named, or refused."""
 
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -168,6 +169,28 @@ def test_rows_of_a_medmnist_file(tmp_path):
     pixels[5] = pixels[0]
     with pytest.raises(InputError, match=r"train_images\[0\] of .*\('0'\) = train_images\[5\]"):
         make(labels)
+
+
+def test_a_copy_that_sorts_first_takes_a_support_images_place(folder):
+    """The pair stays one support image; so does one that is excluded."""
+    rare = opened(folder).rare
+    groups = {i: i[0] + str(int(i[5]) // 2) for i in rare.ids}  # pairs of images
+    task = draw_task(rare, 2, 1, 0, groups)
+    for i in (*task.support_ids[0], *task.excluded_ids):
+        shutil.copy(folder / i, folder / i.split("/")[0] / f"+{i[5]}.bmp")
+    data = opened(folder)
+    support, query = task.support(data.rare), task.query(data.rare)
+    assert support.ids == (task.support_ids[0][0][:5] + "+" + task.support_ids[0][0][5:],
+                           *task.support_ids[1])  # fmt: skip
+    assert query.ids == task.query(rare).ids and not task.shared(data.rare, {})["copies"]
+    # With both among the support images, drawn when copies counted, the advice is as before.
+    allowed = opened(folder, allow=True).rare
+    both = replace(task, k_shot=None, seed=None, support_ids=(
+        (support.ids[0], *task.support_ids[0]), task.support_ids[1]
+    ))  # fmt: skip
+    assert len(both.support(allowed)) == 3
+    with pytest.raises(InputError, match="add --allow-duplicates to count each"):
+        both.support(data.rare)
 
 
 def test_a_fingerprint_made_with_copies_is_told_what_to_do(folder):

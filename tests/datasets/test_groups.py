@@ -157,7 +157,7 @@ def test_what_a_task_shares_with_its_support_set(folder, tmp_path, seed, capsys)
     shared = task.shared(data.rare, groups)
     note_on_shared(shared, 8)
     assert shared["without_group"] == 1
-    assert "note: 1 images of the task have no group\n" in capsys.readouterr().out
+    assert "note: 1 images of a task have no group\n" in capsys.readouterr().out
     with pytest.raises(InputError, match=f"1 of 12 have none: {lost}"):
         draw_task(data.rare, 2, 2, seed, groups)
 
@@ -167,7 +167,7 @@ def test_groups_that_leave_no_query_image_are_the_reason(folder, tmp_path):
     rows = [f"{i},one" for i in data.rare.ids]
     data = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows))
     task = draw(data, 2, 2, 0, group_disjoint=True)
-    with pytest.raises(InputError, match="8 images are excluded.*the support set's groups"):
+    with pytest.raises(InputError, match="8 images excluded.*the support set's groups"):
         task.query(data.rare)
 
 

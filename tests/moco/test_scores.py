@@ -4,6 +4,7 @@ import itertools
 
 import numpy as np
 import pytest
+from scipy.stats import wilcoxon
 
 from common.errors import InputError
 from datasets import open_dataset
@@ -125,6 +126,16 @@ def test_paired_differences_cancel_what_tasks_share():
     few = paired(rows_of([0.6, 0.7, 0.8, 0.9, 1.0]), rows_of([0.5, 0.5, 0.5, 0.5, 0.5]))
     assert few["accuracy"]["p"] == pytest.approx(2 / 32)
     assert paired(rows_of(hard), rows_of(hard))["accuracy"]["p"] == 1
+
+
+def test_equal_differences_are_ties():
+    """Also where rounding makes them differ: their p is that of whole numbers of images."""
+    generator = np.random.default_rng(0)
+    one, other = generator.integers(40, 61, (2, 30))
+    rows = [[{"seed": seed, "task": "", "accuracy": right / 100} for seed, right in enumerate(x)]
+            for x in (one, other)]  # fmt: skip
+    assert len({*(one / 100 - other / 100)}) > len({*(one - other)})
+    assert paired(*rows)["accuracy"]["p"] == wilcoxon(one - other).pvalue
 
 
 def test_other_tasks_cannot_be_compared():
