@@ -17,7 +17,7 @@ from moco import resume
 from moco.builder import Student
 from moco.checkpoint import load_teacher
 from moco.config import Distillation
-from moco.distill import align, class_correction, distillation_step
+from moco.distill import align, class_correction, distillation_step, require_read
 from moco.inherit import classifier_start, student_start, teacher_settings
 from moco.train import train
 from moco.weights import require_teachers_start, weights_record
@@ -27,9 +27,10 @@ from trainer.launch import launch
 from trainer.launch_plan import plan_of
 from trainer.trainer import Run
 
+baselines.register_all()  # here, so that the processes which it spawns do so, too
+
 
 def main(argv: list[str] | None = None) -> None:
-    baselines.register_all()
     given = parse(Distillation, argv)
     savedir = given["savedir"]
     task, labels = load_pseudo_labels(savedir)
@@ -37,6 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     given, teacher = student_start(given, teacher, labels.about)
     given = classifier_start(given, teacher, labels.about, labels.classifier is not None)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
+    require_read(settings, given)
     plan = plan_of(settings)
     if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:
         raise InputError(

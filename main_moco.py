@@ -22,9 +22,10 @@ from trainer.launch import launch
 from trainer.launch_plan import plan_of
 from trainer.trainer import Run
 
+baselines.register_all()  # here, so that the processes which it spawns do so, too
+
 
 def main(argv: list[str] | None = None) -> None:
-    baselines.register_all()
     settings, source = resume.resolve_training(Pretraining, parse(Pretraining, argv))
     plan = plan_of(settings)
     data = settings.open_data(use=["base"], show=plan.first_rank == 0)

@@ -58,10 +58,10 @@ def whiten(embeddings: np.ndarray) -> np.ndarray:
     """Return M×D embeddings normalised, whitened by PCA, and normalised again; directions without
     variance are left out. Raises InputError if no direction is left."""
     x = normalize(embeddings.astype(np.float64))
+    if x.var(axis=0).max() < SMALLEST_VARIANCE:
+        raise InputError("the encoder gives the same embedding for all images: it has collapsed")
     pca = PCA(svd_solver="full").fit(x)
     variances = pca.explained_variance_
-    if variances[0] < SMALLEST_VARIANCE:
-        raise InputError("the encoder gives the same embedding for all images: it has collapsed")
     used = variances > SMALLEST_EIGENVALUE * variances[0]
     return normalize(pca.transform(x)[:, used] / np.sqrt(variances[used]))
 
@@ -107,7 +107,9 @@ def cluster_base(start: Start, n_way: int) -> tuple[list[Groups], int, dict[str,
     """
     settings, source, base = start.settings, start.source, start.data.base
     checkpoint = load_checkpoint(settings.encoder)
-    if STAGES[checkpoint["stage"]].trained:
+    if "known_settings" in checkpoint:
+        print(f"note: {settings.encoder} does not record which images it was trained on")
+    elif STAGES[checkpoint["stage"]].trained:
         require_same(checkpoint["base"], base, f"{settings.encoder} was trained on")
     most = min(MOST_CLUSTERS, len(base) // IMAGES_PER_CLUSTER)
     clusters = settings.clusters or max(2 * n_way, most)

@@ -21,6 +21,8 @@ from trainer.distributed import pick_device
 from trainer.flags import parse
 from trainer.trainer import Run, StepFn
 
+from . import register_all
+
 
 @dataclass(frozen=True, kw_only=True)
 class Baseline(ImageTraining):
@@ -58,6 +60,7 @@ class Start:
 
 def start(stage: str, argv: list[str] | None, part: str = "base") -> Start:
     """Return what a command starts from; it uses a part of its data."""
+    register_all()  # --weights and --encoder may be runs of other baselines
     cls = STAGES[stage].settings
     settings, source = resume.resolve_training(cls, parse(cls, argv))
     return Start(stage, settings, source, settings.open_data(use=[part]))

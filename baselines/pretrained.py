@@ -30,6 +30,8 @@ from trainer.log import LOG
 from trainer.provenance import provenance
 from trainer.settings import resolve, setting, with_default
 
+from . import register_all
+
 NO_IMAGES = {"dataset": "no images of this project", "counts": {}, "sha256": "none"}
 
 
@@ -57,6 +59,7 @@ register(
 
 
 def main(argv: list[str] | None = None) -> None:
+    register_all()
     settings = resolve(Pretrained, parse(Pretrained, argv))
     data = settings.open_data() if settings.data else None
     # What a student inherits, besides the settings: the features themselves, plain views.

@@ -15,6 +15,7 @@ from pathlib import Path
 import torch
 import torch.nn.functional as F
 
+from common.errors import InputError
 from datasets.images import require_same
 from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
 from moco.config import Stage, register
@@ -23,7 +24,6 @@ from trainer import cli
 from trainer.performance import prepare
 from trainer.settings import setting
 
-from . import register_all
 from .common import Baseline, Supervised, start, train_baseline
 
 
@@ -53,11 +53,14 @@ register(
 def main(argv: list[str] | None = None) -> None:
     run = start("srl_simple", argv)
     settings, base, device = run.settings, run.data.base, run.device
+    for name in ("distill_t", "distill_weight"):
+        field = SRL.fields()[name]
+        if not settings.teacher and getattr(settings, name) != field.default:
+            raise InputError(f"{field.flag}: no effect without --teacher")
     labels = torch.tensor(base.labels, device=device)
     teacher = None
     if settings.teacher:
         run = replace(run, stage="srl_distill")
-        register_all()
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
         recorded = {name: checkpoint["args"][name] for name in ("arch", "image_size")}
         settings.require_match(recorded, settings.teacher)

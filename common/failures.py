@@ -58,7 +58,10 @@ def explain(error: BaseException) -> str | None:
     if out_of_memory or NO_MEMORY in str(error):  # on a GPU; on a CPU
         request = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
         detail = request[0].lower() if request else reason(error)
-        return f"out of memory ({detail}); reduce -b, in training also --image-size or --moco-k"
+        return (
+            f"out of memory ({detail}); reduce -b or, in training, --image-size: a run that has "
+            "begun then starts again with --overwrite"
+        )
     lines = [line for pattern, line in KNOWN.items() if re.search(pattern, str(error))]
     return lines[0] if lines else None
 

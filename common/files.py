@@ -2,6 +2,7 @@
 
 import contextlib
 import csv
+import errno
 import glob
 import io
 import json
@@ -113,6 +114,30 @@ def csv_text(rows: Iterable[Iterable[object]]) -> str:
     text = io.StringIO()
     csv.writer(text, lineterminator="\n").writerows(rows)
     return text.getvalue()
+
+
+@contextlib.contextmanager
+def alone_in(file: Path) -> Iterator[bool]:
+    """Lock `file`, an empty one made for it and removed again, within the block; provide False, at
+    once, if another process has locked it. Child processes do not inherit the lock.
+
+    True, without locking, where the system or file system does not support it.
+    """
+    if os.name != "posix":
+        yield True
+        return
+    import fcntl
+
+    with open(file, "wb") as opened:
+        try:
+            fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            yield error.errno not in (errno.EACCES, errno.EAGAIN)
+        else:
+            try:
+                yield True
+            finally:
+                os.unlink(file)
 
 
 @contextlib.contextmanager

@@ -95,9 +95,7 @@ class Task:
         """Return `ids` with the copy that counts in `rare` in place of an image that is left out
         for it since the task was drawn, unless both are among them."""
         left_out = rare.copies.keys() - set(rare.ids)
-        return [
-            rare.copies[i] if i in left_out and rare.copies[i] not in ids else i for i in ids
-        ]
+        return [rare.copies[i] if i in left_out and rare.copies[i] not in ids else i for i in ids]
 
     def support(self, rare: ImageSet) -> ImageSet:
         """Return S: N·K images labelled 0…N−1.

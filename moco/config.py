@@ -141,8 +141,7 @@ class Backbone(Settings):
         "none", "initial weights of the backbone: none, random; default, those that torchvision or "
         "timm publishes; FILE, a state dict of the network (.pth, .safetensors); RUN, the folder "
         f"of a run. With weights, --epochs is {FROM_WEIGHTS['epochs']}, --lr "
-        f"{FROM_WEIGHTS['lr']}, --schedule empty and --bn-groups {FROM_WEIGHTS['bn_groups']} by "
-        "default", metavar="{none,default,FILE,RUN}",
+        f"{FROM_WEIGHTS['lr']} and --schedule empty by default", metavar="{none,default,FILE,RUN}",
     )  # fmt: skip
 
 
@@ -172,7 +171,8 @@ class Contrast(Settings):
     mlp: bool = binding(False, "MoCo v2's projection head, with a hidden layer", negatable=True)
     bn_groups: int = recipe(
         4, "parts into which BatchNorm splits the total batch, as on that many GPUs; at least "
-        "one per process; 0: it keeps the statistics of --weights", low=0, metavar="N",
+        "one per process; 0: it keeps the statistics of --weights, the default with them", low=0,
+        metavar="N",
     )  # fmt: skip
 
 

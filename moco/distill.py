@@ -1,12 +1,13 @@
 """Stage (d): the student's training step, and the correction of class imbalance."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from common.errors import InputError
+from common.errors import InputError, listed
 from datasets.images import ImageSet
 from trainer.distributed import broadcast, is_main
 from trainer.launch_plan import readers_of
@@ -16,6 +17,23 @@ from . import losses
 from .builder import Student, contrast_accuracy
 from .config import Distillation
 from .evaluate import encode
+
+
+def require_read(settings: Distillation, given: Mapping[str, Any]) -> None:
+    """Raise InputError if flags, `given` other values than their defaults, have no effect with the
+    others."""
+    fields, correction = type(settings).fields(), settings.correction
+    unread = {
+        "--correction dic": ("dic_interval", "dic_dispersion") if correction != "dic" else (),
+        "--correction dic or ddl": ("dic_gamma", "dic_scale") if correction == "none" else (),
+        "an adaptive --pseudo-label": () if "adaptive" in settings.pseudo_label else ("alpha",),
+        "a classification loss": () if settings.p_label and "cls" in settings.losses
+        else ("correction", "pseudo_label", "alpha", "cls_loss"),
+    }  # fmt: skip
+    for needed, names in unread.items():
+        if wrong := [n for n in names if n in given and given[n] != fields[n].default]:
+            flags = listed(fields[name].flag for name in wrong)
+            raise InputError(f"{flags}: no effect without {needed}")
 
 
 def align(p: Tensor) -> Tensor:

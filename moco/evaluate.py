@@ -291,17 +291,19 @@ def note_on_counts(task: Task) -> None:
         )
 
 
+def can_score_knn(labels: Sequence[int]) -> bool:
+    """Return whether there are two classes, and two images of each."""
+    counts = np.unique(labels, return_counts=True)[1]
+    return bool(len(counts) > 1 and counts.min() > 1)
+
+
 def knn_score(embeddings: np.ndarray, labels: Sequence[int]) -> dict[str, float]:
     """Return the accuracy of k-NN classification (20 neighbours, cosine), 5-fold cross-validated.
 
-    `knn_accuracy`, and `knn_balanced`, the mean over classes; empty if there is only one class, or
-    one has fewer than two images.
+    `knn_accuracy`, and `knn_balanced`, the mean over classes, for labels that `can_score_knn`.
     """
     _, truth, counts = np.unique(labels, return_inverse=True, return_counts=True)
-    smallest = counts.min()
-    if len(counts) < 2 or smallest < 2:
-        return {}
-    folds = StratifiedKFold(min(5, smallest), shuffle=True, random_state=0)
+    folds = StratifiedKFold(min(5, counts.min()), shuffle=True, random_state=0)
     neighbours = min(NEIGHBOURS, len(truth) // 2)
     knn = KNeighborsClassifier(neighbours, metric="cosine", weights="distance")
     predicted = cross_val_predict(knn, embeddings, truth, cv=folds)

@@ -89,6 +89,8 @@ def resolve_training(
     if recorded.get("schedule") is not None:
         given.setdefault("schedule", list(recorded["schedule"]))
     settings = resolve(cls, given, auto, inherited, where)
+    if given.get("mlp") and not getattr(settings, "moco_dim", True):
+        raise InputError("--mlp: --moco-dim 0 leaves out the head that it is to have a layer of")
     others = {name: value for name, value in given.items() if name != "epochs"}
     usual = resolve(cls, others, auto, inherited, where)
     if "schedule" not in given and settings.epochs not in (0, usual.epochs):
@@ -202,7 +204,11 @@ def check_run(
     checkpoint, path = source.checkpoint, source.path
     require_stage(checkpoint, (about["stage"],), path)
     known = checkpoint.get("known_settings")
-    require_fixed(type(settings), settings.record(), checkpoint["args"], path, known)
+    try:
+        require_fixed(type(settings), settings.record(), checkpoint["args"], path, known)
+    except InputError as error:
+        again = "; --overwrite starts the run again" if is_resuming(settings) else ""
+        raise InputError(f"{error}{again}") from None
     tasks = [task and Task.from_dict(task) for task in (checkpoint["task"], about["task"])]
     savedir = getattr(settings, "savedir", None)  # of stage (d)
     if tasks[0] != tasks[1]:

@@ -8,13 +8,14 @@ from torch import nn
 
 from common.failures import tracebacks_to
 from datasets.images import ImageSet
+from trainer.distributed import is_main
 from trainer.launch_plan import readers_of
 from trainer.optimizer import learning_rate
 from trainer.performance import compiling_pays
 from trainer.trainer import Run, StepFn, Trainer, Values, nothing
 
 from .config import ContrastiveTraining, ImageTraining
-from .evaluate import encode, knn_score
+from .evaluate import can_score_knn, encode, knn_score
 from .loader import EpochBatches, training_loader
 from .weights import initial_weights, load_initial
 
@@ -81,6 +82,10 @@ def knn_scorer(
     """Return a function that, every --knn-every epochs, returns a k-NN score of
     `model.query_encoder` on the classes of `images`, else nothing."""
     workers, interval = readers_of(settings), settings.knn_every
+    if interval and not can_score_knn(images.labels):
+        if is_main():
+            print("note: no k-NN scores, which need two classes of two images")
+        return nothing
 
     def score(epoch: int) -> Values:
         if not interval or (epoch % interval and epoch != settings.epochs):

@@ -276,12 +276,20 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
     from matplotlib.lines import Line2D
     from sklearn.manifold import TSNE
 
-    alone = len(folders) == 1
-    figure, axes = grid(len(folders), *((3.4, 3.4) if alone else (2.33, 2.5)))
-    handles: dict[str, tuple[str, object]] = {}
-    for ax, folder, task, name in zip(axes, folders, tasks, short_names(folders)):
+    panels = []
+    for folder, task in zip(folders, tasks):
         sets = (task.query(images.rare, complete=False), task.support(images.rare))
-        embeddings = np.concatenate(embed(folder, *sets))
+        try:
+            panels.append((folder, task, sets, np.concatenate(embed(folder, *sets))))
+        except InputError as error:  # as of an encoder that has to be adapted
+            print(f"note: {folder} is not in tsne: {error}")
+    if not panels:
+        raise InputError("no encoder has features to draw")
+    alone = len(panels) == 1
+    figure, axes = grid(len(panels), *((3.4, 3.4) if alone else (2.33, 2.5)))
+    handles: dict[str, tuple[str, object]] = {}
+    names = short_names([folder for folder, *_ in panels])
+    for ax, name, (_, task, sets, embeddings) in zip(axes, names, panels):
         perplexity = min(30, (len(embeddings) - 1) / 3)
         tsne = TSNE(perplexity=perplexity, metric="cosine", init="pca", random_state=0)
         points = np.split(tsne.fit_transform(embeddings), [len(sets[0])])

@@ -34,7 +34,10 @@ class Run:
         return {n: values[key] for n, values in sorted(self.epochs.items()) if key in values}
 
     def drops(self) -> dict[int, float]:
-        """Return by what the learning rate was divided before an epoch, where it fell at once."""
+        """Return by what the learning rate was divided before an epoch, where it fell at once, not
+        along a cosine."""
+        if self.about.get("args", {}).get("cos"):
+            return {}
         rates = self.line("lr")
         found = {n: rates.get(n - 1, 0) / rate for n, rate in rates.items() if rate}
         return {n: factor for n, factor in found.items() if factor > 1.5}

@@ -28,6 +28,20 @@ def test_every_figure_of_a_chain(chain: Chain, data, tmp_path, capsys):
         assert f"written: {path}\n" in printed
 
 
+def test_tsne_leaves_out_encoders_that_must_adapt(chain: Chain, data, tmp_path, capsys):
+    call("baselines.maml", data, "--model-path", tmp_path / "maml", *"--arch conv4 --image-size 32 "
+         "--k-shot 1 --query 1 --n-way 2 --epochs 1 -j 0 --meta-batch 1".split())  # fmt: skip
+    scored = ["--k-shot", 2, "--n-way", 2, "-j", 0]
+    call("test", data, "--resume", tmp_path / "maml", *scored)
+    words = ["--data", data, "--only", "tsne", "--out", tmp_path / "out", "-j", 0]
+    call("plots.__main__", tmp_path / "maml", chain.root, *words)
+    printed = capsys.readouterr().out
+    assert f"{tmp_path / 'maml'} is not in tsne: the encoder of MAML" in printed
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["tsne.png"]
+    with pytest.raises(InputError, match="nothing to draw"):
+        call("plots.__main__", tmp_path / "maml", *words, "--overwrite")
+
+
 def test_broken_image(chain: Chain, data, tmp_path, capsys):
     root, out = tmp_path / "data", tmp_path / "out"
     shutil.copytree(data, root)

@@ -298,9 +298,7 @@ def test_few_base_images(data, new, chain, tmp_path, capsys, count):
         assert {row["verdict"] for row in rows} == {"none of these"}
 
 
-def test_an_edited_base_image_is_embedded_again(
-    data, student, new, tmp_path, capsys, monkeypatch
-):
+def test_an_edited_base_image_is_embedded_again(data, student, new, tmp_path, capsys, monkeypatch):
     """All rows are then made again, unless those of images that are gone would be lost."""
     root = shutil.copytree(data, tmp_path / "root")
     argv = [root, "--resume", student, "--load-cla", "--predict", new, "-j", 0]

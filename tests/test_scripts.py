@@ -357,6 +357,13 @@ def test_settings_that_conflict_with_the_files(no, chain, data, tmp_path):
     assert "--seed 3" in no("test", data, "--resume", chain.student, "--seed", 3)
 
 
+def test_a_head_that_is_not_there(no, data, tmp_path):
+    error = no(*moco(data, tmp_path, "--mlp", "--moco-dim", 0))
+    assert "--mlp: --moco-dim 0 leaves out the head" in error
+    error = no("baselines.srl", data, "--model-path", tmp_path, "--distill-weight", 1)
+    assert "--distill-weight: no effect without --teacher" in error
+
+
 def test_impossible_tasks(no, chain, data, tmp_path):
     labelling = ["--resume", chain.pretrained, "--datadir", data, "--savedir", tmp_path]
     assert "[2, 3], got 4" in no("generate_pseudo", *labelling, "--n_way", 4)
@@ -379,7 +386,8 @@ def test_pseudo_labels_of_another_data_folder(no, chain, data, tmp_path):
 def test_nothing_is_overwritten(no, chain, data):
     before = snapshot(chain.root)
     call(*moco(data, chain.pretrained))  # has more epochs than this command asks for
-    assert "--seed 1 conflicts with" in no(*moco(data, chain.pretrained, "--seed", 1))
+    error = no(*moco(data, chain.pretrained, "--seed", 1))
+    assert "--seed 1 conflicts with" in error and "; --overwrite starts the run again" in error
     assert "--lr 0.5 conflicts with" in no(*distill(data, chain.labels, chain.student, "--lr", 0.5))
     other = moco(data, chain.pretrained, "--resume", chain.student)
     assert "already holds a run" in no(*other)

@@ -96,9 +96,7 @@ def test_refusals(chain, data, scored, tmp_path, capsys, monkeypatch):
     assert "is not a CSV file of test.py --tasks" in no(*other, tmp_path / "x.csv")
 
 
-def test_tasks_without_query_images_end_before_the_work(
-    chain, data, tmp_path, capsys, monkeypatch
-):
+def test_tasks_without_query_images_end_before_the_work(chain, data, tmp_path, capsys, monkeypatch):
     """The message names the seed, and what helps."""
     rare = open_dataset(data).rare
     first = rare.classes[0]  # two patients, of whom one has a single image

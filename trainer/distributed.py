@@ -1,8 +1,10 @@
 """Collectives and devices. With one process every collective is the identity."""
 
+import contextlib
 import math
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import TypeVar
 
@@ -12,8 +14,10 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from common.errors import InputError
+from common.files import alone_in
 
 T = TypeVar("T")
+LOCK = ".lock"
 
 
 def world_size() -> int:
@@ -122,6 +126,23 @@ def require_same_on_all_ranks(state: tuple, folder: Path) -> None:
             f"ranks have different arguments or data, or see different files in {folder}; give all "
             "the same"
         )
+
+
+@contextlib.contextmanager
+def training_in(folder: Path) -> Iterator[None]:
+    """Keep other trainings out of `folder` within the block. Raises InputError, on all ranks, if
+    one is there."""
+    with contextlib.ExitStack() as stack:
+        alone = True
+        if is_main():
+            folder.mkdir(parents=True, exist_ok=True)
+            alone = stack.enter_context(alone_in(folder / LOCK))
+        if all_max(not alone):
+            raise InputError(
+                f"another process is training in {folder}; wait for it, stop it, or choose another "
+                "--model-path"
+            )
+        yield
 
 
 def pick_device(name: str, gpu: int | None = None) -> torch.device:

@@ -61,7 +61,8 @@ class NanGuard:
             problems = listed(filter(None, gather_objects(problem)))
             raise InputError(
                 f"epoch {epoch + 1}, {problems}; the last good checkpoint is {self.checkpoint}; "
-                "try a lower --lr, or --detect-anomaly to find the operation"
+                "start again with a lower --lr and --overwrite, or find the operation with "
+                "--detect-anomaly"
             )
 
     @contextlib.contextmanager

@@ -26,8 +26,8 @@ def prepare(
     """
     if amp and lacks_bfloat16(device) and is_main():
         print(
-            "note: this CPU has no bfloat16 instructions; --amp can take ten times as long as "
-            "--no-amp", flush=True,
+            f"note: this {'GPU' if device.type == 'cuda' else 'CPU'} has no bfloat16 instructions; "
+            "--amp can take ten times as long as --no-amp", flush=True,
         )  # fmt: skip
     if device.type == "cpu":
         keep_freed_memory()
@@ -53,7 +53,9 @@ def has_bfloat16(device: torch.device) -> bool:
 
 
 def lacks_bfloat16(device: torch.device) -> bool:
-    """Return whether `device` is a CPU known to have no bfloat16 instructions."""
+    """Return whether `device` is known to have no bfloat16 instructions."""
+    if device.type == "cuda":
+        return not has_bfloat16(device)
     cpuinfo = Path("/proc/cpuinfo")  # Linux: avx512_bf16, amx_bf16, bf16
     return (
         device.type == "cpu"

@@ -28,6 +28,7 @@ from .distributed import (
     rank,
     require_same_on_all_ranks,
     running_statistics,
+    training_in,
     world_size,
 )
 from .log import RunLog
@@ -184,14 +185,20 @@ class Trainer:
         Saves before the first epoch, after one if it is cheap (`saving_is_cheap`) and after the
         last, every `config.save_minutes` (0: never), and on a signal. `after_epoch(epoch)`, on all
         ranks, and `score(epoch)`, on rank 0 and before the first epoch too, return values for the
-        log. Raises InputError if losses or weights become non-finite, before they are saved, and
-        Stopped after a signal.
+        log. Raises InputError if losses or weights become non-finite, before they are saved, or if
+        another process is training in the folder, and Stopped after a signal.
         """
-        config, run = self.config, self.run
-        if run.resuming and self.epoch >= config.epochs:
+        if self.run.resuming and self.epoch >= self.config.epochs:
             if is_main():
-                print(f"{self.epoch} epochs already done: {run.folder / CHECKPOINT}")
+                print(f"{self.epoch} epochs already done: {self.run.folder / CHECKPOINT}")
             return
+        with training_in(self.run.folder):
+            self.begin(score)
+            self.train_epochs(after_epoch, score)
+
+    def begin(self, score: Callable[[int], Values]) -> None:
+        """Open the log; save and log a new run before its first epoch."""
+        run = self.run
         self.announce()
         self.log = RunLog(
             run.folder, {"start_epoch": self.epoch, **run.about},
@@ -202,6 +209,12 @@ class Trainer:
             self.save()
             if is_main():
                 (run.folder / PREVIOUS).unlink(missing_ok=True)  # of another run
+
+    def train_epochs(
+        self, after_epoch: Callable[[int], Values], score: Callable[[int], Values]
+    ) -> None:
+        """Train, log and save the epochs that are left."""
+        config = self.config
         self.parallel = in_parallel(self.model, self.device)
         self.bar = self.progress_bar()
         watch = Watch(config.save_minutes, all_max)
@@ -223,7 +236,7 @@ class Trainer:
                     self.stop(action)
         barrier()  # until the last checkpoint is written
         if is_main():
-            print(f"{max(self.epoch, config.epochs)} epochs done: {run.folder / CHECKPOINT}")
+            print(f"{max(self.epoch, config.epochs)} epochs done: {self.run.folder / CHECKPOINT}")
 
     def start_epoch(self, epoch: int) -> None:
         """Set batches, learning rate and random state, which depend on the epoch only, not on where

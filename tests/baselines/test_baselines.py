@@ -2,12 +2,15 @@
 
 import json
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
 
 from baselines import scratch, simclr, srl
-from conftest import call
+from conftest import REPOSITORY, call
 from datasets import open_dataset
 from datasets.episode import Task
 from moco.checkpoint import load_checkpoint, query_encoder
@@ -152,3 +155,24 @@ def test_another_task_is_not_resumed(data, tmp_path):
     with pytest.raises(ValueError, match="another task|different task"):
         flags = ["--k_shot", 3, "-b", 4, "--resume", tmp_path]
         train(scratch, data, tmp_path, "--epochs", 2, *flags)
+
+
+def test_runs_of_other_baselines_are_read(data, tmp_path):
+    """Also where nothing but the command itself registers their stages, and in spawned processes:
+    these tests do it for all."""
+    small = ["--arch", "conv4", "--image-size", 32, "-j", 0]
+    begun = tmp_path / "simclr"
+    call("baselines.simclr", data, *small, "-b", 8, "--model-path", begun, "--epochs", 0)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1"}
+    for words in (
+        ["-m", "baselines.srl", data, "--weights", begun, "-b", 8, "--epochs", 0],
+        ["-m", "baselines.cactus_protonet", data, "--encoder", begun, "--clusters", 6,
+         "--partitions", 1, "--episode-way", 2, "--query", 1, "--epochs", 0],
+        ["main_moco.py", data, "--weights", begun, "-b", 8, "--moco-k", 32, "--bn-groups", 2,
+         "--epochs", 0, "--multiprocessing-distributed", "--nproc", 2],
+    ):  # fmt: skip
+        command = [sys.executable, *words, *small, "--model-path", tmp_path / words[1]]
+        ran = subprocess.run(
+            list(map(str, command)), cwd=REPOSITORY, env=environment, capture_output=True, text=True
+        )
+        assert ran.returncode == 0 and "0 epochs done" in ran.stdout, ran.stderr

@@ -1,12 +1,15 @@
 """Atomic writes, and refusing to overwrite."""
 
 import os
+import subprocess
+import sys
 import time
 
 import pytest
 
 from common.errors import InputError
-from common.files import atomic_write, refuse_to_overwrite
+from common.files import alone_in, atomic_write, refuse_to_overwrite
+from conftest import REPOSITORY
 
 
 def test_atomic_write(tmp_path):
@@ -18,6 +21,25 @@ def test_atomic_write(tmp_path):
         raise RuntimeError
     assert path.read_bytes() == b"one"
     assert [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+def test_a_lock_of_another_process(tmp_path):
+    """It is refused at once, and gone with the process, even if that is killed."""
+    code = "import sys; from common.files import alone_in\nwith alone_in(sys.argv[1]) as alone:\n"
+    code += "    print(alone, flush=True); input()"
+    command = [sys.executable, "-c", code, tmp_path / "lock"]
+    other = subprocess.Popen(
+        command, cwd=REPOSITORY, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    )
+    with other:
+        assert other.stdout.readline() == "True\n"
+        with alone_in(tmp_path / "lock") as alone:
+            assert not alone
+        other.kill()
+    assert (tmp_path / "lock").exists()
+    with alone_in(tmp_path / "lock") as alone:
+        assert alone
+    assert not list(tmp_path.iterdir())
 
 
 def test_abandoned_temporary_files_are_removed(tmp_path):

@@ -1,14 +1,46 @@
 """Distribution alignment of pseudo labels, against values computed by hand."""
 
 import dataclasses
+import re
 import shutil
 
+import pytest
 import torch
 
+from common.errors import InputError
 from conftest import call, refused, states_equal
 from datasets.pseudo import load_pseudo_labels, save_pseudo_labels
 from moco.checkpoint import load_checkpoint
-from moco.distill import align
+from moco.config import Distillation
+from moco.distill import align, require_read
+from trainer.flags import parse
+from trainer.settings import resolve
+
+
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        ("--dic-dispersion norm --dic-interval 1", "--dic-interval, --dic-dispersion: no effect "
+         "without --correction dic"),
+        ("--correction ddl --dic-interval 1", "--dic-interval: no effect without"),
+        ("--dic-scale 3", "--dic-scale: no effect without --correction dic or ddl"),
+        ("--pseudo-label soft --alpha 0.5", "--alpha: no effect without an adaptive"),
+        ("--losses con+reg --correction dic --pseudo-label hard", "--correction, --pseudo-label: "
+         "no effect without a classification loss"),
+        ("--no-p-label --cls-loss released", "--cls-loss: no effect without a classification loss"),
+        ("--correction ddl --dic-gamma 0.2 --dic-scale 2", None),
+        ("--correction none --dic-interval 10 --alpha 0.5", None),
+    ],
+)  # fmt: skip
+def test_flags_without_effect(flags, message):
+    given = parse(Distillation, ["data", "--savedir", "s", "--model-path", "m", *flags.split()])
+    settings = resolve(Distillation, given, dict.fromkeys(
+        ("amp", "views_by", "moco_dim", "student_weights", "student_classifier")
+    ))  # fmt: skip
+    if message is None:
+        return require_read(settings, given)
+    with pytest.raises(InputError, match=f"^{re.escape(message)}"):
+        require_read(settings, given)
 
 
 def test_alignment_by_hand():

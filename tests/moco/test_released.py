@@ -162,6 +162,14 @@ def test_resuming_stage_a(released, tmp_path, capsys, monkeypatch):
     assert "--mlp conflicts with" in line
 
 
+def test_as_the_encoder_of_cactus(released, data, tmp_path, capsys):
+    """Its images are unknown, as everywhere."""
+    call("baselines.cactus_protonet", data, "--encoder", released, "--model-path", tmp_path / "p",
+         "--arch", "conv4", "--image-size", 32, "--partitions", 2, "--clusters", 4, "--query", 1,
+         "--episode-way", 2, "--epochs", 1, "-j", 0)  # fmt: skip
+    assert "does not record which images it was trained on" in capsys.readouterr().out
+
+
 def test_numbered_files(released, chain, data, tmp_path, capsys):
     """Their later code appends the epoch to both file names."""
     add_classifier(released)

@@ -43,6 +43,14 @@ def test_log_of_a_resumed_run(tmp_path):
     assert run.task is None and run.temperatures() == {}
 
 
+@pytest.mark.parametrize(("cos", "expected"), [(False, {3: 10}), (True, {})])
+def test_drops(cos, expected):
+    """A cosine falls by more than half at its end, too."""
+    rates = {n: {"lr": rate} for n, rate in enumerate([0.1, 0.08, 0.008, 0.007], start=1)}
+    found = read.Run(Path(), {"args": {"cos": cos}}, rates).drops()
+    assert found == {n: pytest.approx(factor) for n, factor in expected.items()}
+
+
 def test_log_of_a_restarted_run(tmp_path):
     first, second = ({"stage": "moco", "start_epoch": 0, "task": None} for _ in range(2))
     lines = [

@@ -1,5 +1,6 @@
 """The training loop: schedule, checkpoints, resuming."""
 
+import contextlib
 import functools
 import json
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 import torch
 
 from common.errors import InputError
-from conftest import REPOSITORY, TINY, call, states_equal
+from conftest import REPOSITORY, TINY, call, refused, states_equal
 from moco import resume
 from moco import train as train_module
 from moco.builder import MoCo
@@ -122,7 +123,7 @@ def test_a_resumed_run_keeps_its_precision_and_views(data, tmp_path):
     pretrain(data, tmp_path, 1, "--amp", "--views", "batch")
     args = pretrain(data, tmp_path, 2, "--resume", tmp_path)["args"]
     assert (args["amp"], args["views_by"]) == (True, "batch")
-    with pytest.raises(InputError, match="--no-amp conflicts with .* --amp$"):
+    with pytest.raises(InputError, match="--no-amp conflicts with .* --amp; --overwrite"):
         pretrain(data, tmp_path, 3, "--resume", tmp_path, "--no-amp")
 
 
@@ -356,3 +357,17 @@ def epochs_of(folder):
     lines = map(json.loads, (folder / "log.jsonl").read_text().splitlines())
     speed = {"seconds", "images_per_second"}
     return [{k: v for k, v in x.items() if k not in speed} for x in lines if "epoch" in x]
+
+
+def test_a_folder_in_which_another_process_trains(data, tmp_path, capsys, monkeypatch):
+    """Refused before anything is written; afterwards it resumes."""
+    argv = ["main_moco", data, "--model-path", tmp_path, *TINY]
+    call(*argv, "--epochs", 1)
+    before = {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.distributed.alone_in", lambda _: contextlib.nullcontext(False))
+        error = refused(capsys, monkeypatch, *argv, "--epochs", 2)
+    assert f"another process is training in {tmp_path}; wait for it" in error
+    assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
+    call(*argv, "--epochs", 2)
+    assert "2 epochs done" in capsys.readouterr().out
