@@ -38,7 +38,8 @@ def main(argv: list[str] | None = None) -> None:
     given, teacher = student_start(given, teacher, labels.about)
     given = classifier_start(given, teacher, labels.about, labels.classifier is not None)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
-    require_read(settings, given)
+    if not resume.is_resuming(settings):
+        require_read(settings, given)
     plan = plan_of(settings)
     if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:
         raise InputError(

@@ -34,7 +34,7 @@ from moco.checkpoint import load_checkpoint, no_classifier
 from moco.config import Testing, require_undrawn
 from moco.evaluate import note_on_counts, require_calibratable
 from moco.scores import predictions_csv, score_table
-from plots.sheet import require_page_of, sheet
+from plots.sheet import sheet
 from trainer import cli
 from trainer.flags import parse
 
@@ -61,13 +61,11 @@ def main(argv: list[str] | None = None) -> None:
     if settings.temperature == "cv":
         require_calibratable(task)
     if settings.predict:
-        name, rows, paths = predict_images(run, data, task)
+        name, rows, paths, page = predict_images(run, data, task)
         if settings.sheet:
             title, level = f"Predictions of {name}", settings.none_level
-            if not settings.overwrite:
-                require_page_of(settings.sheet, title)
-            page = sheet(rows, paths, task.classes, level, title, run.described(task))
-            write_utf8(settings.sheet, page)
+            about = run.described(task)
+            write_utf8(settings.sheet, sheet(rows, paths, task.classes, level, title, about, page))
             print(f"written: {settings.sheet}")
         return
     assert data is not None
@@ -83,9 +81,10 @@ def require_consistent(run: Evaluation) -> None:
         require_many(run)
     elif settings.compare:
         raise InputError("--compare requires --tasks")
+    of_predict = [name for name in ("sheet", "none_level", "none_of_these") if name in run.given]
+    if of_predict and not settings.predict:
+        raise InputError(f"--{of_predict[0].replace('_', '-')} requires --predict")
     if settings.sheet:
-        if not settings.predict:
-            raise InputError("--sheet requires --predict")
         if settings.sheet.is_dir():
             raise InputError(f"--sheet {settings.sheet} is a folder; name a file in it, FILE.html")
         require_writable(settings.sheet.parent)

@@ -64,17 +64,21 @@ def main(argv: list[str] | None = None) -> None:
     data = settings.open_data() if settings.data else None
     # What a student inherits, besides the settings: the features themselves, plain views.
     args = {**settings.record(), "aug_plus": False, "moco_dim": 0, "mlp": False}
-    folder = settings.model_path
+    folder, initial = settings.model_path, None
     if resume.holds_run(folder) and not settings.overwrite:
         previous = load_checkpoint(folder)
-        if previous["stage"] == "pretrained" and previous["args"] == args:
+        same = previous["stage"] == "pretrained" and previous["args"] == args
+        if same and Path(settings.weights).exists():  # it may be gone
+            initial = initial_weights(settings.weights, settings.arch)
+            same = initial is not None and previous["weights"] == initial.record
+        if same:
             print(f"already done: {folder / CHECKPOINT}")
             return
     refuse_to_overwrite([folder / CHECKPOINT], settings.overwrite)
     torch.manual_seed(stream_seed("weights", settings.seed))
     encoder = build_encoder(settings.arch, None, image_size=settings.image_size)
     model = nn.ModuleDict({"query_encoder": encoder})  # test.py expects this name
-    initial = initial_weights(settings.weights, settings.arch)
+    initial = initial or initial_weights(settings.weights, settings.arch)
     if initial:
         load_initial(model, initial)
     about = {

@@ -55,7 +55,7 @@ def main(argv: list[str] | None = None) -> None:
     settings, base, device = run.settings, run.data.base, run.device
     for name in ("distill_t", "distill_weight"):
         field = SRL.fields()[name]
-        if not settings.teacher and getattr(settings, name) != field.default:
+        if not (settings.teacher or run.source) and getattr(settings, name) != field.default:
             raise InputError(f"{field.flag}: no effect without --teacher")
     labels = torch.tensor(base.labels, device=device)
     teacher = None

@@ -2,9 +2,8 @@
 
 import contextlib
 import errno
+import re
 from collections.abc import Iterable, Iterator
-
-NO_MEMORY = "can't allocate memory"  # torch on a CPU
 
 
 class InputError(ValueError):
@@ -17,7 +16,7 @@ class InputError(ValueError):
         return " ".join(message.splitlines())
 
 
-def reason(error: Exception) -> str:
+def reason(error: BaseException) -> str:
     """Return the first sentence of another library's error, without the path and advice."""
     text = getattr(error, "strerror", None) or str(error)
     if isinstance(error, KeyError):
@@ -29,23 +28,40 @@ def reason(error: Exception) -> str:
 def refusing(what: str) -> Iterator[None]:
     """Re-raise any exception of the block, which reads a file, as InputError "`what`: reason".
 
-    Not one `of_the_machine`, which says nothing about this file.
+    Not one of too many open files or too little memory, which need not be this file's fault: these
+    stay what they are; the latter names the file.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # damaged files raise errors of every kind
-        if of_the_machine(error):
+        if out_of_memory(error):
+            raise MemoryError(f"{what}: {requested(error)}") from error
+        if too_many_open_files(error):
             raise
         raise InputError(f"{what}: {reason(error)}") from error
 
 
-def of_the_machine(error: Exception) -> bool:
-    """Return whether a file was not read for lack of memory or because too many are open."""
-    if isinstance(error, OSError):
-        return error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
-    return isinstance(error, MemoryError) or NO_MEMORY in str(error)
+def too_many_open_files(error: Exception) -> bool:
+    """Return whether a file was not opened because this process or machine has too many open."""
+    return isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Return whether memory was lacking: Python's error, torch's on a GPU or CPU, Pillow's."""
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True
+    if isinstance(error, OSError) and error.errno is not None:
+        return error.errno == errno.ENOMEM
+    texts = ("can't allocate memory", "not enough memory", "out of memory")
+    return isinstance(error, OSError | RuntimeError) and any(t in str(error) for t in texts)
+
+
+def requested(error: BaseException) -> str:
+    """Return how much memory was asked for or, if the error does not tell, its first sentence."""
+    found = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
+    return found[0].lower() if found else reason(error)
 
 
 def is_text(name: str) -> bool:

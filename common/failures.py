@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import NO_MEMORY, InputError, reason
+from .errors import InputError, out_of_memory, reason, requested
 
 AGAIN = "rerun the same command to resume"
 KNOWN = {  # pattern in an error's text: what it means and what to do
@@ -54,10 +54,8 @@ def explain(error: BaseException) -> str | None:
     any other error."""
     if not isinstance(error, MemoryError | OSError | RuntimeError) or isinstance(error, InputError):
         return None
-    out_of_memory = isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError"
-    if out_of_memory or NO_MEMORY in str(error):  # on a GPU; on a CPU
-        request = re.search(r"tried to allocate [\d.]+ \w+", str(error), re.IGNORECASE)
-        detail = request[0].lower() if request else reason(error)
+    if out_of_memory(error):
+        detail = reason(error) if isinstance(error, MemoryError) else requested(error)
         return (
             f"out of memory ({detail}); reduce -b or, in training, --image-size: a run that has "
             "begun then starts again with --overwrite"

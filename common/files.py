@@ -137,7 +137,7 @@ def alone_in(file: Path) -> Iterator[bool]:
             try:
                 yield True
             finally:
-                os.unlink(file)
+                Path(file).unlink(missing_ok=True)
 
 
 @contextlib.contextmanager

@@ -93,9 +93,10 @@ class Task:
     @staticmethod
     def counted(rare: ImageSet, ids: Sequence[str]) -> list[str]:
         """Return `ids` with the copy that counts in `rare` in place of an image that is left out
-        for it since the task was drawn, unless both are among them."""
+        for it since the task was drawn, unless two of them are the same image."""
         left_out = rare.copies.keys() - set(rare.ids)
-        return [rare.copies[i] if i in left_out and rare.copies[i] not in ids else i for i in ids]
+        found = [rare.copies[i] if i in left_out else i for i in ids]
+        return found if len(set(found)) == len(found) else list(ids)
 
     def support(self, rare: ImageSet) -> ImageSet:
         """Return S: N·K images labelled 0…N−1.
@@ -111,11 +112,14 @@ class Task:
             raise InputError(f"support images that have another class in the data: {listed(moved)}")
         return rare.take([i for i, _ in pairs], self.classes)
 
-    def query(self, rare: ImageSet, complete: bool = True) -> ImageSet:
+    def query(
+        self, rare: ImageSet, complete: bool = True,
+        advice: str = "fewer --k-shot or another --seed leave some",
+    ) -> ImageSet:  # fmt: skip
         """Return Q: all images of the task's classes neither in S nor excluded, labelled 0…N−1.
 
         Raises InputError if `rare` lacks a support image (in another set the same image may have
-        another id), or, if it has to be `complete`, a class has no query image.
+        another id), or, if it has to be `complete`, with `advice`, a class has no query image.
         """
         used = {*self.support(rare).ids, *self.counted(rare, self.excluded_ids)}
         rows = (row for row in rare.rows() if row.label in self.classes and row.id not in used)
@@ -123,9 +127,7 @@ class Task:
         empty = [name for name, count in query.counts().items() if not count]
         if empty and complete:
             why = ", with those of the support set's groups (patients)" * self.group_disjoint
-            advice = "only --predict can use it"
-            if not self.chosen:
-                advice += "; another --seed or fewer --k-shot draw another"
+            advice = "only --predict can use it" if self.chosen else advice
             raise InputError(
                 f"the task ({self}{why}) has no query images of {listed(map(quoted, empty))}: "
                 f"{advice}"

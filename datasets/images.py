@@ -17,7 +17,14 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from common.errors import InputError, listed, of_the_machine, reason
+from common.errors import (
+    InputError,
+    listed,
+    out_of_memory,
+    reason,
+    requested,
+    too_many_open_files,
+)  # fmt: skip
 from common.files import read_array
 from common.names import counted
 
@@ -235,7 +242,9 @@ def read_image(path: Location, draft: bool = False) -> Image.Image:
             rgb = image.convert("RGB")
         return rgb if correction is None else rgb.transpose(correction)
     except Exception as error:  # decoders raise errors of any type on corrupt data
-        if of_the_machine(error):  # the image may be fine
+        if out_of_memory(error):  # the image may be fine
+            raise MemoryError(f"{path}: {requested(error)}") from error
+        if too_many_open_files(error):
             raise
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise InputError(f"{path}: {why}") from error

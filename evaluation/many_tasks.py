@@ -15,6 +15,7 @@ from moco.scores import (
     read_tasks,
     summary,
     summary_table,
+    task_key,
     task_row,
     tasks_csv,
 )
@@ -33,7 +34,7 @@ def score_tasks(run: Evaluation, data: Collection) -> None:
     tasks = [run.drawn(data, seed) for seed in range(settings.tasks)]
     rare, first = data.rare, tasks[0]
     for task in tasks if settings.group_disjoint else tasks[:1]:
-        task.query(rare)  # before the work, too
+        task.query(rare, advice="fewer --k-shot leave some")  # before the work, too
     if settings.temperature == "cv":
         require_calibratable(first)
     name = f"{run.classifier}_{first.n_way}way_{first.k_shot}shot_{len(tasks)}tasks"
@@ -41,6 +42,9 @@ def score_tasks(run: Evaluation, data: Collection) -> None:
     scored = {**rare.fingerprint(), "content": content_key([rare], settings.cache_folder)}
     if (previous := run.earlier(files)) is not None:
         others = ["other images"] * (previous.get("images") != scored)
+        if not others and files[1].exists():
+            keys = [row["task"] for row in read_tasks(files[1])]
+            others += ["other tasks"] * (keys != [task_key(task) for task in tasks])
         if run.is_done(files, previous, others):
             report_tasks(run, previous, read_tasks(files[1]))
             print(f"already done: {files[0]}, {files[1]}")

@@ -1,8 +1,9 @@
 """Classify images without labels: test.py --predict."""
 
 import json
+import secrets
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -12,6 +13,7 @@ from datasets import Collection
 from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
 from datasets.images import check_readable
+from datasets.listing import Location
 from datasets.open import open_unlabelled, require_contents
 from moco.evaluate import FrozenEncoder
 from moco.meta import MetaLearner
@@ -20,23 +22,29 @@ from moco.outputs import would_overwrite
 
 from .predictions import (
     Row,
+    added_by_readers,
     error_rows,
     predicted_rows,
     prediction_summary,
     predictions_text,
     read_predictions,
+    require_page,
 )
 from .run import Evaluation, another_task, note_on_source, write_results
 
 
-def predict_images(
-    run: Evaluation, data: Collection | None, task: Task
-) -> tuple[str, list[Row], dict[str, Any]]:
-    """Classify images without labels; add new and changed ones to an earlier result.
+class Predictions(NamedTuple):
+    """Predictions of the images called `name`: `rows`, and by id the `paths` of the images that are
+    there. `page` marks a sheet as one of this result."""
 
-    Returns the name of the images, the rows of the result, and the paths, by id, of the images that
-    are there.
-    """
+    name: str
+    rows: list[Row]
+    paths: dict[str, Location]
+    page: str
+
+
+def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Predictions:
+    """Classify images without labels; add new and changed ones to an earlier result."""
     settings, cache = run.settings, run.settings.cache_folder
     images, found, errors = open_unlabelled(
         settings.predict, settings.skip_unreadable, settings.quiet
@@ -51,7 +59,7 @@ def predict_images(
     if data:
         note_on_source(task, data.rare)
     encoder = run.encoder()
-    reference = reference_of(run, encoder, data, task)
+    reference, file = reference_of(run, encoder, data, task)
     contents = dict(zip(images.ids, digests(images.paths, cache)))
     about = {
         "task": task.to_dict(), "classifier": run.classifier,
@@ -60,8 +68,14 @@ def predict_images(
         "none_of_these": reference and reference.about,
         "folders": [str(path.resolve()) for path in settings.predict], **run.about(),
     }  # fmt: skip
-    rows, previous = earlier_rows(run, files, about, task, {*images.ids, *errors})
+    contents |= dict.fromkeys(errors, "")
+    rows, previous = earlier_rows(run, files, about, task, contents)
     known = previous.get("contents", {})
+    about["page"] = previous.get("page") or secrets.token_hex(8)
+    if settings.sheet and not settings.overwrite:
+        require_page(settings.sheet, about["page"])
+    if file and reference:
+        keep(reference, file)
     about |= {name: previous[name] for name in ("temperature",) if name in previous}
     read = {row["image"] for row in rows if "prediction" in row}
     new = images.take(i for i in images.ids if i not in read or known.get(i) != contents[i])
@@ -74,11 +88,16 @@ def predict_images(
             about |= calibrated
             none = reference.none_of_these(encoder.embed(new)) if reference else None
             added += predicted_rows(new, probabilities, task.classes, none)
-        if rows:
+        if previous:
             print(f"{len(new)} new or changed images; {len(images) - len(new)} as before")
-        rows = list({row["image"]: row for row in (*rows, *added)}.values())
-    about["contents"] = known | contents | dict.fromkeys(errors, "")
-    if changed or previous["args"].get("none_level") != settings.none_level:  # of the verdicts
+        by_image = {row["image"]: row for row in rows}
+        for row in added:
+            remarks = added_by_readers(by_image.get(row["image"], {}), task.classes)
+            by_image[row["image"]] = row | remarks
+        rows = list(by_image.values())
+    about["contents"] = known | contents
+    same_level = previous.get("args", {}).get("none_level") == settings.none_level  # of verdicts
+    if changed or not same_level or "page" not in previous:
         write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
     else:
         print(f"already done: {files[0]}, {files[1]}")
@@ -89,7 +108,7 @@ def predict_images(
     if reference:
         note_on_level(reference, settings.none_level)
     print(prediction_summary(rows, task.classes, settings.none_level))
-    return images.name, rows, dict(zip(images.ids, images.paths))
+    return Predictions(images.name, rows, dict(zip(images.ids, images.paths)), about["page"])
 
 
 def note_on_level(reference: Reference, level: float) -> None:
@@ -102,14 +121,15 @@ def note_on_level(reference: Reference, level: float) -> None:
 
 
 def earlier_rows(
-    run: Evaluation, files: tuple[Path, Path], about: dict, task: Task, there: set[str]
+    run: Evaluation, files: tuple[Path, Path], about: dict, task: Task, there: dict[str, str]
 ) -> tuple[list[Row], dict[str, Any]]:
     """Return the rows of an earlier result of this command, and what its JSON file says.
 
-    Nothing of a result that must be made again, with a note. Of the data folder only the support
-    and the base images are compared. Raises InputError for a result of another command, for one
-    that would lose rows of images that are not `there` any more or its scores for none of these,
-    and for one of an earlier version, which does not record each image.
+    Of a result that must be made again, with a note, only what readers have added to the rows. Of
+    the data folder only the support and the base images are compared. Raises InputError for a
+    result of another command or of images in another folder, for one that would lose rows of images
+    that are not `there` (contents by id) any more or its scores for none of these, and for one of
+    an earlier version, which does not record each image.
     """
     if (previous := run.earlier(files)) is None:
         return [], {}
@@ -120,35 +140,43 @@ def earlier_rows(
         )
     others = another_task(previous, task)
     others += ["other support images"] * (previous.get("support") != about["support"])
-    others += ["another folder"] * (previous.get("folders", about["folders"]) != about["folders"])
+    before = previous["contents"]
+    both = [i for i in there if i in before]
+    moved = both and all(before[i] == there[i] for i in both)  # the folder, not the images
+    if previous.get("folders", about["folders"]) != about["folders"] and not moved:
+        others.append("another folder")
     same = {name: about["args"][name] for name in ("data", "skip_unreadable")}
     args = {**previous["args"], **same}
     done = run.is_done(files, {**previous, "args": args}, others)
-    compared = dict(previous.get("none_of_these") or {})
+    note, compared = "", dict(previous.get("none_of_these") or {})
     compared.pop("format", None)  # of the file of the reference, in results of earlier versions
     if done and compared != (about["none_of_these"] or {}):
         if about["none_of_these"] is None:
             raise would_overwrite(files, ["without scores for none of these now"])
-        print("note: with other scores for none of these than before: made again")
-        done = False
+        done, note = False, "note: with other scores for none of these than before: made again"
+    rows = read_predictions(files[1], task.classes) if files[1].exists() else []
     if done:
-        return read_predictions(files[1], task.classes), previous
-    if gone := [name for name in previous["contents"] if name not in there]:
+        return rows, previous
+    if rows and (gone := [name for name in before if name not in there]):
         lost = f"without the rows of {len(gone)} images that are no longer there: {listed(gone, 3)}"
         raise would_overwrite(files, [lost])
-    return [], {}
+    if note:
+        print(note)
+    remarks = ((row["image"], added_by_readers(row, task.classes)) for row in rows)
+    return [{"image": image, **added} for image, added in remarks], {}
 
 
 def reference_of(
     run: Evaluation, encoder: FrozenEncoder | MetaLearner, data: Collection | None, task: Task
-) -> Reference | None:
-    """Return what tells none of these: kept beside the checkpoint, or made from the data folder.
+) -> tuple[Reference | None, Path | None]:
+    """Return what tells none of these: kept beside the checkpoint, or made from the data folder and
+    then to be kept in the file.
 
     None, with a note, if there is neither.
     """
     settings = run.settings
     if not settings.none_of_these or isinstance(encoder, MetaLearner):
-        return None  # a meta-trained model has no embeddings of its own
+        return None, None  # a meta-trained model has no embeddings of its own
     file = run.folder / f"none_of_these_{task.name}.npz"
     about = {
         "epoch": run.checkpoint["epoch"], "checkpoint_made_by": run.checkpoint["made_by"],
@@ -162,11 +190,11 @@ def reference_of(
         kept = load_reference(file)
         known = {"contents": about.get("contents"), **kept.about}  # not in older files
         if about == {name: known.get(name) for name in about}:
-            return kept
+            return kept, None
     missing = "note: no scores for none of these"
     if data is None:
         print(f"{missing}: they need the base images; pass the data folder once")
-        return None
+        return None, None
     try:
         rare, base = (settings.decoded(x, run.image_size) for x in (data.rare, data.base))
         support = task.support(rare)
@@ -175,9 +203,13 @@ def reference_of(
         reference = fit_reference(copies, np.array(support.labels), embeddings, about)
     except InputError as error:  # of unreadable images, too: it names --skip-unreadable
         print(f"{missing}, which need all rare and base images: {error}")
-        return None
+        return None, None
+    return reference, file
+
+
+def keep(reference: Reference, file: Path) -> None:
+    """Write what tells none of these to a file, or print a note that this is not possible."""
     try:
         reference.save(file)
     except OSError as error:
         print(f"note: {file} cannot be written ({error.strerror}): the data folder is needed again")
-    return reference

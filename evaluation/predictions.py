@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from common.errors import refusing
+from common.errors import InputError, refusing
 from common.files import csv_text
 from common.names import beside_numbers
 from datasets.images import ImageSet
@@ -35,6 +35,12 @@ def error_rows(errors: Mapping[str, str]) -> list[Row]:
     return [{"image": name, ERROR: reason} for name, reason in errors.items()]
 
 
+def added_by_readers(row: Row, classes: Sequence[str]) -> Row:
+    """Return what a row of an earlier file has in columns that somebody has added."""
+    own = {"image", "prediction", NONE, VERDICT, ERROR, *(f"p_{name}" for name in classes)}
+    return {name: value for name, value in row.items() if name not in own}
+
+
 def confidence(row: Row) -> float:
     """Return the probability of the predicted class."""
     return float(row[f"p_{row['prediction']}"])
@@ -57,8 +63,7 @@ def predictions_text(rows: Sequence[Row], classes: Sequence[str], level: float) 
     columns = ["image", "prediction", *(f"p_{name}" for name in classes)]
     columns += [NONE, VERDICT] * any(row.get(NONE) for row in rows)
     columns += [ERROR] * any(row.get(ERROR) for row in rows)
-    known = {*columns, NONE, VERDICT, ERROR}
-    columns += dict.fromkeys(name for row in rows for name in row if name not in known)
+    columns += dict.fromkeys(name for row in rows for name in added_by_readers(row, classes))
     told = [{**row, VERDICT: verdict(row, level)} for row in rows]
     return "\ufeff" + csv_text([columns, *([row.get(name) for name in columns] for row in told)])
 
@@ -76,6 +81,21 @@ def read_predictions(path: Path, classes: Sequence[str]) -> list[Row]:
             if "prediction" in row:
                 float(row.get(NONE, 0)), [float(row[f"p_{name}"]) for name in classes]
         return rows
+
+
+def page_mark(page: str) -> str:
+    """Return what the HTML page of a result contains, by which it is known as that of the result,
+    whose JSON file has `page`."""
+    return f'<meta name="result" content="{page}">'
+
+
+def require_page(file: Path, page: str) -> None:
+    """Raise InputError if `file` exists and is not the page of this result, which is replaced."""
+    if file.exists() and page_mark(page) not in file.read_text(encoding="utf-8", errors="replace"):
+        raise InputError(
+            f"--sheet {file} exists and is not the page of these predictions; choose another file "
+            "or add --overwrite"
+        )
 
 
 def prediction_summary(rows: Sequence[Row], classes: Sequence[str], level: float) -> str:

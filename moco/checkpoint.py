@@ -23,6 +23,10 @@ CONTENTS = ("stage", "epoch", "args", "base", "task", "made_by", "state_dict", "
 F_C, BIAS = "classifier.linear.weight", "classifier.linear.bias"
 
 
+class MustAdapt(InputError):
+    """An encoder has no features of its own, before it has adapted to a task."""
+
+
 def save_checkpoint(folder: Path, contents: dict) -> None:
     """Write `contents` to `folder`, and for a task also the classifier's weights to CLASSIFIER.
 
@@ -163,12 +167,12 @@ def _encoder(checkpoint: dict) -> Encoder:
 def query_encoder(checkpoint: dict) -> Encoder:
     """Return f_q or f_q′ of a checkpoint, frozen, in evaluation mode.
 
-    Raises InputError for a network that is meaningful only once adapted to a task, as MAML's.
+    Raises MustAdapt for a network that is meaningful only once adapted to a task, as MAML's.
     """
     stage, weights = STAGES[checkpoint["stage"]], checkpoint["state_dict"]
     counters = [weights[name] for name in weights if name.endswith("num_batches_tracked")]
     if stage.adapts and counters and not any(counters):
-        raise InputError(
+        raise MustAdapt(
             f"the encoder of {stage.title} adapts to each task, and has no BatchNorm statistics of "
             "its own"
         )

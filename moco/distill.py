@@ -28,7 +28,7 @@ def require_read(settings: Distillation, given: Mapping[str, Any]) -> None:
         "--correction dic or ddl": ("dic_gamma", "dic_scale") if correction == "none" else (),
         "an adaptive --pseudo-label": () if "adaptive" in settings.pseudo_label else ("alpha",),
         "a classification loss": () if settings.p_label and "cls" in settings.losses
-        else ("correction", "pseudo_label", "alpha", "cls_loss"),
+        else ("correction", "pseudo_label", "alpha", "cls_loss", "pseudo_balance"),
     }  # fmt: skip
     for needed, names in unread.items():
         if wrong := [n for n in names if n in given and given[n] != fields[n].default]:

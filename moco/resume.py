@@ -17,7 +17,7 @@ from datasets.content import content_key
 from datasets.episode import Task
 from datasets.images import ImageSet, require_same
 from models import has_batchnorm
-from trainer.checkpoint import CHECKPOINT, PREVIOUS
+from trainer.checkpoint import CHECKPOINT, PREVIOUS, stamp
 from trainer.config import EPOCHS, Output, TrainingSettings, scaled_drops
 from trainer.distributed import pick_device
 from trainer.performance import has_bfloat16
@@ -89,7 +89,7 @@ def resolve_training(
     if recorded.get("schedule") is not None:
         given.setdefault("schedule", list(recorded["schedule"]))
     settings = resolve(cls, given, auto, inherited, where)
-    if given.get("mlp") and not getattr(settings, "moco_dim", True):
+    if source is None and given.get("mlp") and not getattr(settings, "moco_dim", True):
         raise InputError("--mlp: --moco-dim 0 leaves out the head that it is to have a layer of")
     others = {name: value for name, value in given.items() if name != "epochs"}
     usual = resolve(cls, others, auto, inherited, where)
@@ -286,6 +286,7 @@ def prepare_run(
     run = Run(
         settings.model_path, about, save_checkpoint, source.take if source else None,
         source.path if source else None, is_resuming(settings), settings.overwrite,
+        stamp(settings.model_path),
     )  # fmt: skip
     return run, settings.decoded(images, settings.image_size, settings.views_by == "batch")
 

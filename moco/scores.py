@@ -99,12 +99,17 @@ TASK_SCORES = {
 TITLES = TASK_SCORES | {"ece": "ECE"}  # files of earlier versions have no ECE
 
 
-def task_row(task: Task, scores: dict) -> dict[str, Any]:
-    """Return a task's row of the CSV file: its seed, a hash of the task, and its scores."""
+def task_key(task: Task) -> str:
+    """Return a hash of a task, its support set and query set."""
     content = json.dumps([task.classes, task.support_ids, task.excluded_ids, task.rare["sha256"]])
+    return hashlib.sha256(content.encode()).hexdigest()[:12]
+
+
+def task_row(task: Task, scores: dict) -> dict[str, Any]:
+    """Return a task's row of the CSV file: its seed, `task_key`, and its scores."""
     return {
         "seed": task.seed,
-        "task": hashlib.sha256(content.encode()).hexdigest()[:12],
+        "task": task_key(task),
         "accuracy": scores["accuracy"],
         "balanced_accuracy": scores["average"],
         "macro_f1": scores["macro_f1"],

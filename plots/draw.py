@@ -13,6 +13,7 @@ from datasets.episode import Task
 from datasets.images import read_image
 from datasets.pseudo import PseudoLabels
 from moco.calibration import reliability
+from moco.checkpoint import MustAdapt
 
 from .read import (
     Result,
@@ -281,7 +282,7 @@ def draw_tsne(folders: Sequence[Path], tasks: Sequence[Task], images: Collection
         sets = (task.query(images.rare, complete=False), task.support(images.rare))
         try:
             panels.append((folder, task, sets, np.concatenate(embed(folder, *sets))))
-        except InputError as error:  # as of an encoder that has to be adapted
+        except MustAdapt as error:
             print(f"note: {folder} is not in tsne: {error}")
     if not panels:
         raise InputError("no encoder has features to draw")

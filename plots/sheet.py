@@ -9,7 +9,15 @@ from pathlib import Path
 from common.errors import InputError
 from datasets.images import read_image
 from datasets.listing import ArrayImage
-from evaluation.predictions import ERROR, NONE, NONE_OF_THESE, Row, confidence, verdict
+from evaluation.predictions import (
+    ERROR,
+    NONE,
+    NONE_OF_THESE,
+    Row,
+    confidence,
+    page_mark,
+    verdict,
+)
 
 SIDE = 160  # largest width and height of a thumbnail, in pixels
 CAUTION = "For research, not for diagnosis."
@@ -38,10 +46,11 @@ def sheet(
     level: float,
     title: str,
     about: Mapping[str, str],
+    page: str = "",
 ) -> str:
     """Return an HTML page of the images by verdict, the most confident first, with their ids.
 
-    `about`: what else the head of the page tells of them, by name.
+    `about`: what else the head of the page tells of them, by name. `page`: see `page_mark`.
 
     Thumbnails are embedded, so that the page is one file; it runs no script and loads nothing. An
     image without a path, or one that cannot be read any more, has none. At the end it lists the
@@ -72,22 +81,9 @@ def sheet(
     body = "\n".join(parts)
     return (
         f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n'
-        f"{_title(title)}\n<style>{STYLE}</style>\n</head>\n"
+        f"<title>{escape(title)}</title>\n{page_mark(page)}\n<style>{STYLE}</style>\n</head>\n"
         f"<body>\n{body}\n</body>\n</html>\n"
     )
-
-
-def _title(title: str) -> str:
-    return f"<title>{escape(title)}</title>"
-
-
-def require_page_of(file: Path, title: str) -> None:
-    """Raise InputError if `file` exists and is no earlier page of this title, to be replaced."""
-    if file.exists() and _title(title) not in file.read_text(encoding="utf-8", errors="replace"):
-        raise InputError(
-            f"--sheet {file} exists and is not the page {title!r}; choose another file or add "
-            "--overwrite"
-        )
 
 
 def _figure(row: Row, path: Path | ArrayImage | None, heading: str) -> str:

@@ -210,12 +210,23 @@ def test_the_same_name_from_another_folder(student, new, tmp_path, capsys, monke
     call("test", *argv)
     call("test", *argv)
     assert "already done" in capsys.readouterr().out
+    first = sorted((tmp_path / "second" / "new").iterdir())[0]
+    Image.effect_noise((40, 40), 99).convert("RGB").save(first)
     monkeypatch.chdir(tmp_path / "second")
     assert "(another folder)" in refused(capsys, monkeypatch, "test", *argv)
+    for path in (tmp_path / "second" / "new").iterdir():
+        path.rename(path.with_stem(f"{path.stem}-2"))  # other names are no better
+    assert "(another folder)" in refused(capsys, monkeypatch, "test", *argv)
+    new.parent.joinpath("third").mkdir()  # a project that has moved
+    new.rename(tmp_path / "third" / "new")
+    monkeypatch.chdir(tmp_path / "third")
+    call("test", *argv)
+    assert "already done" in capsys.readouterr().out
 
 
-def test_what_readers_do_to_the_file(data, student, new, capsys):
+def test_what_readers_do_to_the_file(data, student, new, tmp_path, capsys):
     """A column of theirs is kept; a file that is gone is made again."""
+    root = shutil.copytree(data, tmp_path / "root")
     argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
     call("test", *argv)
     before = rows_of(student)
@@ -226,15 +237,18 @@ def test_what_readers_do_to_the_file(data, student, new, capsys):
     shutil.copy(open_dataset(data).rare.paths[5], new / "0.jpg")
     call("test", *argv)
     assert [row["comment"] for row in rows_of(student).values()] == ["seen", "", "", "", ""]
+    call("test", root, *argv)  # with scores for none of these: all rows are made again
+    Image.effect_noise((40, 40), 99).convert("RGB").save(new / next(iter(before)))
+    call("test", root, *argv)
+    made = rows_of(student)
+    assert [row["comment"] for row in made.values()] == ["seen", "", "", "", ""]
+    assert all(row["verdict"] for row in made.values())
     file.unlink()
     (new / "0.jpg").unlink()
     capsys.readouterr()
-    (student / "predict_new_direct_3way_2shot_seed0.json").unlink()
-    call("test", *argv)
-    file.unlink()
-    call("test", *argv)
+    call("test", root, *argv)
     assert f"{file} is missing; it is made again" in capsys.readouterr().out
-    assert rows_of(student) == before
+    assert sorted(rows_of(student)) == sorted(before)
 
 
 def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
@@ -249,13 +263,12 @@ def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
         assert f"{told}" in text
     assert f"<td>{datetime.date.today()}</td>" in text
     call("test", *argv, "--sheet", page)  # its own page is replaced, no other file
-    (tmp_path / "report.html").write_text("<title>Predictions of monday</title>")
-    error = refused(capsys, monkeypatch, "test", *argv, "--sheet", tmp_path / "report.html")
-    assert "report.html exists and is not the page 'Predictions of new'" in error
+    again = [*argv, "--output", tmp_path / "other"]
+    error = refused(capsys, monkeypatch, "test", *again, "--sheet", page)
+    assert "page.html exists and is not the page of these predictions" in error
     error = refused(capsys, monkeypatch, "test", data, "--resume", student, "--sheet", page)
     assert "--sheet requires --predict" in error
     monkeypatch.setattr(FrozenEncoder, "embed", None)  # refused before the work
-    again = [*argv, "--output", tmp_path / "other"]
     error = refused(capsys, monkeypatch, "test", *again, "--sheet", tmp_path)
     assert "is a folder" in error
     error = refused(capsys, monkeypatch, "test", *again, "--sheet", page / "page.html")
@@ -308,9 +321,10 @@ def test_an_edited_base_image_is_embedded_again(data, student, new, tmp_path, ca
     (new / removed).rename(tmp_path / removed)
     paths = open_dataset(root).base.paths
     Image.effect_noise((40, 40), 99).convert("RGB").save(paths[0])
+    kept = (student / NONE).read_bytes()
     error = refused(capsys, monkeypatch, "test", *argv)
     assert f"without the rows of 1 images that are no longer there: {removed}" in error
-    assert rows_of(student) == rows
+    assert rows_of(student) == rows and (student / NONE).read_bytes() == kept
     (tmp_path / removed).rename(new / removed)
     call("test", *argv)
     assert "made again" in capsys.readouterr().out

@@ -96,6 +96,20 @@ def test_refusals(chain, data, scored, tmp_path, capsys, monkeypatch):
     assert "is not a CSV file of test.py --tasks" in no(*other, tmp_path / "x.csv")
 
 
+def test_other_groups_are_other_tasks(chain, data, tmp_path, capsys, monkeypatch):
+    """Where they exclude query images."""
+    ids = open_dataset(data).rare.ids
+    table = tmp_path / "g.csv"
+    argv = ["test", data, "--resume", chain.pretrained, "--k-shot", 1, "--tasks", 2, "-j", 0,
+            "--groups", table, "--group-disjoint", "--output", tmp_path / "out"]  # fmt: skip
+    for size in (1, 2):
+        rows = [f"{i},{number // size}" for number, i in enumerate(ids)]
+        table.write_text("\n".join(["image,group", *rows]))
+        if size == 1:
+            call(*argv)
+    assert "would be overwritten (other tasks)" in refused(capsys, monkeypatch, *argv)
+
+
 def test_tasks_without_query_images_end_before_the_work(chain, data, tmp_path, capsys, monkeypatch):
     """The message names the seed, and what helps."""
     rare = open_dataset(data).rare
@@ -110,7 +124,8 @@ def test_tasks_without_query_images_end_before_the_work(chain, data, tmp_path, c
     assert shared["shared_with_support"]["without_group"] == 0
     monkeypatch.setattr(FrozenEncoder, "embed", None)
     error = refused(capsys, monkeypatch, *argv, "--group-disjoint", "--overwrite")
-    assert "seed " in error and "has no query images of" in error and "another --seed" in error
+    assert "seed " in error and "has no query images of" in error
+    assert "fewer --k-shot leave some" in error and "--seed" not in error
 
 
 def test_histogram(chain, data, scored, tmp_path):

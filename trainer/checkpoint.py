@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from common.errors import InputError, refusing
+from common.errors import InputError, out_of_memory, refusing, too_many_open_files
 from common.files import atomic_write
 
 CHECKPOINT = "checkpoint.pth.tar"
@@ -29,6 +29,13 @@ def save(folder: Path, contents: dict) -> None:
         file.flush()
         os.fsync(file.fileno())  # complete on disk before PREVIOUS is replaced
         _keep_previous(folder)
+
+
+def stamp(folder: Path) -> tuple[int, int] | None:
+    """Return time and size of a run's latest checkpoint, by which a newer one is known; None if
+    there is none."""
+    file = folder / CHECKPOINT
+    return (file.stat().st_mtime_ns, file.stat().st_size) if file.exists() else None
 
 
 def torch_save(contents: dict, file: BinaryIO) -> None:
@@ -71,7 +78,9 @@ def _is_intact(path: Path) -> bool:
     try:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
-    except Exception:  # damaged headers raise errors of every kind
+    except Exception as error:  # damaged headers raise errors of every kind
+        if out_of_memory(error) or too_many_open_files(error):
+            raise
         return False
 
 

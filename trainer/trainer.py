@@ -15,7 +15,7 @@ from common.errors import InputError, refusing
 from common.seeding import stream_seed
 from datasets.images import ImageSet
 
-from .checkpoint import CHECKPOINT, PREVIOUS, require_readable
+from .checkpoint import CHECKPOINT, PREVIOUS, require_readable, stamp
 from .config import TrainingSettings
 from .distributed import (
     all_max,
@@ -69,6 +69,7 @@ class Run:
     source: Path | None = None
     resuming: bool = False
     overwrite: bool = False
+    found: Any = None  # `stamp` of `folder` when the command looked at it
 
 
 def nothing(epoch: int) -> Values:
@@ -193,6 +194,10 @@ class Trainer:
                 print(f"{self.epoch} epochs already done: {self.run.folder / CHECKPOINT}")
             return
         with training_in(self.run.folder):
+            if all_max(is_main() and stamp(self.run.folder) != self.run.found):
+                raise InputError(
+                    f"another process has just trained in {self.run.folder}; rerun the command"
+                )
             self.begin(score)
             self.train_epochs(after_epoch, score)
 

@@ -71,6 +71,20 @@ def test_frozen(frozen, data):
     assert labels.embeddings.shape[1] == f_q.out_features
 
 
+def test_another_file_under_the_same_name(data, tmp_path, capsys, monkeypatch):
+    """It is not "already done"; without the file it is."""
+    path = weights_file(NETWORKS[0], tmp_path)
+    argv = ["baselines.pretrained", "--arch", NETWORKS[0], "--image-size", 32, "--weights", path,
+            "--model-path", tmp_path / "frozen"]  # fmt: skip
+    call(*argv)
+    weights = torch.load(path, weights_only=True)
+    torch.save({name: 2 * value for name, value in weights.items()}, path)
+    assert "would be overwritten" in refused(capsys, monkeypatch, *argv)
+    path.unlink()
+    call(*argv)
+    assert "already done" in capsys.readouterr().out
+
+
 def test_students_of_a_frozen_teacher(frozen, data, tmp_path):
     """They begin with its weights, and with the features as the embedding."""
     root, arch, _ = frozen

@@ -39,6 +39,8 @@ def test_a_lock_of_another_process(tmp_path):
     assert (tmp_path / "lock").exists()
     with alone_in(tmp_path / "lock") as alone:
         assert alone
+    with alone_in(tmp_path / "lock"):
+        (tmp_path / "lock").unlink()  # by somebody who tidies up
     assert not list(tmp_path.iterdir())
 
 

@@ -191,6 +191,9 @@ def test_a_copy_that_sorts_first_takes_a_support_images_place(folder):
     assert len(both.support(allowed)) == 3
     with pytest.raises(InputError, match="add --allow-duplicates to count each"):
         both.support(data.rare)
+    write(folder / "scar" / "#.bmp", 20 + int(task.support_ids[0][0][5]))  # a third one, first
+    with pytest.raises(InputError, match="add --allow-duplicates to count each"):
+        both.support(opened(folder).rare)
 
 
 def test_a_fingerprint_made_with_copies_is_told_what_to_do(folder):

@@ -100,3 +100,16 @@ def test_a_student_of_aligned_labels(chain, data, tmp_path, capsys, monkeypatch)
     ]
     error = refused(capsys, monkeypatch, *command, *flags, "--epochs", 2)
     assert "--pseudo-balance none conflicts with" in error
+
+
+def test_a_run_of_an_earlier_version_resumes_with_its_flags(chain, data, tmp_path, monkeypatch):
+    """Which a new run refuses now."""
+    argv = ["main_distill", data, "--savedir", chain.labels, "--model-path", tmp_path, "-b", 8,
+            "-j", 0, "--bn-groups", 2, "--pseudo-label", "soft", "--alpha", 0.5]  # fmt: skip
+    with pytest.raises(InputError, match="--alpha: no effect"):
+        call(*argv, "--epochs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("moco.distill.require_read", lambda *_: None)
+        call(*argv, "--epochs", 1)
+    call(*argv, "--epochs", 2)
+    assert load_checkpoint(tmp_path)["epoch"] == 2

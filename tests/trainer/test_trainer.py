@@ -371,3 +371,14 @@ def test_a_folder_in_which_another_process_trains(data, tmp_path, capsys, monkey
     assert before == {path: path.read_bytes() for path in tmp_path.iterdir() if path.is_file()}
     call(*argv, "--epochs", 2)
     assert "2 epochs done" in capsys.readouterr().out
+
+
+def test_a_folder_in_which_another_process_has_just_trained(data, tmp_path, capsys, monkeypatch):
+    """Between looking at the folder and locking it: what it found is not the newest state."""
+    argv = ["main_moco", data, "--model-path", tmp_path, *TINY]
+    call(*argv, "--epochs", 1)
+    with monkeypatch.context() as patch:
+        patch.setattr("trainer.trainer.stamp", lambda _: (0, 0))
+        error = refused(capsys, monkeypatch, *argv, "--epochs", 2)
+    assert f"another process has just trained in {tmp_path}; rerun" in error
+    assert load_checkpoint(tmp_path)["epoch"] == 1
