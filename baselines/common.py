@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from common.errors import InputError
+from common.names import quoted
 from common.seeding import stream_seed
 from datasets import Collection
 from datasets.episode import Task
@@ -64,6 +65,15 @@ def start(stage: str, argv: list[str] | None, part: str = "base") -> Start:
     cls = STAGES[stage].settings
     settings, source = resume.resolve_training(cls, parse(cls, argv))
     return Start(stage, settings, source, settings.open_data(use=[part]))
+
+
+def require_classes(images: ImageSet) -> None:
+    """Raise InputError if the base images are of a single class: their labels teach nothing."""
+    if len(images.classes) < 2:
+        raise InputError(
+            "this method learns from the labels of at least two base classes, and there is one: "
+            f"{quoted(images.classes[0])}; main_moco, SimCLR, UMTRA and CACTUs need no labels"
+        )
 
 
 class Supervised(nn.Module):

@@ -23,7 +23,7 @@ from trainer.optimizer import adam
 from trainer.settings import recipe, setting, with_default
 from trainer.trainer import Trainer
 
-from .common import Baseline, Start, start_run
+from .common import Baseline, Start, require_classes, start_run
 
 Groups = Sequence[np.ndarray]  # the rows of each class or cluster
 
@@ -108,7 +108,8 @@ class EpisodeBatches(Sampler):
 
 
 def class_groups(images: ImageSet) -> Groups:
-    """Return the rows of each class."""
+    """Return the rows of each class, of at least two."""
+    require_classes(images)
     labels = np.array(images.labels)
     return [np.flatnonzero(labels == label) for label in range(len(images.classes))]
 

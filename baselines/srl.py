@@ -24,7 +24,7 @@ from trainer import cli
 from trainer.performance import prepare
 from trainer.settings import setting
 
-from .common import Baseline, Supervised, start, train_baseline
+from .common import Baseline, Supervised, require_classes, start, train_baseline
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,6 +53,7 @@ register(
 def main(argv: list[str] | None = None) -> None:
     run = start("srl_simple", argv)
     settings, base, device = run.settings, run.data.base, run.device
+    require_classes(base)
     for name in ("distill_t", "distill_weight"):
         field = SRL.fields()[name]
         if not (settings.teacher or run.source) and getattr(settings, name) != field.default:

@@ -15,6 +15,19 @@ def make_parser(description: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=description, formatter_class=formatter)
 
 
+def add_classes(parser: argparse.ArgumentParser) -> None:
+    """Add the flags that choose the classes of own images."""
+    for part in ("base", "rare"):
+        help = f"{part} classes of own images (default: the checkpoint's)"
+        parser.add_argument(f"--{part}-classes", nargs="+", metavar="CLASS", help=help)
+
+
+def classes_of(args: argparse.Namespace, checkpoint: dict) -> list[list[str] | None]:
+    """Return base and rare classes, of the flags or else of the checkpoint's run."""
+    names = ("base_classes", "rare_classes")
+    return [getattr(args, name) or checkpoint["args"].get(name) for name in names]
+
+
 def settings_of(args: argparse.Namespace) -> dict:
     """Return the flags' values that a file of results records."""
     return {name: value for name, value in vars(args).items() if name != "out"}

@@ -28,6 +28,7 @@ from datasets.open import open_data
 from moco.checkpoint import load_checkpoint
 from moco.evaluate import FrozenEncoder, regressions
 from moco.loader import EpochBatches, training_loader
+from models import default_embedding_dim
 from plots.read import read_log
 from reproduction.table import markdown, mean_std
 from trainer import cli
@@ -56,7 +57,9 @@ def train_plain(args: argparse.Namespace, data: Collection, seed: int) -> tuple[
     device = pick_device(args.device)
     torch_defaults()
     torch.manual_seed(stream_seed("weights", seed))
-    model = PlainMoCo(functools.partial(plain_encoder, args.arch), batchnorm_groups=4).to(device)
+    width = default_embedding_dim(args.arch)
+    make_encoder = functools.partial(plain_encoder, args.arch, width)
+    model = PlainMoCo(make_encoder, width, batchnorm_groups=4).to(device)
     optimizer = plain_sgd(model, 0.03, 0.9, 1e-4)
     batches = EpochBatches(len(data.base), 16, seed)
     loader = training_loader(
@@ -74,7 +77,7 @@ def train_plain(args: argparse.Namespace, data: Collection, seed: int) -> tuple[
             for views, rows in loader
         ]
         losses.append((sum(steps) / len(steps)).item())
-    settings = {"arch": args.arch, "moco_dim": 128, "mlp": False, "aug_plus": False,
+    settings = {"arch": args.arch, "moco_dim": width, "mlp": False, "aug_plus": False,
                 "image_size": args.image_size}  # fmt: skip
     checkpoint = {"stage": "moco", "args": settings, "state_dict": model.state_dict()}
     return checkpoint, losses

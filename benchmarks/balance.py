@@ -35,6 +35,8 @@ from trainer import cli
 from trainer.distributed import pick_device
 from trainer.optimizer import sgd
 
+from . import add_classes, classes_of
+
 TEACHER = "teacher"
 
 
@@ -218,17 +220,24 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.ArgumentParser("Compare ways to balance pseudo labels, on frozen features.")
     add = parser.add_argument
     add("data", type=Path, help="data folder")
-    add("--resume", type=Path, required=True, help="checkpoint of a teacher, or its folder")
+    add(
+        "--resume",
+        type=Path,
+        required=True,
+        help="run of baselines.pretrained",
+    )
     add("--k-shot", type=int, default=5, help="support images per class")
     add("--tasks", type=int, default=20, help="number of tasks, seeds from 0")
     add("--epochs", type=int, default=6, help="epochs of the student")
     add("--lr", type=float, default=1e-4, help="its learning rate")
     add("--views", type=int, default=2, help="random views of a base image, used in turn")
     add("--images", type=int, help="base images, drawn at random (default: all)")
+    add_classes(parser)
     args = parser.parse_args(argv)
     baselines.register_all()
-    data = open_data(args.data)
-    encoder = FrozenEncoder(load_checkpoint(args.resume), pick_device("auto", None))
+    checkpoint = load_checkpoint(args.resume, ("pretrained",))
+    data = open_data(args.data, *classes_of(args, checkpoint))
+    encoder = FrozenEncoder(checkpoint, pick_device("auto", None))
     chosen = np.random.default_rng(0).permutation(data.base.ids)[: args.images]
     base = data.base.take(sorted(chosen.tolist()))
     features, z_base, views = map(torch.from_numpy, (

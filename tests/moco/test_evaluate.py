@@ -39,10 +39,14 @@ def test_encode_is_in_order_in_evaluation_mode(data):
     np.testing.assert_allclose(found[7], alone, rtol=1e-3, atol=1e-4)
 
 
-@pytest.mark.parametrize("arch, size", [("conv4_released", 64), ("resnet12", 32)])
+@pytest.mark.parametrize("arch, size", [
+    ("conv4_released", 64), ("resnet12", 32), ("timm/test_efficientnet", 96),
+])  # fmt: skip
 def test_statistics_of_each_image(arch, size):
     """As training mode computes it for the image alone, whatever else is in the batch."""
-    encoder = build_encoder(arch, 8).eval()
+    if arch.startswith("timm"):
+        pytest.importorskip("timm")
+    encoder = build_encoder(arch, 8, image_size=size).eval()
     images = torch.rand(3, 3, size, size)
     with torch.no_grad():
         for layer in encoder.modules():

@@ -249,7 +249,7 @@ def test_file_names_stand_under_lookalikes(chain, data):
     result = read_result(chain.student / "test_direct_3way_2shot_seed0.json")
     mistakes = worst_mistakes(result, 5)
 
-    def embed(_, *sets):
+    def embed(_, *sets, **__):
         return [np.eye(len(images), 4) + 1 for images in sets]
 
     figure = draw.draw_lookalikes(result, open_dataset(data), embed)
@@ -272,7 +272,9 @@ def test_images_of_one_file_name_are_told_apart(chain, data, tmp_path):
     }
     result = read_result(tmp_path / "test.json")
     figure = draw.draw_lookalikes(
-        result, replace(images, **parts), lambda _, *sets: [np.eye(len(x), 4) + 1 for x in sets]
+        result,
+        replace(images, **parts),
+        lambda _, *x, **__: [np.eye(len(y), 4) + 1 for y in x],
     )
     shown = {ax.get_xlabel() for ax in figure.axes}
     assert {row["image"] for row in worst_mistakes(result, 5)} <= shown and "1.png" not in shown

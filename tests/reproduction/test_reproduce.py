@@ -408,6 +408,10 @@ def test_a_narrowed_table_5(smears, tmp_path, capsys, monkeypatch):
     # Fewer rows of the same study: another heading, nothing to run.
     reproduce.main([*argv, "--methods", "moco_v1"])
     assert "methods moco_v1" in (root / "table5.md").read_text()
+    printed = capsys.readouterr().out
+    assert (
+        "note: table5.md had more before: hybrid 1-shot, hybrid_ddl 1-shot, hybrid_dic" in printed
+    )
 
 
 @pytest.mark.slow
@@ -640,7 +644,12 @@ def test_sbatch_errors(smears, tmp_path, sent, capsys, monkeypatch):
     argv = [*NARROW, "--data", smears, "--out", tmp_path / "out", "--executor", "slurm"]
     (tmp_path / "bin" / "sbatch").write_text("#!/bin/sh\necho no such partition >&2; exit 1")
     message = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
-    assert "encoder moco_v1: no such partition" in message
+    assert "encoder moco_v1: no such partition" in message and "submitted" not in message
+    (tmp_path / "bin" / "sbatch").write_text(
+        SBATCH + 'test $n -lt 3 || { echo "too many jobs" >&2; exit 1; }'
+    )
+    message = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
+    assert ": too many jobs; submitted before: 100, 101, 102; once they have ended" in message
     monkeypatch.setenv("PATH", str(tmp_path))
     message = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
     assert "--executor slurm needs sbatch" in message
@@ -651,6 +660,43 @@ def test_mean_std_and_cells():
     assert table.cell(58.12, 6.78) == "58.1 (6.8)"
     assert table.cell(58.12, 6.78, 2, 3) == "58.1 (6.8; 2 of 3 runs)"
     assert table.cell(58.12, None, 1, 3) == "58.1 (1 of 3 runs)"
+
+
+def test_a_single_base_class(little, tmp_path, capsys, monkeypatch):
+    """It has no labels to learn from: refused before the work, with the rows that are possible."""
+    argv = ["--table", 5, "--data", little, "--out", tmp_path, "--shots", 1, "--tasks", 0]
+    argv += ["--base-classes", "nevus", "--rare-classes", "scar", "vessel"]
+    message = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
+    assert "maml, relationnet, protonet, daml, srl_simple, srl_distill learn from" in message
+    words = message.rpartition("--methods ")[2].split()
+    assert words[:2] == ["scratch", "umtra"] and "hybrid" in words
+    for method in ("srl", "maml", "protonet"):
+        error = refused(
+            capsys, monkeypatch, f"baselines.{method}", little, "--model-path", tmp_path / method,
+            "--base-classes", "nevus", "--rare-classes", "scar", "vessel", "-j", 0,
+        )  # fmt: skip
+        assert "learns from the labels of at least two base classes" in error
+
+
+def test_tasks_without_query_images_are_refused_before_the_work(
+    little, tmp_path, capsys, monkeypatch
+):
+    argv = ["--table", 5, "--data", little, "--out", tmp_path, "--shots", 1, "--methods", "moco_v1"]
+    argv += ["--base-classes", "nevus", "--rare-classes", "scar", "vessel", "--seeds", 0]
+    rows = ["image,group"]
+    for name in ("scar", "vessel"):
+        images = sorted((little / name).iterdir())
+        rows += [f"{name}/{path.name},{name}{min(n, 1)}" for n, path in enumerate(images)]
+    (tmp_path / "g.csv").write_text("\n".join(rows))
+    argv += ["--group-disjoint", "--groups", tmp_path / "g.csv", "--shots", 2]
+    message = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
+    assert "has no query images of" in message
+
+
+def test_slurm_options_alone(data, capsys, monkeypatch):
+    argv = ["--table", 5, "--data", data, "--slurm", "partition=gpu"]
+    message = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
+    assert "--slurm takes effect with --executor slurm" in message
 
 
 def test_a_run_without_its_log_is_told(tmp_path, chain):
@@ -664,7 +710,7 @@ def test_a_run_without_its_log_is_told(tmp_path, chain):
 
 
 def test_wilcoxon_on_the_same_tasks(tmp_path):
-    """One method is better on all nine tasks: p = 2 / 2⁹. Without differences there is no test."""
+    """One method is better on all nine tasks: p = 2 / 2⁹. Without differences p is 1."""
     s = study("--table", 5, "--data", tmp_path, "--out", tmp_path)
     gain = {"hybrid_dic": 0.01, "hybrid": 0.0, "moco_v1": 0.01}
     for number, (method, shot, seed) in enumerate(s.cells()):
@@ -675,10 +721,10 @@ def test_wilcoxon_on_the_same_tasks(tmp_path):
             scores = {"accuracy": accuracy, "per_class": {"a": 1, "b": 0, "c": 0}, "average": 0.3}
             (folder / f"test_{number}.json").write_text(json.dumps(scores))
     rows = table.significance(s)
-    assert [row[0] for row in rows[1:]] == ["hybrid"]
-    assert rows[1][1] == "9" and float(rows[1][3]) == pytest.approx(2 / 2**9, abs=5e-4)
-    # Differences of 2, 4 and 6 points plus 0, 0.1 or 0.2: t of 8 degrees of freedom is 2.306.
-    assert rows[1][2] == "+4.1 ± 1.3"
+    assert rows[1:] == [["moco_v1", "9", "+0.0 ± 0.0", "1.000"],
+                        # Differences of 2, 4 and 6 points plus 0, 0.1 or 0.2: t of 8 degrees of
+                        # freedom is 2.306.
+                        ["hybrid", "9", "+4.1 ± 1.3", f"{2 / 2**9:.3f}"]]  # fmt: skip
 
 
 def test_every_method_has_a_model():
