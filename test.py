@@ -9,7 +9,7 @@ python test.py --resume STUDENT --load-cla --predict FOLDER_OR_IMAGES_OR_CSV
 import common.startup  # noqa: F401
 
 import baselines
-from common.errors import InputError
+from common.errors import InputError, listed
 from common.failures import tracebacks_to
 from common.files import require_writable, write_utf8
 from datasets import Collection
@@ -20,6 +20,7 @@ from datasets.open import note_on_shared, require_contents
 from evaluation.beside import beside, is_complete, print_beside
 from evaluation.many_tasks import require_many, score_tasks
 from evaluation.predict import predict_images
+from evaluation.predictions import page_title
 from evaluation.run import (
     Evaluation,
     another_task,
@@ -63,7 +64,7 @@ def main(argv: list[str] | None = None) -> None:
     if settings.predict:
         name, rows, paths, page = predict_images(run, data, task)
         if settings.sheet:
-            title, level = f"Predictions of {name}", settings.none_level
+            title, level = page_title(name), settings.none_level
             about = run.described(task)
             write_utf8(settings.sheet, sheet(rows, paths, task.classes, level, title, about, page))
             print(f"written: {settings.sheet}")
@@ -83,7 +84,8 @@ def require_consistent(run: Evaluation) -> None:
         raise InputError("--compare requires --tasks")
     of_predict = [name for name in ("sheet", "none_level", "none_of_these") if name in run.given]
     if of_predict and not settings.predict:
-        raise InputError(f"--{of_predict[0].replace('_', '-')} requires --predict")
+        flags = [Testing.fields()[name].flag for name in of_predict]
+        raise InputError(f"{listed(flags)}: only with --predict")
     if settings.sheet:
         if settings.sheet.is_dir():
             raise InputError(f"--sheet {settings.sheet} is a folder; name a file in it, FILE.html")

@@ -13,7 +13,7 @@ import traceback
 from collections.abc import Iterator
 from pathlib import Path
 
-from .errors import InputError, out_of_memory, reason, requested
+from .errors import InputError, out_of_memory, requested
 
 AGAIN = "rerun the same command to resume"
 KNOWN = {  # pattern in an error's text: what it means and what to do
@@ -55,7 +55,9 @@ def explain(error: BaseException) -> str | None:
     if not isinstance(error, MemoryError | OSError | RuntimeError) or isinstance(error, InputError):
         return None
     if out_of_memory(error):
-        detail = reason(error) if isinstance(error, MemoryError) else requested(error)
+        detail = requested(error)
+        if isinstance(error, MemoryError):  # it may name a file, at the end if another process did
+            detail = " ".join(str(error).rpartition("MemoryError: ")[2].split()) or detail
         return (
             f"out of memory ({detail}); reduce -b or, in training, --image-size: a run that has "
             "begun then starts again with --overwrite"

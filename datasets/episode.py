@@ -90,14 +90,6 @@ class Task:
                 f"{listed(map(quoted, rare.classes))}"
             )
 
-    @staticmethod
-    def counted(rare: ImageSet, ids: Sequence[str]) -> list[str]:
-        """Return `ids` with the copy that counts in `rare` in place of an image that is left out
-        for it since the task was drawn, unless two of them are the same image."""
-        left_out = rare.copies.keys() - set(rare.ids)
-        found = [rare.copies[i] if i in left_out else i for i in ids]
-        return found if len(set(found)) == len(found) else list(ids)
-
     def support(self, rare: ImageSet) -> ImageSet:
         """Return S: N·K images labelled 0…N−1.
 
@@ -106,8 +98,9 @@ class Task:
         self.require_classes(rare)
         class_of = {row.id: row.label for row in rare.rows()}
         pairs = [(i, name) for ids, name in zip(self.support_ids, self.classes) for i in ids]
-        there = self.counted(rare, [i for i, _ in pairs])
-        pairs = [(i, name) for i, (_, name) in zip(there, pairs)]
+        there = counted_ids(rare, [i for i, _ in pairs])
+        if len(set(there)) == len(there):  # else two of them are one image
+            pairs = [(i, name) for i, (_, name) in zip(there, pairs)]
         if moved := [i for i, name in pairs if class_of.get(i, name) != name]:
             raise InputError(f"support images that have another class in the data: {listed(moved)}")
         return rare.take([i for i, _ in pairs], self.classes)
@@ -121,7 +114,7 @@ class Task:
         Raises InputError if `rare` lacks a support image (in another set the same image may have
         another id), or, if it has to be `complete`, with `advice`, a class has no query image.
         """
-        used = {*self.support(rare).ids, *self.counted(rare, self.excluded_ids)}
+        used = {*self.support(rare).ids, *counted_ids(rare, self.excluded_ids)}
         rows = (row for row in rare.rows() if row.label in self.classes and row.id not in used)
         query = rare.take((row.id for row in rows), self.classes)
         empty = [name for name, count in query.counts().items() if not count]
@@ -194,6 +187,13 @@ class Task:
                 f"expected {task.k_shot} distinct support images for each of {task.n_way} classes"
             )
         return task
+
+
+def counted_ids(rare: ImageSet, ids: Sequence[str]) -> list[str]:
+    """Return `ids` with the copy that counts in `rare` in place of an image that is left out for it
+    since a task was drawn."""
+    left_out = rare.copies.keys() - set(rare.ids)
+    return [rare.copies[i] if i in left_out else i for i in ids]
 
 
 def _names(value: object) -> tuple[str, ...]:

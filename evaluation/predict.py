@@ -71,9 +71,9 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
     contents |= dict.fromkeys(errors, "")
     rows, previous = earlier_rows(run, files, about, task, contents)
     known = previous.get("contents", {})
-    about["page"] = previous.get("page") or secrets.token_hex(8)
+    about.setdefault("page", secrets.token_hex(8))
     if settings.sheet and not settings.overwrite:
-        require_page(settings.sheet, about["page"])
+        require_page(settings.sheet, about["page"], images.name)
     if file and reference:
         keep(reference, file)
     about |= {name: previous[name] for name in ("temperature",) if name in previous}
@@ -97,7 +97,8 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
         rows = list(by_image.values())
     about["contents"] = known | contents
     same_level = previous.get("args", {}).get("none_level") == settings.none_level  # of verdicts
-    if changed or not same_level or "page" not in previous:
+    same_place = all(previous.get(name) == about[name] for name in ("page", "folders"))
+    if changed or not (same_level and same_place):
         write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
     else:
         print(f"already done: {files[0]}, {files[1]}")
@@ -123,7 +124,8 @@ def note_on_level(reference: Reference, level: float) -> None:
 def earlier_rows(
     run: Evaluation, files: tuple[Path, Path], about: dict, task: Task, there: dict[str, str]
 ) -> tuple[list[Row], dict[str, Any]]:
-    """Return the rows of an earlier result of this command, and what its JSON file says.
+    """Return the rows of an earlier result of this command, and what its JSON file says; put the
+    mark of its page into `about`.
 
     Of a result that must be made again, with a note, only what readers have added to the rows. Of
     the data folder only the support and the base images are compared. Raises InputError for a
@@ -138,11 +140,13 @@ def earlier_rows(
             "the earlier predictions do not record which images they are of; replace them with "
             "--overwrite, or choose another folder with --output"
         )
+    if "page" in previous:
+        about["page"] = previous["page"]
     others = another_task(previous, task)
     others += ["other support images"] * (previous.get("support") != about["support"])
     before = previous["contents"]
-    both = [i for i in there if i in before]
-    moved = both and all(before[i] == there[i] for i in both)  # the folder, not the images
+    read = [i for i in before if before[i]]
+    moved = read and all(before[i] == there.get(i) for i in read)  # the folder, not the images
     if previous.get("folders", about["folders"]) != about["folders"] and not moved:
         others.append("another folder")
     same = {name: about["args"][name] for name in ("data", "skip_unreadable")}

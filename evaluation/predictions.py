@@ -2,6 +2,7 @@
 
 import csv
 from collections.abc import Mapping, Sequence
+from html import escape
 from pathlib import Path
 
 import numpy as np
@@ -89,9 +90,17 @@ def page_mark(page: str) -> str:
     return f'<meta name="result" content="{page}">'
 
 
-def require_page(file: Path, page: str) -> None:
-    """Raise InputError if `file` exists and is not the page of this result, which is replaced."""
-    if file.exists() and page_mark(page) not in file.read_text(encoding="utf-8", errors="replace"):
+def page_title(name: str) -> str:
+    """Return the title of the page of images called `name`."""
+    return f"Predictions of {name}"
+
+
+def require_page(file: Path, page: str, name: str) -> None:
+    """Raise InputError if `file` exists and is not the page of this result, which is replaced: it
+    has another mark or, if it is of an earlier version, which made none, another title."""
+    text = file.read_text(encoding="utf-8", errors="replace") if file.exists() else page_mark(page)
+    marked, title = page_mark("")[:-2] in text, f"<title>{escape(page_title(name))}</title>"
+    if (page_mark(page) if marked else title) not in text:
         raise InputError(
             f"--sheet {file} exists and is not the page of these predictions; choose another file "
             "or add --overwrite"

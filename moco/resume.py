@@ -37,6 +37,7 @@ class Source:
 
     def __init__(self, path: Path):
         self.path = path
+        self.stamp = stamp(path if path.is_dir() else path.parent)  # before it is read
 
     @functools.cached_property
     def checkpoint(self) -> dict:
@@ -286,7 +287,7 @@ def prepare_run(
     run = Run(
         settings.model_path, about, save_checkpoint, source.take if source else None,
         source.path if source else None, is_resuming(settings), settings.overwrite,
-        stamp(settings.model_path),
+        source.stamp if source and is_resuming(settings) else stamp(settings.model_path),
     )  # fmt: skip
     return run, settings.decoded(images, settings.image_size, settings.views_by == "batch")
 

@@ -253,7 +253,7 @@ def open_images(study: Study, args: argparse.Namespace) -> Collection:
     for shot, seed in itertools.product(study.shots, study.seeds):
         k_shot = None if shot == "all" else int(shot)
         options = (study.table.n_way, k_shot, seed, study.group_disjoint, study.rare_split)
-        draw(data, *options).query(data.rare)
+        draw(data, *options).query(data.rare, advice="fewer --shots or other --seeds leave some")
     require_tasks(study, data)
     require_labels(study, data)
     require_same_images(study, data)
@@ -274,10 +274,10 @@ def require_labels(study: Study, data: Collection) -> None:
     """Raise InputError if methods need the labels of the base images, and these have one class."""
     wrong = [method for method in study.methods if study.model_of(method)[0] in OF_BASE_CLASSES]
     if wrong and len(data.base.classes) < 2:
-        others = [method for method in study.methods if method not in wrong]
+        others = [method for method in study.table.methods if method not in wrong]
         raise InputError(
             f"{listed(wrong)} learn from the labels of at least two base classes, and there is "
-            f"one; leave them out: --methods {' '.join(others)}"
+            f"one; without labels: --methods {' '.join(others)}"
         )
 
 

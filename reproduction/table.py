@@ -1,5 +1,6 @@
 """Write a table as Markdown and CSV: our scores beside the paper's."""
 
+import contextlib
 import csv
 import json
 import math
@@ -9,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from scipy.stats import wilcoxon
 
-from common.errors import listed, refusing
+from common.errors import listed
 from common.files import csv_text, write_utf8
 from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
@@ -244,15 +245,12 @@ def _runs_csv(study: Study) -> str:
 
 
 def _cells(file: Path) -> set[tuple[str, str]]:
-    """Return the (method, shot) of which an earlier table has scores; none if there is no table."""
-    if not file.exists():
-        return set()
-    with (
-        refusing(f"{file} is broken; remove it"),
-        open(file, newline="", encoding="utf-8") as lines,
-    ):
-        rows = csv.DictReader(lines)
+    """Return the (method, shot) of which an earlier table has scores; none if it is missing or not
+    as it was written."""
+    with contextlib.suppress(OSError, ValueError, KeyError):
+        rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
         return {(row["method"], row["k_shot"]) for row in rows if row["runs"] != "0"}
+    return set()
 
 
 def write_table(study: Study, command: str) -> str:
@@ -292,8 +290,8 @@ def write_table(study: Study, command: str) -> str:
     if others := sorted(_cells(study.root / f"{name}.csv") - asked):
         names = listed(f"{method} {shot}-shot" for method, shot in others)
         print(
-            f"note: {name}.md had more before: {names}; to write it with all that is done, leave "
-            "out --methods, --shots and --seeds, and add --only table"
+            f"note: {name}.md had more before: {names}; the command that made it, with --only "
+            "table, writes that again"
         )
     files = {".md": text, ".csv": _csv(study), "_runs.csv": _runs_csv(study)}
     for suffix, content in files.items():

@@ -214,14 +214,22 @@ def test_the_same_name_from_another_folder(student, new, tmp_path, capsys, monke
     Image.effect_noise((40, 40), 99).convert("RGB").save(first)
     monkeypatch.chdir(tmp_path / "second")
     assert "(another folder)" in refused(capsys, monkeypatch, "test", *argv)
+    (tmp_path / "second" / "new" / "more.png").write_bytes(first.read_bytes())
+    first.unlink()  # all that both have is the same
+    assert "(another folder)" in refused(capsys, monkeypatch, "test", *argv)
     for path in (tmp_path / "second" / "new").iterdir():
         path.rename(path.with_stem(f"{path.stem}-2"))  # other names are no better
     assert "(another folder)" in refused(capsys, monkeypatch, "test", *argv)
     new.parent.joinpath("third").mkdir()  # a project that has moved
     new.rename(tmp_path / "third" / "new")
     monkeypatch.chdir(tmp_path / "third")
-    call("test", *argv)
+    for _ in range(2):
+        call("test", *argv)
     assert "already done" in capsys.readouterr().out
+    changed = sorted((tmp_path / "third" / "new").iterdir())[0]
+    shutil.copy(tmp_path / "second" / "new" / "more-2.png", changed)
+    call("test", *argv)  # changed at its new place, which is known
+    assert "1 new or changed images" in capsys.readouterr().out
 
 
 def test_what_readers_do_to_the_file(data, student, new, tmp_path, capsys):
@@ -262,12 +270,19 @@ def test_sheet(data, student, new, tmp_path, capsys, monkeypatch):
     for told in ("the student&#x27;s own classifier", "3-way 2-shot, seed 0", "conv4, 2 epochs"):
         assert f"{told}" in text
     assert f"<td>{datetime.date.today()}</td>" in text
-    call("test", *argv, "--sheet", page)  # its own page is replaced, no other file
+    call("test", data, *argv, "--sheet", page)  # its own page is replaced, no other file
+    assert "made again" in capsys.readouterr().out
+    assert "none of these" in page.read_text(encoding="utf-8")
+    older = page.read_text(encoding="utf-8").replace('<meta name="result', '<meta name="x')
+    page.write_text(older, encoding="utf-8")  # of a version without marks
+    call("test", *argv, "--sheet", page)
     again = [*argv, "--output", tmp_path / "other"]
     error = refused(capsys, monkeypatch, "test", *again, "--sheet", page)
     assert "page.html exists and is not the page of these predictions" in error
     error = refused(capsys, monkeypatch, "test", data, "--resume", student, "--sheet", page)
-    assert "--sheet requires --predict" in error
+    assert "--sheet: only with --predict" in error
+    error = refused(capsys, monkeypatch, "test", data, "--resume", student, "--none-level", 0.2)
+    assert "--none-level: only with --predict" in error
     monkeypatch.setattr(FrozenEncoder, "embed", None)  # refused before the work
     error = refused(capsys, monkeypatch, "test", *again, "--sheet", tmp_path)
     assert "is a folder" in error

@@ -45,6 +45,10 @@ SHM = "unable to allocate shared memory(shm) for file </torch_1>: No space left 
         (RuntimeError("received 0 items of ancdata"), ["ulimit -n"]),
         (RuntimeError("can't start new thread"), ["ulimit -u"]),
         (MemoryError("Unable to allocate 9. GiB"), ["out of memory (Unable to allocate 9", "-b"]),
+        (MemoryError("Caught MemoryError in DataLoader worker process 0.\nOriginal Traceback (most "
+                     "recent call last):\n  x\nMemoryError: a.png: tried to allocate 9 bytes\n"),
+         ["out of memory (a.png: tried to allocate 9 bytes)"]),
+        (MemoryError(), ["out of memory (MemoryError)"]),
         (torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB. GPU 0"),
          ["out of memory (tried to allocate 2.00 gib)"]),
     ],

@@ -249,10 +249,17 @@ def test_file_names_stand_under_lookalikes(chain, data):
     result = read_result(chain.student / "test_direct_3way_2shot_seed0.json")
     mistakes = worst_mistakes(result, 5)
 
-    def embed(_, *sets, **__):
+    asked = []
+
+    def embed(_, *sets, norm_statistics):
+        asked.append(norm_statistics)
         return [np.eye(len(images), 4) + 1 for images in sets]
 
     figure = draw.draw_lookalikes(result, open_dataset(data), embed)
+    by_image = {**result.scores["args"], "norm_statistics": "image"}
+    scores = {**result.scores, "args": by_image}
+    draw.draw_lookalikes(replace(result, scores=scores), open_dataset(data), embed)
+    assert asked == ["running", "image"]  # the encoder as it was scored
     assert {row["image"] for row in mistakes} <= {ax.get_xlabel() for ax in figure.axes}
 
 

@@ -13,7 +13,7 @@ import torch
 
 from common.errors import InputError
 from conftest import REPOSITORY, TINY, call, refused, states_equal
-from moco import resume
+from moco import config, resume
 from moco import train as train_module
 from moco.builder import MoCo
 from moco.checkpoint import load_checkpoint
@@ -374,11 +374,20 @@ def test_a_folder_in_which_another_process_trains(data, tmp_path, capsys, monkey
 
 
 def test_a_folder_in_which_another_process_has_just_trained(data, tmp_path, capsys, monkeypatch):
-    """Between looking at the folder and locking it: what it found is not the newest state."""
+    """While this one opens its data: what it has read is not the newest state."""
     argv = ["main_moco", data, "--model-path", tmp_path, *TINY]
     call(*argv, "--epochs", 1)
-    with monkeypatch.context() as patch:
-        patch.setattr("trainer.trainer.stamp", lambda _: (0, 0))
-        error = refused(capsys, monkeypatch, *argv, "--epochs", 2)
+    opened = config.open_data
+
+    @functools.wraps(opened)
+    def slowly(*words, **options):
+        monkeypatch.setattr(config, "open_data", opened)
+        call(*argv, "--epochs", 2)
+        return opened(*words, **options)
+
+    monkeypatch.setattr(config, "open_data", slowly)
+    error = refused(capsys, monkeypatch, *argv, "--epochs", 3)
     assert f"another process has just trained in {tmp_path}; rerun" in error
-    assert load_checkpoint(tmp_path)["epoch"] == 1
+    assert load_checkpoint(tmp_path)["epoch"] == 2
+    call(*argv, "--epochs", 3)
+    assert load_checkpoint(tmp_path)["epoch"] == 3
