@@ -153,7 +153,9 @@ def teach(
     as `linear_map` does."""
     workers = readers(settings.workers)
     # (b) freeze f_q, fit f_c on the support set: the teacher F = f_c(f_q)
-    f_q = FrozenEncoder(checkpoint, device, settings.amp, settings.batch_size, workers)
+    f_q = FrozenEncoder(
+        checkpoint, device, settings.amp, settings.batch_size, workers, settings.norm_statistics
+    )
     copies = f_q.copies(support, settings.augnum)
     f_c = fit_classifier(copies, support.labels, settings.normalize)
     # (c) p = F(x) for every base image

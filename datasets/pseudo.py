@@ -53,7 +53,7 @@ class PseudoLabels:
             return None
         about, args = self.about, self.about["args"]
         return {name: about[name] for name in ("checkpoint", "epoch", "checkpoint_made_by")} | {
-            name: args[name] for name in ("augnum", "normalize")
+            name: args[name] for name in ("augnum", "normalize", "norm_statistics") if name in args
         }
 
     def for_images(self, base: ImageSet) -> "PseudoLabels":

@@ -24,7 +24,11 @@ def beside(
     student = run.checkpoint
     found: dict[str, dict | None] = {TEACHER: None}
     if teacher := teacher_of(student):
-        f_q, fitted = FrozenEncoder(teacher, *run.options), student["teacher"]
+        *options, statistics = run.options
+        fitted = student["teacher"]
+        if fitted.get("norm_statistics") == "image":
+            statistics = "image"  # as it labelled
+        f_q = FrozenEncoder(teacher, *options, statistics)
         predict = regressions(f_q, support, query, fitted["augnum"], fitted["normalize"])
         found[TEACHER] = score_of(query, predict(support, query)[0])
     if no_classifier(student) is None:

@@ -191,6 +191,10 @@ class Encoding(Cache, Device):
         None, "mixed precision: encoders compute in bfloat16 where safe, all else in float32",
         negatable=True, auto="on GPUs with bfloat16", runtime=True,
     )  # fmt: skip
+    norm_statistics: Literal["running", "image"] = setting(
+        "running", "statistics of BatchNorm: those of the training, or each image's own, as those "
+        "of the authors' 4-conv-block, which tests one image at a time",
+    )  # fmt: skip
     overwrite: bool = setting(False, "overwrite existing results", runtime=True)
 
 
@@ -382,10 +386,6 @@ class Testing(Classes, Regression, Choosing, Encoding):
     temperature: Literal["none", "cv"] = setting(
         "none", "calibrate the probabilities of the logistic regression: cv, by a temperature from "
         "cross-validation within the support set, for 2 or more images of each class",
-    )  # fmt: skip
-    norm_statistics: Literal["running", "image"] = setting(
-        "running", "statistics of BatchNorm when scoring: those of the training, or each image's "
-        "own, as those of the authors' 4-conv-block, which tests one image at a time",
     )  # fmt: skip
     savedir: Path | None = setting(
         None, "generate_pseudo.py's folder, to use its task (default: a student's own task)",

@@ -92,12 +92,13 @@ def classifier_start(
     weights = given["student_weights"]
     same = weights == "teacher" or (weights == "teacher-init" and about.get("epoch") == 0)
     same = same and given.get("moco_dim", teacher.get("moco_dim")) == 0
+    same = same and about["args"].get("norm_statistics", "running") == "running"
     start = given.get("student_classifier") or ("teacher" if same and known else "fresh")
     if start == "teacher" and not same:
         raise InputError(
             "--student-classifier teacher: the student does not begin with its teacher's very "
             "encoder; that takes a frozen pretrained teacher (baselines.pretrained) or "
-            "--student-weights teacher, and --moco-dim 0"
+            "--student-weights teacher, --moco-dim 0, and labels by running BatchNorm statistics"
         )
     if start == "teacher" and not known:
         raise InputError(

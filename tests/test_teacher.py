@@ -3,11 +3,15 @@
 import json
 import shutil
 
+import numpy as np
 import pytest
 
 from conftest import TINY, call
+from datasets import open_dataset
+from datasets.pseudo import load_pseudo_labels
 from evaluation.beside import STUDENT_DIRECT, STUDENT_LR, TEACHER, print_beside
 from moco.checkpoint import load_checkpoint
+from moco.evaluate import FrozenEncoder
 from trainer.checkpoint import save
 
 
@@ -112,3 +116,22 @@ def test_a_teacher_that_is_there_again(folder, data, tmp_path, capsys):
     (folder / "elsewhere").rename(folder / "a")
     call(*argv)
     assert "it is made again" in capsys.readouterr().out and scores(tmp_path)["beside"][TEACHER]
+
+
+def test_labels_by_the_statistics_of_each_image(chain, data, tmp_path, capsys):
+    """They differ from those by running statistics, and the teacher is scored as it labelled."""
+    argv = ["generate_pseudo", data, "--resume", chain.pretrained, "--k-shot", 2, "-j", 0]
+    call(*argv, "--savedir", tmp_path / "l", "--norm-statistics", "image")
+    _, labels = load_pseudo_labels(tmp_path / "l")
+    _, usual = load_pseudo_labels(chain.labels)
+    encoder = FrozenEncoder(load_checkpoint(chain.pretrained), norm_statistics="image")
+    base = open_dataset(data).base
+    np.testing.assert_allclose(labels.embeddings, encoder.embed(base), atol=1e-5)
+    assert np.abs(labels.probabilities - usual.probabilities).max() > 0.01
+    call("main_distill", data, "--savedir", tmp_path / "l", "--model-path", tmp_path / "d", "-b", 8,
+         "-j", 0, "--bn-groups", 2, "--epochs", 0)  # fmt: skip
+    call("test", data, "--resume", tmp_path / "d", "--load-cla", "-j", 0)
+    call("test", data, "--resume", chain.pretrained, "--savedir", tmp_path / "l", "-j", 0,
+         "--norm-statistics", "image", "--output", tmp_path / "alone")  # fmt: skip
+    alone = scores(tmp_path / "alone", "test_lr_3way_2shot_seed0")
+    assert scores(tmp_path / "d")["beside"][TEACHER]["confusion"] == alone["confusion"]
