@@ -220,12 +220,7 @@ def main(argv: list[str] | None = None) -> None:
     parser = cli.ArgumentParser("Compare ways to balance pseudo labels, on frozen features.")
     add = parser.add_argument
     add("data", type=Path, help="data folder")
-    add(
-        "--resume",
-        type=Path,
-        required=True,
-        help="run of baselines.pretrained",
-    )
+    add("--resume", type=Path, required=True, help="run of baselines.pretrained")
     add("--k-shot", type=int, default=5, help="support images per class")
     add("--tasks", type=int, default=20, help="number of tasks, seeds from 0")
     add("--epochs", type=int, default=6, help="epochs of the student")

@@ -36,11 +36,17 @@ def refusing(what: str) -> Iterator[None]:
     except InputError:
         raise
     except Exception as error:  # damaged files raise errors of every kind
-        if out_of_memory(error):
-            raise MemoryError(f"{what}: {requested(error)}") from error
-        if too_many_open_files(error):
-            raise
+        pass_on(error, what)
         raise InputError(f"{what}: {reason(error)}") from error
+
+
+def pass_on(error: Exception, what: str) -> None:
+    """Raise an error that the machine caused, not the file that was read: too little memory, which
+    then says `what` was being read, or too many open files. Return for any other."""
+    if out_of_memory(error):
+        raise MemoryError(f"{what}: {requested(error)}") from error
+    if too_many_open_files(error):
+        raise error
 
 
 def too_many_open_files(error: Exception) -> bool:

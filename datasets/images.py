@@ -17,14 +17,7 @@ import numpy as np
 from PIL import Image, UnidentifiedImageError
 from torch.utils.data import Dataset
 
-from common.errors import (
-    InputError,
-    listed,
-    out_of_memory,
-    reason,
-    requested,
-    too_many_open_files,
-)  # fmt: skip
+from common.errors import InputError, listed, pass_on, reason
 from common.files import read_array
 from common.names import counted
 
@@ -242,10 +235,7 @@ def read_image(path: Location, draft: bool = False) -> Image.Image:
             rgb = image.convert("RGB")
         return rgb if correction is None else rgb.transpose(correction)
     except Exception as error:  # decoders raise errors of any type on corrupt data
-        if out_of_memory(error):  # the image may be fine
-            raise MemoryError(f"{path}: {requested(error)}") from error
-        if too_many_open_files(error):
-            raise
+        pass_on(error, f"{path}")
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise InputError(f"{path}: {why}") from error
 

@@ -11,7 +11,7 @@ from typing import Any, BinaryIO
 
 import torch
 
-from common.errors import InputError, out_of_memory, refusing, too_many_open_files
+from common.errors import InputError, pass_on, refusing
 from common.files import atomic_write
 
 CHECKPOINT = "checkpoint.pth.tar"
@@ -79,8 +79,7 @@ def _is_intact(path: Path) -> bool:
         with zipfile.ZipFile(path) as archive:
             return archive.testzip() is None
     except Exception as error:  # damaged headers raise errors of every kind
-        if out_of_memory(error) or too_many_open_files(error):
-            raise
+        pass_on(error, f"{path}")
         return False
 
 
