@@ -22,9 +22,8 @@ from tqdm import tqdm
 from common.errors import InputError, refusing
 from common.files import atomic_write, read_array
 from common.seeding import stream_seed
-from datasets.images import require_same
 from moco import resume
-from moco.checkpoint import load_checkpoint
+from moco.checkpoint import load_checkpoint, require_trained_on
 from moco.config import STAGES
 from moco.evaluate import FrozenEncoder
 from trainer.launch_plan import readers_of
@@ -107,10 +106,8 @@ def cluster_base(start: Start, n_way: int) -> tuple[list[Groups], int, dict[str,
     """
     settings, source, base = start.settings, start.source, start.data.base
     checkpoint = load_checkpoint(settings.encoder)
-    if "known_settings" in checkpoint:
-        print(f"note: {settings.encoder} does not record which images it was trained on")
-    elif STAGES[checkpoint["stage"]].trained:
-        require_same(checkpoint["base"], base, f"{settings.encoder} was trained on")
+    if STAGES[checkpoint["stage"]].trained:
+        require_trained_on(checkpoint, base, settings.encoder)
     most = min(MOST_CLUSTERS, len(base) // IMAGES_PER_CLUSTER)
     clusters = settings.clusters or max(2 * n_way, most)
     if not n_way <= clusters <= len(base):

@@ -16,8 +16,12 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import InputError
-from datasets.images import require_same
-from moco.checkpoint import load_checkpoint, query_encoder, student_classifier
+from moco.checkpoint import (
+    load_checkpoint,
+    query_encoder,
+    require_trained_on,
+    student_classifier,
+)
 from moco.config import Stage, register
 from moco.losses import tempered_kl
 from trainer import cli
@@ -65,7 +69,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
         recorded = {name: checkpoint["args"][name] for name in ("arch", "image_size")}
         settings.require_match(recorded, settings.teacher)
-        require_same(checkpoint["base"], base, f"{settings.teacher} was trained on")
+        require_trained_on(checkpoint, base, settings.teacher)
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts)
         prepare(teacher, device, settings.amp)  # computes as the model that it teaches

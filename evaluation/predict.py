@@ -24,6 +24,7 @@ from .predictions import (
     Row,
     added_by_readers,
     error_rows,
+    merged,
     predicted_rows,
     prediction_summary,
     predictions_text,
@@ -90,11 +91,7 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
             added += predicted_rows(new, probabilities, task.classes, none)
         if previous:
             print(f"{len(new)} new or changed images; {len(images) - len(new)} as before")
-        by_image = {row["image"]: row for row in rows}
-        for row in added:
-            remarks = added_by_readers(by_image.get(row["image"], {}), task.classes)
-            by_image[row["image"]] = row | remarks
-        rows = list(by_image.values())
+        rows = merged(rows, added, task.classes)
     about["contents"] = known | contents
     same_level = previous.get("args", {}).get("none_level") == settings.none_level  # of verdicts
     same_place = all(previous.get(name) == about[name] for name in ("page", "folders"))
@@ -102,7 +99,7 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
         write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
     else:
         print(f"already done: {files[0]}, {files[1]}")
-    if gone := [row["image"] for row in rows if row["image"] not in {*images.ids, *errors}]:
+    if gone := [row["image"] for row in rows if row["image"] not in contents]:
         print(f"note: {len(gone)} images are no longer there; their rows are kept: {listed(gone)}")
     used = f", temperature {about['temperature']:.2f}" if "temperature" in about else ""
     print(f"{task}; classifier: {run.classifier}{used}; {len(rows)} images of {images.name}")

@@ -42,6 +42,16 @@ def added_by_readers(row: Row, classes: Sequence[str]) -> Row:
     return {name: value for name, value in row.items() if name not in own}
 
 
+def merged(rows: Sequence[Row], new: Sequence[Row], classes: Sequence[str]) -> list[Row]:
+    """Return `rows`, with those of the same images in `new` replaced, and the rest of `new`; what
+    readers have added to a row stays with its image."""
+    by_image = {row["image"]: row for row in rows}
+    for row in new:
+        before = by_image.get(row["image"], {})
+        by_image[row["image"]] = row | added_by_readers(before, classes)
+    return list(by_image.values())
+
+
 def confidence(row: Row) -> float:
     """Return the probability of the predicted class."""
     return float(row[f"p_{row['prediction']}"])

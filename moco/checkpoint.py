@@ -9,7 +9,7 @@ from torch import nn
 from common.errors import InputError, listed
 from common.files import atomic_write
 from datasets.episode import Task
-from datasets.images import require_fingerprint
+from datasets.images import ImageSet, require_fingerprint, require_same
 from models import Encoder, LinearClassifier, build_encoder
 from trainer.checkpoint import load, read, remove_unfinished, save, torch_save
 from trainer.nan_guard import not_finite
@@ -64,6 +64,15 @@ def require_stage(checkpoint: dict, stages: tuple[str, ...], path: str | Path) -
             f"{path} is a checkpoint of {STAGES[checkpoint['stage']].title}; "
             f"expected one of {' or '.join(STAGES[stage].title for stage in stages)}"
         )
+
+
+def require_trained_on(checkpoint: dict, images: ImageSet, path: str | Path) -> None:
+    """Raise InputError if the checkpoint from `path` was trained on other images; print a note if
+    it does not tell, as those of the authors."""
+    if "known_settings" in checkpoint:
+        print(f"note: {path} does not record which images it was trained on")
+    else:
+        require_same(checkpoint["base"], images, f"{path} was trained on")
 
 
 def made_from(recorded: Mapping, checkpoint: dict) -> bool:

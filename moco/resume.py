@@ -15,7 +15,7 @@ from common.names import quoted
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.images import ImageSet, require_same
+from datasets.images import ImageSet
 from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS, stamp
 from trainer.config import EPOCHS, Output, TrainingSettings, scaled_drops
@@ -25,7 +25,7 @@ from trainer.provenance import command, provenance
 from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
-from .checkpoint import load_checkpoint, require_stage, save_checkpoint
+from .checkpoint import load_checkpoint, require_stage, require_trained_on, save_checkpoint
 from .config import FROM_WEIGHTS, STAGES, ContrastiveTraining, Distillation, ImageTraining
 
 S = TypeVar("S", bound=Settings)
@@ -215,12 +215,9 @@ def check_run(
     if tasks[0] != tasks[1]:
         requested = f"that in {savedir}" if savedir else "the requested one"
         raise InputError(f"{path} was trained for another task than {requested}")
-    if "known_settings" in checkpoint:
-        print(f"note: {path} does not record which images it was trained on")
-    else:
-        require_same(checkpoint["base"], images, f"{path} was trained on")
-        if checkpoint.get("contents") not in (None, about["contents"]):
-            print(f"note: files have changed since {path} was trained on these images")
+    require_trained_on(checkpoint, images, path)
+    if checkpoint.get("contents") not in (None, about["contents"]):
+        print(f"note: files have changed since {path} was trained on these images")
     if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):  # both None but in stage (d)
         raise InputError(f"{path} was trained on other pseudo labels than those in {savedir}")
     if settings.epochs != (planned := checkpoint["args"]["epochs"]):
