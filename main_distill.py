@@ -38,7 +38,7 @@ def main(argv: list[str] | None = None) -> None:
     given, teacher = student_start(given, teacher, labels.about)
     given = classifier_start(given, teacher, labels.about, labels.classifier is not None)
     settings, source = resume.resolve_training(Distillation, given, teacher, savedir)
-    if not resume.is_resuming(settings):
+    if source is None:
         require_read(settings, given)
     plan = plan_of(settings)
     if settings.correction != "none" and settings.dic_gamma * settings.dic_scale >= 1:

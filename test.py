@@ -149,7 +149,8 @@ def score_task(run: Evaluation, data: Collection, task: Task) -> None:
     if compares:
         scores["beside"] = beside(run, encoder, task.support(rare), images)
         print_beside(scores["beside"], run.classifier)
-    write_results(files, scores, predictions_csv(images, probabilities, task.classes))
+    table = predictions_csv(images, probabilities, task.classes)
+    write_results(files, scores, table, settings.overwrite)
 
 
 if __name__ == "__main__":

@@ -29,23 +29,23 @@ def refusing(what: str) -> Iterator[None]:
     """Re-raise any exception of the block, which reads a file, as InputError "`what`: reason".
 
     Not one of too many open files or too little memory, which need not be this file's fault: these
-    stay what they are; the latter names the file.
+    stay what they are.
     """
     try:
         yield
     except InputError:
         raise
     except Exception as error:  # damaged files raise errors of every kind
-        pass_on(error, what)
+        pass_on(error)
         raise InputError(f"{what}: {reason(error)}") from error
 
 
-def pass_on(error: Exception, what: str) -> None:
+def pass_on(error: Exception, what: str | None = None) -> None:
     """Raise an error that the machine caused, not the file that was read: too little memory, which
     then says `what` was being read, or too many open files. Return for any other."""
-    if out_of_memory(error):
+    if what and out_of_memory(error):
         raise MemoryError(f"{what}: {requested(error)}") from error
-    if too_many_open_files(error):
+    if out_of_memory(error) or too_many_open_files(error):
         raise error
 
 

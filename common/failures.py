@@ -59,8 +59,8 @@ def explain(error: BaseException) -> str | None:
         if isinstance(error, MemoryError):  # it may name a file, at the end if another process did
             detail = " ".join(str(error).rpartition("MemoryError: ")[2].split()) or detail
         return (
-            f"out of memory ({detail}); reduce -b or, in training, --image-size: a run that has "
-            "begun then starts again with --overwrite"
+            f"out of memory ({detail}); {AGAIN} once memory is free; or reduce -b or, in training, "
+            "--image-size, for which a run that has begun starts again (--overwrite)"
         )
     lines = [line for pattern, line in KNOWN.items() if re.search(pattern, str(error))]
     return lines[0] if lines else None

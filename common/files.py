@@ -121,23 +121,31 @@ def alone_in(file: Path) -> Iterator[bool]:
     """Lock `file`, an empty one made for it and removed again, within the block; provide False, at
     once, if another process has locked it. Child processes do not inherit the lock.
 
-    True, without locking, where the system or file system does not support it.
+    True, without locking, where the system or file system does not support it, or the file may not
+    be written.
     """
     if os.name != "posix":
         yield True
         return
     import fcntl
 
-    with open(file, "wb") as opened:
+    try:
+        opened = open(file, "wb")
+    except PermissionError:  # another user's, left by a kill
+        yield True
+        return
+    with opened:
+        alone = True
         try:
             fcntl.lockf(opened, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            yield error.errno not in (errno.EACCES, errno.EAGAIN)
-        else:
-            try:
-                yield True
-            finally:
-                Path(file).unlink(missing_ok=True)
+            alone = error.errno not in (errno.EACCES, errno.EAGAIN)
+        try:
+            yield alone
+        finally:
+            if alone:
+                with contextlib.suppress(OSError):
+                    Path(file).unlink()
 
 
 @contextlib.contextmanager

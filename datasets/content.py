@@ -8,6 +8,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
+from common.errors import pass_on
 from common.files import folder_lock, write_utf8
 
 from .images import ImageSet, _array, _load, unreadable
@@ -122,7 +123,8 @@ def _hash(source: str) -> list[str]:
             while chunk := content.read(CHUNK):
                 digest.update(chunk)
         return [digest.hexdigest()[:32]]
-    except Exception:  # damaged or no permission: reported with the unreadable images
+    except Exception as error:  # damaged or no permission: reported with the unreadable images
+        pass_on(error, file)
         return []
 
 

@@ -235,7 +235,7 @@ def read_image(path: Location, draft: bool = False) -> Image.Image:
             rgb = image.convert("RGB")
         return rgb if correction is None else rgb.transpose(correction)
     except Exception as error:  # decoders raise errors of any type on corrupt data
-        pass_on(error, f"{path}")
+        pass_on(error, f"{path}, which may be too large")
         why = "not an image" if isinstance(error, UnidentifiedImageError) else reason(error)
         raise InputError(f"{path}: {why}") from error
 

@@ -58,7 +58,7 @@ def score_tasks(run: Evaluation, data: Collection) -> None:
         "data": data.to_dict(), "shared_with_support": total | ({} if known else {"groups": None}),
         **run.about(),
     }  # fmt: skip
-    write_results(files, scores, tasks_csv(rows))
+    write_results(files, scores, tasks_csv(rows), settings.overwrite)
     report_tasks(run, scores, rows)
 
 

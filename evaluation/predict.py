@@ -96,7 +96,8 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
     same_level = previous.get("args", {}).get("none_level") == settings.none_level  # of verdicts
     same_place = all(previous.get(name) == about[name] for name in ("page", "folders"))
     if changed or not (same_level and same_place):
-        write_results(files, about, predictions_text(rows, task.classes, settings.none_level))
+        table = predictions_text(rows, task.classes, settings.none_level)
+        write_results(files, about, table, settings.overwrite)
     else:
         print(f"already done: {files[0]}, {files[1]}")
     if gone := [row["image"] for row in rows if row["image"] not in contents]:
@@ -151,9 +152,9 @@ def earlier_rows(
     done = run.is_done(files, {**previous, "args": args}, others)
     note, compared = "", dict(previous.get("none_of_these") or {})
     compared.pop("format", None)  # of the file of the reference, in results of earlier versions
+    if compared and about["none_of_these"] is None:
+        raise would_overwrite(files, ["without scores for none of these now"])
     if done and compared != (about["none_of_these"] or {}):
-        if about["none_of_these"] is None:
-            raise would_overwrite(files, ["without scores for none of these now"])
         done, note = False, "note: with other scores for none of these than before: made again"
     rows = read_predictions(files[1], task.classes) if files[1].exists() else []
     if done:
@@ -205,6 +206,9 @@ def reference_of(
     except InputError as error:  # of unreadable images, too: it names --skip-unreadable
         print(f"{missing}, which need all rare and base images: {error}")
         return None, None
+    if not file.exists():  # at once: should the predictions be refused, it is there the next time
+        keep(reference, file)
+        return reference, None
     return reference, file
 
 

@@ -80,12 +80,23 @@ def predictions_text(rows: Sequence[Row], classes: Sequence[str], level: float) 
 
 
 def read_predictions(path: Path, classes: Sequence[str]) -> list[Row]:
-    """Return the rows of an earlier CSV file. Raises InputError if it is not one of `classes`."""
+    """Return the rows of an earlier CSV file. Raises InputError if it is not one of `classes`, or
+    has cells outside the columns with names of their own, which could not be kept."""
     with (
         refusing(f"{path} is not a CSV file of test.py --predict; replace it with --overwrite"),
         open(path, newline="", encoding="utf-8-sig") as file,
     ):
-        rows = [{k: v for k, v in row.items() if k and v} for row in csv.DictReader(file)]
+        reader = csv.DictReader(file)
+        cells = list(reader)
+        names = [name for name in reader.fieldnames or [] if name]
+        if len({*names}) < len(names) or any(
+            row.get("") or any(row.get(None) or ()) for row in cells
+        ):
+            raise InputError(
+                f"{path}: an added column has no name, or that of another; name it, so that it "
+                "can be kept"
+            )
+        rows = [{k: v for k, v in row.items() if k and v} for row in cells]
         for row in rows:
             if not row["image"] or row.get("prediction", classes[0]) not in classes:
                 raise ValueError("other columns than expected")

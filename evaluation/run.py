@@ -228,9 +228,13 @@ def reading_of_task(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: recorded[name] for name in names}
 
 
-def write_results(files: tuple[Path, Path], scores: dict, table: str) -> None:
-    """Write the JSON file of the scores and the CSV file `table`."""
-    files[0].unlink(missing_ok=True)  # an interrupted --overwrite must not look done
+def write_results(
+    files: tuple[Path, Path], scores: dict, table: str, overwrite: bool = False
+) -> None:
+    """Write the JSON file of the scores and the CSV file `table`. Until both are written the
+    earlier JSON file stays, without which the rows of the CSV file would not count."""
+    if overwrite:
+        files[0].unlink(missing_ok=True)  # an interrupted --overwrite must not look done
     write_utf8(files[1], table)
     write_utf8(files[0], json.dumps(scores, indent=1))
     print(f"written: {files[0]}, {files[1]}")

@@ -272,9 +272,14 @@ def require_tasks(study: Study, data: Collection) -> None:
 
 def require_labels(study: Study, data: Collection) -> None:
     """Raise InputError if methods need the labels of the base images, and these have one class."""
-    wrong = [method for method in study.methods if study.model_of(method)[0] in OF_BASE_CLASSES]
+
+    def needs(method: str) -> bool:
+        return study.model_of(method)[0] in OF_BASE_CLASSES
+
+    wrong = [method for method in study.methods if needs(method)]
     if wrong and len(data.base.classes) < 2:
-        others = [method for method in study.table.methods if method not in wrong]
+        others = [method for method in study.methods if method not in wrong]
+        others = others or [method for method in study.table.methods if not needs(method)]
         raise InputError(
             f"{listed(wrong)} learn from the labels of at least two base classes, and there is "
             f"one; without labels: --methods {' '.join(others)}"

@@ -16,7 +16,6 @@ from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
 from moco.scores import TASK_SCORES, exact_ties, mean_interval
 from plots.read import read_log
-from trainer.checkpoint import CHECKPOINT
 from trainer.config import EPOCHS
 from trainer.log import LOG
 
@@ -179,7 +178,7 @@ def made_with(study: Study) -> list[str]:
     epochs count once."""
     made_by, seconds, logged = [], 0.0, 0
     for job in jobs_of(study):
-        if job.epochs is not None and (job.folder / CHECKPOINT).exists():
+        if job.epochs is not None and job.done():
             made_by.append(load_checkpoint(job.folder)["made_by"])
             if (job.folder / LOG).exists():
                 _, epochs = read_log(job.folder / LOG)

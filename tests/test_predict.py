@@ -2,6 +2,7 @@
 
 import csv
 import datetime
+import errno
 import json
 import re
 import shutil
@@ -199,6 +200,42 @@ def test_scores_for_none_of_these_are_not_lost(data, student, new, capsys, monke
     (student / NONE).unlink()
     assert "without scores for none of these" in refused(capsys, monkeypatch, "test", *argv)
     assert rows_of(student) == before
+
+
+def test_scores_for_none_of_these_outlive_further_training(
+    data, student, chain, new, tmp_path, capsys, monkeypatch
+):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", data, *argv)
+    before = rows_of(student)
+    trained = ["main_distill", data, "--savedir", chain.labels, "--model-path", student, "-j", 0]
+    call(*trained, "--epochs", load_checkpoint(student)["epoch"] + 1)
+    assert "without scores for none of these" in refused(capsys, monkeypatch, "test", *argv)
+    assert rows_of(student) == before
+    call("test", data, *argv)
+    assert rows_of(student) != before and all(row["verdict"] for row in rows_of(student).values())
+
+
+def test_a_full_disk_loses_nothing_that_readers_have_added(student, new, capsys, monkeypatch):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    call("test", *argv)
+    (file,) = student.glob("predict_*.csv")
+    head, first, *others = file.read_text(encoding="utf-8-sig").splitlines()
+    text = [f"{head},comment", f"{first},seen", *(f"{line}," for line in others)]
+    file.write_text("\n".join(text), encoding="utf-8")
+    gone, edited, *_ = sorted(new.iterdir())
+    gone.unlink()
+    Image.effect_noise((40, 40), 99).convert("RGB").save(edited)
+
+    def full(path, text):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.run.write_utf8", full)
+        assert "No space left" in refused(capsys, monkeypatch, "test", *argv)
+    call("test", *argv)
+    assert "1 images are no longer there; their rows are kept" in capsys.readouterr().out
+    assert [row["comment"] for row in rows_of(student).values()] == ["seen", "", "", ""]
 
 
 def test_the_same_name_from_another_folder(student, new, tmp_path, capsys, monkeypatch):

@@ -140,7 +140,8 @@ def training_in(folder: Path) -> Iterator[None]:
         if all_max(not alone):
             raise InputError(
                 f"another process is training in {folder}; wait for it, stop it, or choose another "
-                "--model-path"
+                f"--model-path; if there is none, as after a crash of its machine, remove "
+                f"{folder / LOCK}"
             )
         yield
 

@@ -1,5 +1,6 @@
 """Atomic writes, and refusing to overwrite."""
 
+import errno
 import os
 import subprocess
 import sys
@@ -41,6 +42,19 @@ def test_a_lock_of_another_process(tmp_path):
         assert alone
     with alone_in(tmp_path / "lock"):
         (tmp_path / "lock").unlink()  # by somebody who tidies up
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("place", ["builtins.open", "fcntl.lockf"])
+def test_where_nothing_can_be_locked(tmp_path, monkeypatch, place):
+    """Another user's file, left by a kill; a file system without locks."""
+
+    def fail(*_):
+        raise PermissionError(errno.EPERM, "x") if place == "builtins.open" else OSError("x")
+
+    monkeypatch.setattr(place, fail)
+    with alone_in(tmp_path / "lock") as alone:
+        assert alone
     assert not list(tmp_path.iterdir())
 
 

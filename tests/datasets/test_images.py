@@ -16,6 +16,7 @@ from common.errors import InputError, refusing
 from conftest import REPOSITORY
 from datasets import images as module
 from datasets import open_dataset
+from datasets.content import digests
 from datasets.images import (
     ArrayImage,
     check_readable,
@@ -284,11 +285,13 @@ def test_failures_of_the_machine_are_not_the_images_fault(tmp_path, monkeypatch,
 
     monkeypatch.setattr("datasets.images.Image.open", fail)
     kind = OSError if "open files" in str(error) else MemoryError
-    with pytest.raises(kind, match="x.png: |open files"):  # lack of memory names the file
+    with pytest.raises(kind, match="x.png, which may be too large: |open files"):
         read_image(tmp_path / "x.png")
-    with pytest.raises(kind, match="x.png is being read: |open files"):
-        with refusing("x.png is being read"):
-            fail()
+    with pytest.raises(type(error)), refusing("x.png is no CSV file; remove it"):
+        fail()
+    monkeypatch.setattr("builtins.open", fail)
+    with pytest.raises(kind):  # without its content a copy would not be known as one
+        digests([tmp_path / "x.png"], None)
 
 
 FRAMES = {"gif": "GIF", "webp": "WEBP", "png": "PNG", "tif": "TIFF"}

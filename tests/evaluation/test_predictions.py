@@ -2,6 +2,7 @@
 
 import csv
 import io
+import re
 
 import numpy as np
 import pytest
@@ -41,6 +42,20 @@ def test_the_file_is_read_back_and_opens_in_excel(rows, tmp_path):
     assert found[3] == {"image": "d", "error": "not an image"}
     with pytest.raises(InputError, match="not a CSV file of test.py --predict"):
         read_predictions(file, ("DF", "VASC"))
+
+
+@pytest.mark.parametrize(
+    ("head", "cell"),
+    [(",", ",seen"), (",", ",,seen"), ("", ",seen"), (",note,note", ",a,b"), (",p_VASC", ",1")],
+)
+def test_cells_that_could_not_be_kept_are_refused(rows, tmp_path, head, cell):
+    first, second, *others = predictions_text(rows, CLASSES, 0.05).splitlines()
+    file = tmp_path / "a.csv"
+    file.write_text("\n".join([first + head, second + cell, *others]), encoding="utf-8")
+    with pytest.raises(InputError, match=f"^{re.escape(str(file))}: an added column has no name"):
+        read_predictions(file, CLASSES)
+    file.write_text("\n".join([f"{first},,", f"{second},,,", *others]), encoding="utf-8")
+    assert len(read_predictions(file, CLASSES)) == 3  # empty columns, as spreadsheets leave them
 
 
 def test_columns_only_where_known():

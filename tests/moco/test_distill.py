@@ -113,3 +113,6 @@ def test_a_run_of_an_earlier_version_resumes_with_its_flags(chain, data, tmp_pat
         call(*argv, "--epochs", 1)
     call(*argv, "--epochs", 2)
     assert load_checkpoint(tmp_path)["epoch"] == 2
+    argv[argv.index(tmp_path)] = tmp_path / "elsewhere"
+    call(*argv, "--resume", tmp_path, "--epochs", 3)
+    assert load_checkpoint(tmp_path / "elsewhere")["epoch"] == 3

@@ -670,6 +670,12 @@ def test_a_single_base_class(little, tmp_path, capsys, monkeypatch):
     assert "maml, relationnet, protonet, daml, srl_simple, srl_distill learn from" in message
     words = message.rpartition("--methods ")[2].split()
     assert words[:2] == ["scratch", "umtra"] and "hybrid" in words
+    narrowed = ["--methods", "protonet", "moco_v1"]
+    message = refused(capsys, monkeypatch, "reproduction.__main__", *argv, *narrowed)
+    assert message.rstrip().endswith("--methods moco_v1")
+    narrowed = ["--methods", "protonet"]
+    message = refused(capsys, monkeypatch, "reproduction.__main__", *argv, *narrowed)
+    assert message.rpartition("--methods ")[2].split() == words
     for method in ("srl", "maml", "protonet"):
         error = refused(
             capsys, monkeypatch, f"baselines.{method}", little, "--model-path", tmp_path / method,
@@ -700,11 +706,16 @@ def test_slurm_options_alone(data, capsys, monkeypatch):
 
 
 def test_a_run_without_its_log_is_told(tmp_path, chain):
-    """Its hours are unknown; the table is written all the same."""
-    s = study("--table", 5, "--methods", "moco_v1", "--data", tmp_path, "--out", tmp_path)
+    """Its hours are unknown; the table is written all the same. Unfinished ones do not count."""
+    argv = ["--table", 5, "--methods", "moco_v1", "--data", tmp_path, "--out", tmp_path, "--epochs"]
+    s = study(*argv, 2)
     folder = next(job.folder for job in jobs_of(s) if "encoder" in job.name)
     shutil.copytree(chain.pretrained, folder)
     assert table.made_with(s)[-1].startswith("1 training runs, ")
+    longer = study(*argv, 3)
+    unfinished = next(job.folder for job in jobs_of(longer) if "encoder" in job.name)
+    shutil.copytree(chain.pretrained, unfinished)
+    assert table.made_with(longer)[-1].startswith("0 training runs, 0.0 hours")
     (folder / "log.jsonl").unlink()
     assert table.made_with(s)[-1] == "1 training runs (1 without a log), 0.0 hours in total"
 
