@@ -1,25 +1,24 @@
 """Classify images without labels: test.py --predict."""
 
-import json
 import secrets
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from common.errors import InputError, listed
 from common.failures import tracebacks_to
 from datasets import Collection
 from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
-from datasets.images import check_readable
+from datasets.images import ImageSet, check_readable
 from datasets.listing import Location
 from datasets.open import open_unlabelled, require_contents
 from moco.evaluate import FrozenEncoder
 from moco.meta import MetaLearner
-from moco.outliers import Reference, fit_reference, load_reference
+from moco.outliers import Reference
 from moco.outputs import would_overwrite
 
+from .none_of_these import keep, note_on_level, reference_of
 from .predictions import (
     Row,
     added_by_readers,
@@ -82,16 +81,11 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
     new = images.take(i for i in images.ids if i not in read or known.get(i) != contents[i])
     changed = bool(new) or not rows or any(known.get(i) != "" for i in errors)
     if changed:
-        check_readable(*([new, support] if support else [new]))
-        added = error_rows(errors)
-        if new:
-            probabilities, calibrated = run.predictor(encoder, support, new)(support, new)
-            about |= calibrated
-            none = reference.none_of_these(encoder.embed(new)) if reference else None
-            added += predicted_rows(new, probabilities, task.classes, none)
+        added, calibrated = classified(run, encoder, reference, support, new, task.classes)
+        about |= calibrated
         if previous:
             print(f"{len(new)} new or changed images; {len(images) - len(new)} as before")
-        rows = merged(rows, added, task.classes)
+        rows = merged(rows, error_rows(errors) + added, task.classes)
     about["contents"] = known | contents
     same_level = previous.get("args", {}).get("none_level") == settings.none_level  # of verdicts
     same_place = all(previous.get(name) == about[name] for name in ("page", "folders"))
@@ -110,13 +104,17 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
     return Predictions(images.name, rows, dict(zip(images.ids, images.paths)), about["page"])
 
 
-def note_on_level(reference: Reference, level: float) -> None:
-    """Print a note if there are too few base images for any image to be below the level."""
-    if (least := 1 / (1 + reference.base_images)) > level:
-        print(
-            f"note: with {reference.base_images} base images none_of_these is at least "
-            f"{least:.2g}, so above --none-level {level} for every image"
-        )
+def classified(
+    run: Evaluation, encoder: FrozenEncoder | MetaLearner, reference: Reference | None,
+    support: ImageSet | None, new: ImageSet, classes: Sequence[str],
+) -> tuple[list[Row], dict[str, float]]:  # fmt: skip
+    """Return the rows of `new` images, and the temperature of the classifier if it has one."""
+    check_readable(*([new, support] if support else [new]))
+    if not new:
+        return [], {}
+    probabilities, calibrated = run.predictor(encoder, support, new)(support, new)
+    none = reference.none_of_these(encoder.embed(new)) if reference else None
+    return predicted_rows(new, probabilities, classes, none), calibrated
 
 
 def earlier_rows(
@@ -166,55 +164,3 @@ def earlier_rows(
         print(note)
     remarks = ((row["image"], added_by_readers(row, task.classes)) for row in rows)
     return [{"image": image, **added} for image, added in remarks], {}
-
-
-def reference_of(
-    run: Evaluation, encoder: FrozenEncoder | MetaLearner, data: Collection | None, task: Task
-) -> tuple[Reference | None, Path | None]:
-    """Return what tells none of these: kept beside the checkpoint, or made from the data folder and
-    then to be kept in the file.
-
-    None, with a note, if there is neither.
-    """
-    settings = run.settings
-    if not settings.none_of_these or isinstance(encoder, MetaLearner):
-        return None, None  # a meta-trained model has no embeddings of its own
-    file = run.folder / f"none_of_these_{task.name}.npz"
-    about = {
-        "epoch": run.checkpoint["epoch"], "checkpoint_made_by": run.checkpoint["made_by"],
-        "task": task.to_dict(), "augnum": settings.augnum,
-    }  # fmt: skip
-    if data:
-        contents = content_key([data.base], settings.cache_folder)
-        about |= {"base": data.base.fingerprint(), "contents": contents}
-    about = json.loads(json.dumps(about))  # as it is read back from a file
-    if file.exists():
-        kept = load_reference(file)
-        known = {"contents": about.get("contents"), **kept.about}  # not in older files
-        if about == {name: known.get(name) for name in about}:
-            return kept, None
-    missing = "note: no scores for none of these"
-    if data is None:
-        print(f"{missing}: they need the base images; pass the data folder once")
-        return None, None
-    try:
-        rare, base = (settings.decoded(x, run.image_size) for x in (data.rare, data.base))
-        support = task.support(rare)
-        copies = encoder.copies(support, settings.augnum)
-        embeddings = encoder.embed(base, "base images")
-        reference = fit_reference(copies, np.array(support.labels), embeddings, about)
-    except InputError as error:  # of unreadable images, too: it names --skip-unreadable
-        print(f"{missing}, which need all rare and base images: {error}")
-        return None, None
-    if not file.exists():  # at once: should the predictions be refused, it is there the next time
-        keep(reference, file)
-        return reference, None
-    return reference, file
-
-
-def keep(reference: Reference, file: Path) -> None:
-    """Write what tells none of these to a file, or print a note that this is not possible."""
-    try:
-        reference.save(file)
-    except OSError as error:
-        print(f"note: {file} cannot be written ({error.strerror}): the data folder is needed again")
