@@ -19,7 +19,9 @@ def add_classes(parser: argparse.ArgumentParser) -> None:
     """Add the flags that choose the classes of own images."""
     for part in ("base", "rare"):
         help = f"{part} classes of own images (default: the checkpoint's)"
-        parser.add_argument(f"--{part}-classes", nargs="+", metavar="CLASS", help=help)
+        parser.add_argument(
+            f"--{part}-classes", nargs="+", action="extend", metavar="CLASS", help=help
+        )
 
 
 def classes_of(args: argparse.Namespace, checkpoint: dict) -> list[list[str] | None]:

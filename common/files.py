@@ -8,6 +8,7 @@ import io
 import json
 import os
 import secrets
+import stat
 import time
 import zipfile
 from collections.abc import Iterable, Iterator
@@ -82,22 +83,37 @@ def refuse_to_overwrite(paths: Iterable[Path], overwrite: bool) -> None:
         )
 
 
+def private_folder(folder: Path) -> Path:
+    """Return `folder`, made if it is missing: then for this user alone, as images and the names of
+    files may be of patients."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    return folder
+
+
+def shortened(name: str, length: int = 100) -> str:
+    """Return at most the first `length` bytes of `name`, as part of the name of a file."""
+    return name.encode()[:length].decode(errors="ignore")
+
+
 @contextlib.contextmanager
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file that is synced and renamed to `path` if the block succeeds, and removed
-    otherwise. Removes abandoned temporary files of `path`."""
+    otherwise. Keeps the permissions of `path`; removes abandoned temporary files of it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    for leftover in path.parent.glob(f".{glob.escape(path.name)}.*.tmp"):
+    name = f".{shortened(path.name, 200)}"  # with the rest below, at most the 255 bytes of a name
+    for leftover in path.parent.glob(f"{glob.escape(name)}.*.tmp"):
         with contextlib.suppress(OSError):  # another process may remove it first
             if time.time() - leftover.stat().st_mtime > STALE:
                 leftover.unlink()
     # Random, as processes on several machines or containers may share a process id.
-    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    temporary = path.with_name(f"{name}.{secrets.token_hex(8)}.tmp")
     try:
         with open(temporary, "wb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        with contextlib.suppress(OSError):  # who may read it, if somebody has restricted that
+            temporary.chmod(stat.S_IMODE(path.stat().st_mode))
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)

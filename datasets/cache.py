@@ -6,13 +6,14 @@ import functools
 import glob
 import hashlib
 import os
+import tempfile
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
 from common.errors import InputError
-from common.files import atomic_write, folder_lock
+from common.files import atomic_write, folder_lock, private_folder, shortened
 
 from .content import stamp
 from .images import ImageSet, read_image, unreadable_error
@@ -20,8 +21,21 @@ from .listing import ArrayImage, Location
 from .threads import in_threads
 
 FORMAT = 2  # version of the pixels; since 2, EXIF orientation is applied
-# In the user's cache directory (XDG).
-DEFAULT = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "rare-disease-images"
+
+
+def default_folder() -> Path:
+    """Return the folder in the user's cache directory (XDG), for a user without a home in the
+    system's temporary folder."""
+    name = "rare-disease-images"
+    if folder := os.environ.get("XDG_CACHE_HOME"):
+        return Path(folder) / name
+    try:
+        return Path.home() / ".cache" / name
+    except RuntimeError:  # as in containers
+        return Path(tempfile.gettempdir()) / f"{name}-{os.getuid()}"
+
+
+DEFAULT = default_folder()
 
 
 def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
@@ -32,10 +46,9 @@ def cached(images: ImageSet, size: int, folder: Path) -> ImageSet:
     writes; others wait for it. Raises InputError listing all images that cannot be decoded, and
     OSError if the file cannot be written.
     """
-    file = folder / f"{images.name}-{size}px-{files_key(images)}.npy"
+    file = folder / f"{shortened(images.name)}-{size}px-{files_key(images)}.npy"
     if not _is_complete(file, len(images), size):
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # images may show patients
-        with folder_lock(folder) as lock:
+        with folder_lock(private_folder(folder)) as lock:
             if lock is not None:  # no other process is writing
                 for leftover in folder.glob(f".{glob.escape(file.name)}.*.tmp"):
                     leftover.unlink(missing_ok=True)

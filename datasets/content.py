@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 from common.errors import pass_on
-from common.files import folder_lock, write_utf8
+from common.files import folder_lock, private_folder, write_utf8
 
 from .images import ImageSet, _array, _load, unreadable
 from .listing import ArrayImage, Location
@@ -137,8 +137,8 @@ def _kept(first: str, cache: Path | None) -> Iterator[dict[str, list]]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # read-only or full: computed every time
             if cache:
-                folder = cache / FOLDER
-                folder.mkdir(parents=True, exist_ok=True, mode=0o700)  # names may be of patients
+                folder = private_folder(cache) / FOLDER
+                folder.mkdir(exist_ok=True, mode=0o700)
                 stack.enter_context(folder_lock(folder))
                 key = hashlib.sha256(os.fsencode(os.path.dirname(first))).hexdigest()[:16]
                 file = folder / f"{key}-{FORMAT}.json"

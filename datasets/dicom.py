@@ -59,7 +59,7 @@ def read_dicom(file: BinaryIO) -> Image.Image:
     if photometric == "PALETTE COLOR":
         pixels = processing.apply_color_lut(pixels, dataset)
         if pixels.dtype != np.uint8:  # entries of 16 bits, whose upper half is the colour
-            pixels = (pixels >> 8).astype(np.uint8)
+            pixels = (pixels >> (0 if _entries_of_8_bits(dataset) else 8)).astype(np.uint8)
     elif photometric in GREY:
         shades = _shades(processing, pixels, dataset)
         shades = 1 - shades if photometric == "MONOCHROME1" else shades
@@ -67,6 +67,12 @@ def read_dicom(file: BinaryIO) -> Image.Image:
     if pixels.dtype != np.uint8:
         raise ValueError(f"{DEEP}; convert to 8 bits")
     return Image.fromarray(pixels)
+
+
+def _entries_of_8_bits(dataset: Any) -> bool:
+    """Return whether a palette's entries of 16 bits are below 256, as some devices write them."""
+    tables = [dataset.get(f"{c}PaletteColorLookupTableData") for c in ("Red", "Green", "Blue")]
+    return all(table and np.frombuffer(table, "<u2").max() < 256 for table in tables)
 
 
 def _shades(processing: ModuleType, pixels: np.ndarray, dataset: Any) -> np.ndarray:
@@ -90,9 +96,9 @@ def window(
     values: np.ndarray, center: float, width: float, function: str | None = None
 ) -> np.ndarray:
     """Return `values` as shades, 0 to 1 within the window (DICOM PS3.3, C.11.2.1)."""
-    if function == "SIGMOID":
+    if function == "SIGMOID" and width > 0:
         return 1 / (1 + np.exp(np.clip(-4 * (values - center) / width, -700, 700)))
-    if function != "LINEAR_EXACT":
+    if function not in ("LINEAR_EXACT", "SIGMOID"):
         if width <= 1:
             return (values > center - 0.5).astype(np.float64)
         center, width = center - 0.5, width - 1

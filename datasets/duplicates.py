@@ -16,10 +16,11 @@ REASON = "copies of another image"
 def without_copies(data: Collection, cache: Path | None, allow: bool = False) -> Collection:
     """Return `data` with each content once: of copies in one class the first id stays.
 
-    It takes over the group of a copy if it has none. With `allow` all images stay. Either way the
-    sets know which images are `copies`. Files are compared, or rows of an array file; their digests
-    are kept in the folder `cache`. Raises InputError if a content is in two of the classes in use,
-    unless `allow`; a content that is also in a class not in use is only noted.
+    It takes over the group of a copy if it has none; if it has another, both groups become one.
+    With `allow` all images stay. Either way the sets know which images are `copies`. Files are
+    compared, or rows of an array file; their digests are kept in the folder `cache`. Raises
+    InputError if a content is in two of the classes in use, unless `allow`; a content that is also
+    in a class not in use is only noted.
     """
     rows = [*data.base.rows(), *data.rare.rows(), *data.others.rows()]
     used = {*data.base.classes, *data.rare.classes}
@@ -45,7 +46,13 @@ def without_copies(data: Collection, cache: Path | None, allow: bool = False) ->
     for i, first in first_of.items():
         if i in groups and groups.setdefault(first, groups[i]) != groups[i]:
             regrouped.append(f"{first} ({groups[first]}) = {i} ({groups[i]})")
-    for what, found in (("in two groups", regrouped), ("also in a class not used", elsewhere)):
+            one, other = groups[first], groups[i]
+            groups |= {name: one for name, group in groups.items() if group == other}
+    which = (
+        ("in two groups, which count as one", regrouped),
+        ("also in a class not used", elsewhere),
+    )
+    for what, found in which:
         if found:
             names = listed(map(printable, found), NAMED)
             notes.append(f"images that are {what} ({len(found)}): {names}")

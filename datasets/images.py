@@ -270,7 +270,7 @@ def _depth(image: Image.Image, path: Location) -> int:
 def _frames(image: Image.Image) -> int:
     """Return the number of frames, or of a TIFF file's pages that are not previews."""
     frames = 1
-    if image.format in ("GIF", "PNG", "TIFF", "WEBP"):
+    if image.format in ("GIF", "HEIF", "PNG", "TIFF", "WEBP"):
         with contextlib.suppress(Exception):  # a damaged page after the first
             frames = image.n_frames
             if image.format == "TIFF" and frames > 1:

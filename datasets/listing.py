@@ -13,7 +13,7 @@ from pathlib import Path
 from stat import S_ISREG
 from typing import NamedTuple, NoReturn
 
-from common.errors import InputError, is_text, listed
+from common.errors import InputError, is_text, listed, pass_on
 from common.names import clean, counted, folded, printable, quoted
 
 UNKNOWN = "?"  # class of images without a label
@@ -238,7 +238,10 @@ def reason_to_pass_over(folder: str, name: str) -> str | None:
             if format_of(file.read(HEAD)):
                 return None
     except OSError as error:
-        return f"{error.strerror}"
+        pass_on(error)
+        if isinstance(error, FileNotFoundError) or re.match(r"\.[a-z]", extension):
+            return f"{error.strerror}"
+        return None  # named as DICOM files are: reported with the unreadable images
     if name.lower().endswith(".nii.gz"):
         extension = ".nii"
     return REASONS.get(extension, NOT_IMAGES)

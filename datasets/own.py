@@ -1,5 +1,6 @@
 """User-provided images: one folder per class, or a CSV file of paths and labels."""
 
+import functools
 import os
 from pathlib import Path
 
@@ -7,7 +8,7 @@ from common.errors import InputError, listed
 from common.names import clean, printable, quoted
 
 from .listing import NOT_IMAGES, OUTSIDE, Folder, Listing, Row, is_system, is_system_folder
-from .tables import has_columns, table_paths, table_rows
+from .tables import has_columns, table_paths, table_rows, without_missing
 
 NAME = None  # taken from the folder or file name
 BASE_CLASSES = RARE_CLASSES = None  # given by the user
@@ -76,8 +77,14 @@ def _tables(root: Path) -> list[Path]:
 
 def _pass_over_unlisted(listing: Listing, root: Path, table: Path) -> None:
     """Pass over what is in `root`, but not in the `table` there."""
-    used = {os.path.abspath(str(row.path)) for row in listing.rows}
-    rest = [i for i, path in listing.images_in(root) if os.path.abspath(path) not in used]
+    real = functools.cache(os.path.realpath)  # slow: once a folder
+
+    def file(path: str) -> tuple[str, str]:
+        folder, name = os.path.split(path)
+        return real(folder), name
+
+    used = {file(str(row.path)) for row in listing.rows}
+    rest = [i for i, path in listing.images_in(root) if file(path) not in used]
     listing.pass_over(f"images that {printable(table.name)} does not list", *rest)
     listing.passed_over[NOT_IMAGES].remove(printable(table.name))
     if not listing.passed_over[NOT_IMAGES]:
@@ -125,8 +132,9 @@ def _from_csv(table: Path, group_column: str | None) -> Listing:
     ]:
         listing.notes.append(f"further columns of {table.name} are not used: {listed(unused)}")
     paths = table_paths(table, rows)
+    groups = {i: clean(row.get(column, "")) for (i, _), (_, row) in zip(paths, rows)}
+    groups = without_missing(table, groups, listing.notes)
     listing.rows = [
-        Row(i, path, clean(row["label"]), clean(row.get(column, "")) or None)
-        for (i, path), (_, row) in zip(paths, rows)
+        Row(i, path, clean(row["label"]), groups.get(i)) for (i, path), (_, row) in zip(paths, rows)
     ]
     return listing

@@ -23,6 +23,7 @@ MARKS = {  # the first match wins
     codecs.BOM_UTF16_BE: "utf-16",
 }
 DELIMITERS = {",": "commas", ";": "semicolons", "\t": "tabs"}
+MISSING = {"#n/a", "<na>", "n/a", "na", "nan", "none", "null"}  # groups, in any capitals
 IDS = ("image", "path")  # columns of ids; the first one there counts
 # Excel's first line that names the delimiter; the header tells it as well.
 SEPARATOR_LINE = re.compile(r'\A"?sep=.?"?[,;\t]*(?=[\r\n])', re.IGNORECASE)
@@ -165,7 +166,17 @@ def table_groups(table: Path, column: str, ids: Sequence[str], notes: list[str])
     if unknown := sorted({*names} - {*ids}):
         shown = listed(map(printable, unknown), NAMED)
         notes.append(f"{len(unknown)} ids in {table.name} are no images: {shown}")
-    return dict(zip(names, groups))
+    return without_missing(table, dict(zip(names, groups)), notes)
+
+
+def without_missing(table: Path, groups: dict[str, str], notes: list[str]) -> dict[str, str]:
+    """Return `groups`, by image, without those that R and pandas write for a missing value, which
+    are added to `notes`."""
+    found = [group for group in groups.values() if group.casefold() in MISSING]
+    if found:
+        names = listed(map(quoted, sorted({*found})))
+        notes.append(f"{len(found)} images of {table.name} have the group {names}, read as none")
+    return {i: group for i, group in groups.items() if group and group.casefold() not in MISSING}
 
 
 def finder(ids: Iterable[str]) -> Callable[[str], str]:

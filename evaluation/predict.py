@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 
 from common.errors import InputError, listed
 from common.failures import tracebacks_to
+from common.files import shortened
 from datasets import Collection
 from datasets.content import content_key, digests, key_of
 from datasets.episode import Task
@@ -49,8 +50,12 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
     images, found, errors = open_unlabelled(
         settings.predict, settings.skip_unreadable, settings.quiet
     )
-    files = run.paths(f"predict_{images.name}_{run.classifier}_{task.name}")
+    files = run.paths(f"predict_{shortened(images.name)}_{run.classifier}_{task.name}")
     tracebacks_to(files[0].parent)
+    earlier = run.earlier(files) or {}
+    page = earlier.get("page") or secrets.token_hex(8)
+    if settings.sheet and not settings.overwrite:
+        require_page(settings.sheet, page, images.name)
     support = None
     if not settings.load_cla:
         assert data is not None
@@ -66,14 +71,11 @@ def predict_images(run: Evaluation, data: Collection | None, task: Task) -> Pred
         "images": {**images.fingerprint(), "content": key_of(images.ids, contents.values())},
         "support": content_key([support], cache) if support else None, "data": found,
         "none_of_these": reference and reference.about,
-        "folders": [str(path.resolve()) for path in settings.predict], **run.about(),
+        "folders": [str(path.resolve()) for path in settings.predict], "page": page, **run.about(),
     }  # fmt: skip
     contents |= dict.fromkeys(errors, "")
-    rows, previous = earlier_rows(run, files, about, task, contents)
+    rows, previous = earlier_rows(run, files, earlier, about, task, contents)
     known = previous.get("contents", {})
-    about.setdefault("page", secrets.token_hex(8))
-    if settings.sheet and not settings.overwrite:
-        require_page(settings.sheet, about["page"], images.name)
     if file and reference:
         keep(reference, file)
     about |= {name: previous[name] for name in ("temperature",) if name in previous}
@@ -118,10 +120,11 @@ def classified(
 
 
 def earlier_rows(
-    run: Evaluation, files: tuple[Path, Path], about: dict, task: Task, there: dict[str, str]
-) -> tuple[list[Row], dict[str, Any]]:
-    """Return the rows of an earlier result of this command, and what its JSON file says; put the
-    mark of its page into `about`.
+    run: Evaluation, files: tuple[Path, Path], previous: dict, about: dict, task: Task,
+    there: dict[str, str],
+) -> tuple[list[Row], dict[str, Any]]:  # fmt: skip
+    """Return the rows of an earlier result of this command, and what its JSON file says: nothing if
+    `previous`, its JSON file, is empty.
 
     Of a result that must be made again, with a note, only what readers have added to the rows. Of
     the data folder only the support and the base images are compared. Raises InputError for a
@@ -129,15 +132,13 @@ def earlier_rows(
     that are not `there` (contents by id) any more or its scores for none of these, and for one of
     an earlier version, which does not record each image.
     """
-    if (previous := run.earlier(files)) is None:
+    if not previous:
         return [], {}
     if "contents" not in previous:
         raise InputError(
             "the earlier predictions do not record which images they are of; replace them with "
             "--overwrite, or choose another folder with --output"
         )
-    if "page" in previous:
-        about["page"] = previous["page"]
     others = another_task(previous, task)
     others += ["other support images"] * (previous.get("support") != about["support"])
     before = previous["contents"]

@@ -83,12 +83,17 @@ def read_predictions(path: Path, classes: Sequence[str]) -> list[Row]:
     """Return the rows of an earlier CSV file. Raises InputError if it is not one of `classes`, or
     has cells outside the columns with names of their own, which could not be kept."""
     with (
-        refusing(f"{path} is not a CSV file of test.py --predict; replace it with --overwrite"),
+        refusing(
+            f"{path} is not a CSV file of test.py --predict, in UTF-8 with commas and decimal "
+            "points; save it as such, or replace it with --overwrite, without what you have added"
+        ),
         open(path, newline="", encoding="utf-8-sig") as file,
     ):
         reader = csv.DictReader(file)
         cells = list(reader)
         names = [name for name in reader.fieldnames or [] if name]
+        if "image" not in names:
+            raise ValueError("other columns than expected")
         if len({*names}) < len(names) or any(
             row.get("") or any(row.get(None) or ()) for row in cells
         ):

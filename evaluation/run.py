@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from common.errors import InputError, listed, refusing
-from common.files import parse_json, refuse_to_overwrite, write_utf8
+from common.files import parse_json, require_writable, write_utf8
 from datasets import Collection
 from datasets.episode import TASK_FILE, Task, load_task
 from datasets.images import ImageSet, other_images
@@ -134,7 +134,10 @@ class Evaluation:
         """
         file = files[0]  # a CSV file alone: unfinished run
         if self.settings.overwrite or not file.exists():
-            refuse_to_overwrite([file], self.settings.overwrite)
+            try:
+                require_writable(file.parent)
+            except InputError as error:
+                raise InputError(f"{error}; choose another folder with --output") from None
             return None
         with refusing(f"{file} is invalid; replace it with --overwrite"):
             previous = parse_json(file.read_bytes(), newest=0)
@@ -260,4 +263,6 @@ def note_on_source(task: Task, rare: ImageSet) -> None:
 
 def group_word(shared: dict) -> str:
     """Return what the scores say about the groups of `Task.shared`."""
+    if shared["groups"] == 0 and shared["without_group"]:
+        return "; groups known in part"
     return {None: "; groups unknown", 0: " or its groups"}.get(shared["groups"], "")

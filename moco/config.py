@@ -45,11 +45,11 @@ class Classes(Settings):
 
     # Neither binds a later stage nor a resumed run: what they read is compared, images and task.
     base_classes: list[str] | None = setting(
-        None, "common diseases and normal controls", inherited="default", metavar="CLASS",
+        None, "common diseases and normal controls", inherited="default", metavar="CLASS", name=True,
     )  # fmt: skip
     rare_classes: list[str] | None = setting(
         None, "rare diseases; a class in neither is not used", inherited="default",
-        metavar="CLASS",
+        metavar="CLASS", name=True,
     )  # fmt: skip
 
 
@@ -67,7 +67,7 @@ class Drawing(Settings):
     )  # fmt: skip
     group_column: str | None = setting(
         None, "column of groups, in --groups or in the CSV file of images (default: group)",
-        metavar="NAME",
+        metavar="NAME", name=True,
     )  # fmt: skip
     group_folders: bool = setting(
         False, "take the folders within the class folders as groups, one a patient",

@@ -64,8 +64,14 @@ def make_parser() -> cli.ArgumentParser:
         "pretrained encoder use baselines.pretrained and test.py --tasks")  # fmt: skip
     add("--seeds", type=natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="seeds of the tasks and of the models trained on them")  # fmt: skip
-    add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")
-    add("--methods", nargs="+", metavar="NAME", help="rows (default: all)")
+    add(
+        "--shots",
+        nargs="+",
+        action="extend",
+        metavar="K",
+        help="support images per class (default: the table's)",
+    )
+    add("--methods", nargs="+", action="extend", metavar="NAME", help="rows (default: all)")
     add("--group-disjoint", "--lesion-disjoint", action="store_true",
         help="exclude query images of the support set's groups (patients, lesions)")  # fmt: skip
     add("--groups", type=Path, metavar="FILE", help="CSV file with the columns image,group")
@@ -75,9 +81,15 @@ def make_parser() -> cli.ArgumentParser:
     add("--tasks", type=natural, default=TASKS, metavar="N",
         help="tasks over which rows that need no training by task are scored as well, with a 95 %% "
         "confidence interval; 0: none")  # fmt: skip
-    add("--base-classes", nargs="+", metavar="CLASS",
+    add("--base-classes", nargs="+", action="extend", metavar="CLASS",
         help="common classes of your own images, for the methods of the table")  # fmt: skip
-    add("--rare-classes", nargs="+", metavar="CLASS", help="rare classes of your own images")
+    add(
+        "--rare-classes",
+        nargs="+",
+        action="extend",
+        metavar="CLASS",
+        help="rare classes of your own images",
+    )
     add("--allow-duplicates", action="store_true",
         help="count copies of an image as separate images")  # fmt: skip
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")
@@ -91,7 +103,7 @@ def make_parser() -> cli.ArgumentParser:
     add("--executor", choices=["local", "slurm"], default="local", help="where to run the jobs")
     add("--jobs", type=positive, default=1, metavar="N",
         help="jobs run in parallel on this machine; each gets one of several GPUs")  # fmt: skip
-    add("--slurm", nargs="+", default=[], metavar="KEY[=VALUE]",
+    add("--slurm", nargs="+", action="extend", default=[], metavar="KEY[=VALUE]",
         help="sbatch options of each job, without hyphens: gres=gpu:1 time=1440")  # fmt: skip
     add("--only", metavar="NAME", help="run a single job, by its printed name, or `table`")
     add("--device", metavar="DEVICE", help="passed on to every command")

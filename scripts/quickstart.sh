@@ -5,6 +5,7 @@
 # In the environment: ARCH, IMAGE_SIZE, EPOCHS, K_SHOT and SEED; OUT, the output folder; PYTHON.
 set -euo pipefail
 DATA=${1:+$(realpath "$1")}
+OUT=${OUT:+$(realpath -m "$OUT")}
 cd "$(dirname "$0")/.."
 . scripts/environment.sh requirements.txt
 OUT=${OUT:-runs/quickstart-$(date +%Y%m%d-%H%M%S)}

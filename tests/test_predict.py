@@ -216,6 +216,20 @@ def test_scores_for_none_of_these_outlive_further_training(
     assert rows_of(student) != before and all(row["verdict"] for row in rows_of(student).values())
 
 
+def test_what_refuses_predictions_comes_before_the_work(
+    data, student, new, tmp_path, capsys, monkeypatch
+):
+    argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
+    (tmp_path / "page.html").write_text("of another")
+    with monkeypatch.context() as patch:
+        patch.setattr("evaluation.run.Evaluation.encoder", None)  # not reached
+        error = refused(capsys, patch, "test", data, *argv, "--sheet", tmp_path / "page.html")
+        assert "is not the page of these predictions" in error
+        patch.setattr("common.files.os.access", lambda *_: False)
+        error = refused(capsys, patch, "test", data, *argv)
+        assert f"no permission to write to {student}; choose another folder with --output" in error
+
+
 def test_a_full_disk_loses_nothing_that_readers_have_added(student, new, capsys, monkeypatch):
     argv = ["--resume", student, "--load-cla", "--predict", new, "-j", 0]
     call("test", *argv)

@@ -33,6 +33,8 @@ def _add(group: Any, field: Field, cls: type[Settings]) -> None:
             options["metavar"] = about.metavar or "{" + ",".join(field.choices) + "}"
         if field.several:
             options["nargs"] = "*" if isinstance(field.default, list) else "+"
+            if options["nargs"] == "+":  # given twice, it has the values of both
+                options["action"] = "extend"
     options["help"] = about.help.replace("%", "%%") + _default(field, cls).replace("%", "%%")
     if about.positional:
         if about.flags:

@@ -30,7 +30,8 @@ class Setting:
     `below`: the range, `below` excluded. `fixed`: a resumed run may not change it. `inherited`:
     "default", a later stage uses it unless given another value; "always", it must use it.
     `runtime`: affects where and how fast a command runs, not its results. `former`: its field's
-    name in older files. `auto`: the default depends on the machine, as this text says.
+    name in older files. `auto`: the default depends on the machine, as this text says. `name`: of a
+    class or column, compared as people read it (`common.names.clean`).
     """
 
     help: str
@@ -47,6 +48,7 @@ class Setting:
     runtime: bool = False
     former: str | None = None
     auto: str | None = None
+    name: bool = False
 
     def range(self) -> str:
         """Return the range as text."""
@@ -105,7 +107,7 @@ class Field:
     def read(self, text: str) -> Any:
         """Parse one value from the command line; raises ArgumentTypeError if it is invalid."""
         try:
-            value = clean(text) if self.kind is str else self.kind(text)
+            value = clean(text) if self.about.name else self.kind(text)
         except ValueError:
             expected = "a whole number" if self.kind is int else "a number"
             raise argparse.ArgumentTypeError(f"must be {expected}, got {text!r}") from None
@@ -129,8 +131,8 @@ class Field:
                 raise ValueError(f"{self.flag} is {value!r}")
             if problem := self._problem(part):
                 raise ValueError(f"{self.flag} {problem}")
-        if self.kind in (str, Path):
-            parts = [clean(part) if self.kind is str else Path(part) for part in parts]
+        if self.about.name or self.kind is Path:
+            parts = [clean(part) if self.about.name else Path(part) for part in parts]
         return parts if self.several else parts[0]
 
     def _problem(self, value: Any) -> str | None:

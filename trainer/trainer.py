@@ -126,7 +126,8 @@ class Trainer:
             self.epoch = start_epoch
         require_readable(run.about)  # now, not when an epoch is to be saved
         base = {**run.about["base"], "dataset": None}
-        settings = (config.epochs, config.lr, config.seed, base, run.about["task"])
+        contents = run.about.get("contents"), run.about.get("pseudo_labels")
+        settings = (config.epochs, config.lr, config.seed, base, run.about["task"], contents)
         require_same_on_all_ranks((self.epoch, self.step, *settings), run.folder)
 
     def state_dict(self) -> dict[str, Any]:

@@ -9,7 +9,7 @@ import time
 import pytest
 
 from common.errors import InputError
-from common.files import alone_in, atomic_write, refuse_to_overwrite
+from common.files import alone_in, atomic_write, refuse_to_overwrite, write_utf8
 from conftest import REPOSITORY
 
 
@@ -22,6 +22,16 @@ def test_atomic_write(tmp_path):
         raise RuntimeError
     assert path.read_bytes() == b"one"
     assert [p.name for p in path.parent.iterdir()] == ["x"]
+
+
+def test_a_file_keeps_its_permissions_and_may_have_any_name(tmp_path):
+    path = tmp_path / ("é" * 125 + ".csv")  # 254 of 255 bytes
+    for _ in range(2):
+        write_utf8(path, "x")
+        path.chmod(0o600)
+    write_utf8(path, "y")
+    assert path.stat().st_mode & 0o777 == 0o600 and path.read_text() == "y"
+    assert len(list(tmp_path.iterdir())) == 1
 
 
 def test_a_lock_of_another_process(tmp_path):

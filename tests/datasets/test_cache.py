@@ -1,7 +1,10 @@
 """Cache of decoded images: same pixels, right file, no partial file."""
 
 import os
+import tempfile
 import threading
+from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +14,7 @@ from PIL import Image
 from common.errors import InputError
 from datasets import cache as module
 from datasets.cache import cached, files_key
+from datasets.content import digests
 from datasets.images import ArrayImage, TransformedImages, image_set, read_image
 from datasets.open import decoded
 from moco.augment import plain_view, random_view
@@ -175,6 +179,36 @@ def test_files_are_read_if_the_cache_cannot_be_written(images, tmp_path, capsys)
             decoded(images, 32, cache)
         with pytest.raises(InputError, match="--views batch"):
             decoded(images, 32, cache, required=True)
+
+
+def test_only_the_user_reads_the_cache(images, tmp_path):
+    """Images and names may be of patients."""
+    for cache, first in ((tmp_path / "a" / "cache", digests), (tmp_path / "b" / "cache", None)):
+        if first:
+            first(images.paths, cache)
+        decoded(images, 16, cache)
+        digests(images.paths, cache)
+        for folder in (cache, cache / "contents"):
+            assert folder.stat().st_mode & 0o777 == 0o700
+
+
+def test_a_set_with_a_long_name(images, tmp_path):
+    (file,) = {path.file for path in cached(replace(images, name="é" * 127), 8, tmp_path).paths}
+    assert file.name.startswith("é" * 50 + "-8px-")
+
+
+def test_a_user_without_a_home(monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", "/x")
+    assert module.default_folder() == Path("/x/rare-disease-images")
+    monkeypatch.delenv("XDG_CACHE_HOME")
+    monkeypatch.setattr("pathlib.Path.home", lambda: Path("/home/y"))
+    assert module.default_folder() == Path("/home/y/.cache/rare-disease-images")
+
+    def no_home():
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("pathlib.Path.home", no_home)
+    assert module.default_folder().parent == Path(tempfile.gettempdir())
 
 
 def test_where_the_pixels_lie_is_told(images, tmp_path, capsys):

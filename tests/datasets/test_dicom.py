@@ -70,8 +70,9 @@ def test_window_functions():
     assert window(values, 50, 1).tolist() == [0, 1, 1]
     sigmoid = 1 / (1 + np.exp(-4 * (values - 50) / 100))
     assert window(values, 50, 100, "SIGMOID") == pytest.approx(sigmoid)
-    with pytest.raises(ValueError, match="width 0"):
-        window(values, 50, 0, "LINEAR_EXACT")
+    for function in ("LINEAR_EXACT", "SIGMOID"):
+        with pytest.raises(ValueError, match="width 0"):
+            window(values, 50, 0, function)
 
 
 def test_a_lookup_table_of_values(tmp_path):
@@ -111,6 +112,10 @@ def test_a_palette(tmp_path):
         palette[f"{name}PaletteColorLookupTableData"] = np.array(entries, "<u2").tobytes()
     path = write(tmp_path / "x", np.array([[0, 1]], np.uint8), "PALETTE COLOR", **palette)
     assert np.asarray(read_image(path)).tolist() == [[[0, 0, 0], [255, 1, 0]]]
+    for name, entries in (("Red", [0, 255]), ("Green", [0, 9]), ("Blue", [0, 0])):
+        palette[f"{name}PaletteColorLookupTableData"] = np.array(entries, "<u2").tobytes()
+    path = write(tmp_path / "y", np.array([[0, 1]], np.uint8), "PALETTE COLOR", **palette)
+    assert np.asarray(read_image(path)).tolist() == [[[0, 0, 0], [255, 9, 0]]]
 
 
 def test_frames_and_files_without_an_image(tmp_path):
@@ -148,6 +153,10 @@ def test_heic(tmp_path):
         Image.new("RGB", (32, 16), "red").save(tmp_path / name, format="HEIF", quality=100)
         found = np.asarray(read_image(tmp_path / name)).astype(int)
         assert found.shape == (16, 32, 3) and np.abs(found - (255, 0, 0)).max() <= 6
+    red, blue = (Image.new("RGB", (32, 16), colour) for colour in ("red", "blue"))
+    red.save(tmp_path / "x.heic", format="HEIF", save_all=True, append_images=[blue])
+    with pytest.raises(InputError, match="HEIF with 2 pages or frames; export the one"):
+        read_image(tmp_path / "x.heic")
 
 
 HEADS = {"pydicom": bytes(128) + b"DICM", "pillow_heif": b"\0\0\0\x1cftypheic"}

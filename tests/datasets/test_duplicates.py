@@ -15,6 +15,7 @@ from datasets.duplicates import REASON, without_copies
 from datasets.episode import draw_task
 from datasets.groups import with_groups
 from datasets.images import ALLOW, image_set, other_images, require_same
+from datasets.open import draw
 
 CHOICE = ["common", "odd"], ["scar", "burn"]
 
@@ -100,7 +101,22 @@ def test_groups_of_copies(folder, tmp_path):
     data = without_copies(with_groups(open_dataset(folder, *CHOICE), tmp_path / "g.csv"), None)
     known = {i: data.groups[i] for i in data.rare.ids if i in data.groups}
     assert known == {"scar/0.bmp": "P", "scar/1.bmp": "Q", "scar/2.bmp": "R"}
-    assert data.notes == ("images that are in two groups (1): scar/2.bmp (R) = scar/9.bmp (S)",)
+    which = "images that are in two groups, which count as one (1)"
+    assert data.notes == (f"{which}: scar/2.bmp (R) = scar/9.bmp (S)",)
+
+
+def test_the_patients_of_two_copies_are_kept_apart_from_a_query_set(folder, tmp_path):
+    """The content is in the support set under one of its two groups only."""
+    write(folder / "scar" / "9.bmp", 20)  # as 0
+    rows = ["scar/0.bmp,P", "scar/9.bmp,Q", "scar/1.bmp,Q", "scar/2.bmp,R", "scar/3.bmp,S"]
+    rows += [f"burn/{n}.bmp,B{n}" for n in range(4)]
+    (tmp_path / "g.csv").write_text("\n".join(["image,group", *rows]))
+    data = without_copies(with_groups(open_dataset(folder, *CHOICE), tmp_path / "g.csv"), None)
+    for seed in range(9):
+        task = draw(data, None, 1, seed, group_disjoint=True)
+        support, query = task.support(data.rare).ids, task.query(data.rare).ids
+        together = {"scar/0.bmp", "scar/1.bmp"}
+        assert not (together & {*support} and together & {*query})
 
 
 def test_broken_files_are_no_copies(folder):

@@ -8,6 +8,7 @@ from datasets import isic2018, oct, open_dataset, synthetic
 from datasets.episode import Task, draw_task
 from datasets.groups import with_folders, with_groups
 from datasets.open import draw, note_on_shared, open_data
+from evaluation.run import group_word
 
 CHOICE = ["common", "odd"], ["scar", "burn"]
 
@@ -92,6 +93,38 @@ def test_ids_with_backslashes_or_in_another_unicode_form(folder, tmp_path):
 def test_invalid_files_of_groups(folder, tmp_path, rows, message):
     with pytest.raises(InputError, match=message):
         with_groups(open_dataset(folder, *CHOICE), table(tmp_path / "g.csv", *rows))
+
+
+@pytest.mark.parametrize("written", ["NA", "nan", "None"])
+def test_missing_values_of_r_and_pandas_are_no_group(folder, tmp_path, written):
+    """Or all of them would be one patient."""
+    names = images_of(folder)
+    rows = [f"{i},{i.split('/')[0]},{written if n < 6 else f'P{n}'}" for n, i in enumerate(names)]
+    data = open_dataset(table(folder / "t.csv", "path,label,group", *rows), *CHOICE)
+    assert sorted(data.groups) == names[6:]
+    assert f"6 images of t.csv have the group '{written}', read as none" in data.notes
+    with pytest.raises(InputError, match="--group-disjoint needs the group .* 6 of 12 have none"):
+        draw(data, None, 1, 0, group_disjoint=True)
+    rows = [row.replace(row.split(",")[1] + ",", "", 1) for row in rows]
+    rows = [f"{i},{row.rpartition(',')[2]}" for i, row in zip(names, rows)]
+    found = with_groups(
+        open_dataset(folder, *CHOICE), table(tmp_path / "g.csv", "image,group", *rows)
+    )
+    assert sorted(found.groups) == names[6:] and "read as none" in found.notes[0]
+
+
+def test_what_scores_say_of_groups(folder, tmp_path):
+    """Nothing is claimed of images without one."""
+    data = open_dataset(folder, *CHOICE)
+    for rows, says in (
+        (["burn/5.png,P"], "; groups known in part"),
+        ([f"{i},{i}" for i in data.rare.ids], " or its groups"),
+        ([f"{i},P" for i in data.rare.ids], ""),
+        (["common/0.png,P"], "; groups unknown"),
+    ):
+        groups = with_groups(data, table(tmp_path / "g.csv", "image,group", *rows)).groups
+        task = draw_task(data.rare.take(i for i in data.rare.ids if i != "burn/5.png"), 2, 2, 0)
+        assert group_word(task.shared(data.rare, groups)) == says
 
 
 def test_a_file_of_groups_in_latin_1_is_noted(folder, tmp_path):

@@ -1,5 +1,6 @@
 """Which files of a folder are images, and what is said of the others."""
 
+import errno
 import os
 
 import numpy as np
@@ -126,6 +127,28 @@ def test_entries_that_are_no_files(root):
         "No such file or directory": ("a/dangling",),
         "neither files nor folders": ("a/pipe",),
     }
+
+
+@pytest.mark.parametrize("name", ["IM0001", "1.2.840.113", "link", "notes.txt", "x.jpg"])
+def test_images_without_permission_do_not_leave_their_class(root, monkeypatch, name):
+    """Under a name that may be an image's."""
+    save(root / "a" / name)
+
+    original = open
+
+    def open_other(path, *args, **kwargs):
+        if str(path).endswith(name):
+            raise PermissionError(errno.EACCES, "Permission denied", str(path))
+        return original(path, *args, **kwargs)
+
+    monkeypatch.setattr("builtins.open", open_other)
+    data = open_dataset(root, *CLASSES)
+    if name == "notes.txt":
+        assert data.passed_over == {"Permission denied": ("a/notes.txt",)}
+    else:
+        assert data.base.counts() == {"a": 3} and not data.passed_over
+        with pytest.raises(InputError, match=f"1 of 3 images .*{name}: Permission denied"):
+            check_readable(data.base)
 
 
 def test_a_folder_called_like_an_image_is_a_folder(root):

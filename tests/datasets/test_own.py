@@ -290,6 +290,17 @@ def test_folder_with_one_table_is_that_table(folder, inside):
         open_dataset(folder, *CHOICE, group_column="ward")
 
 
+def test_images_listed_through_a_link_are_not_passed_over(folder, tmp_path):
+    lines = flat(folder, "images")
+    table = folder / "labels.CSV"
+    rows = [f"{folder.resolve()}/{line}" for line in lines]
+    table.write_text("\n".join(["path;label", *rows]), encoding="utf-8")
+    (tmp_path / "link").symlink_to(folder)
+    data = open_dataset(tmp_path / "link", *CHOICE)
+    assert len(data.base) + len(data.rare) == len(lines)
+    assert not [reason for reason in data.passed_over if "labels.CSV" in reason]
+
+
 def test_folder_with_several_tables_is_refused(folder):
     flat(folder)
     (folder / "support.tsv").write_text("image\tlabel")

@@ -58,6 +58,22 @@ def test_cells_that_could_not_be_kept_are_refused(rows, tmp_path, head, cell):
     assert len(read_predictions(file, CLASSES)) == 3  # empty columns, as spreadsheets leave them
 
 
+@pytest.mark.parametrize("saved", ["semicolons", "tabs", "Windows-1252", "decimal commas"])
+def test_files_saved_in_another_way_say_how_to_save_them(rows, tmp_path, saved):
+    """And that --overwrite would cost what was added."""
+    text = predictions_text(rows, CLASSES, 0.05).removeprefix("\ufeff")
+    file = tmp_path / "a.csv"
+    text = {
+        "semicolons": text.replace(",", ";"), "tabs": text.replace(",", "\t"),
+        "decimal commas": re.sub(r"(0\.\d+)", lambda m: f'"{m[0].replace(".", ",")}"', text),
+    }.get(saved, text)  # fmt: skip
+    file.write_bytes(text.encode("cp1252" if saved == "Windows-1252" else "utf-8"))
+    with pytest.raises(
+        InputError, match="in UTF-8 with commas and decimal points; save it as such"
+    ):
+        read_predictions(file, CLASSES)
+
+
 def test_columns_only_where_known():
     text = predictions_text(predicted_rows(images("a", "b", "c"), P, CLASSES, None), CLASSES, 0.05)
     head = next(csv.reader(io.StringIO(text.removeprefix("\ufeff"))))

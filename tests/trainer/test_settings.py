@@ -61,6 +61,19 @@ def test_parse_returns_only_given_settings():
     assert given == {
         "folder": Path("x"), "rate": 0.0, "steps": [], "fast": False, "aliases": ["p", "q"],
     }  # fmt: skip
+    twice = parse(Small, ["x", "--aliases", "p", "--steps", "1", "--aliases", "q", "--steps", "2"])
+    assert twice["aliases"] == ["p", "q"] and twice["steps"] == [2]
+
+
+def test_names_are_compared_as_people_read_them_and_paths_are_not():
+    decomposed = "e\u0301"
+    flags = ["data", "--model-path", "m", "--base-classes", f" {decomposed} "]
+    given = parse(config.Pretraining, [*flags, "--weights", f"{decomposed}/w.pth"])
+    assert given["base_classes"] == ["é"] and given["weights"] == f"{decomposed}/w.pth"
+    recorded = config.Pretraining.complete(given)
+    assert recorded["weights"] == given["weights"] and recorded["base_classes"] == ["é"]
+    older = config.Pretraining.complete({"rare_classes": [decomposed]})
+    assert older["rare_classes"] == ["é"]
 
 
 @dataclass(frozen=True, kw_only=True)
