@@ -23,7 +23,7 @@ from common.errors import InputError, refusing
 from common.files import atomic_write, read_array
 from common.seeding import stream_seed
 from moco import resume
-from moco.checkpoint import load_checkpoint, require_trained_on
+from moco.checkpoint import load_checkpoint, note_on_epochs, require_trained_on
 from moco.config import STAGES
 from moco.evaluate import FrozenEncoder
 from trainer.launch_plan import readers_of
@@ -108,6 +108,7 @@ def cluster_base(start: Start, n_way: int) -> tuple[list[Groups], int, dict[str,
     checkpoint = load_checkpoint(settings.encoder)
     if STAGES[checkpoint["stage"]].trained:
         require_trained_on(checkpoint, base, settings.encoder)
+    note_on_epochs(checkpoint, settings.encoder)
     most = min(MOST_CLUSTERS, len(base) // IMAGES_PER_CLUSTER)
     clusters = settings.clusters or max(2 * n_way, most)
     if not n_way <= clusters <= len(base):
@@ -141,6 +142,6 @@ def _read(file: Path, about: dict[str, Any]) -> np.ndarray | None:
     if not file.exists():
         return None
     with refusing(f"{file} is invalid; remove it"), ZipFile(file) as archive:
-        if json.loads(str(read_array(archive, "about"))) != about:
+        if str(read_array(archive, "about")) != json.dumps(about):  # also in the order of classes
             return None
         return read_array(archive, "partitions")

@@ -110,17 +110,23 @@ def start_run(
 
 def train_baseline(
     start: Start, images: ImageSet, model: nn.Module, step: StepFn, views: int,
-    task: Task | None = None,
+    task: Task | None = None, **more: object,
 ) -> None:  # fmt: skip
     """Train `model` on `views` random views of each of `images`, a part of the data, with `step`,
     in a single process.
 
-    See `start_run` for `task`. Raises InputError if there are fewer images than a batch, too.
+    See `start_run` for `task` and `more`. Raises InputError if there are fewer images than a batch
+    or a batch has a single one, too.
     """
     settings = start.settings
+    if settings.batch_size < 2:
+        raise InputError(
+            f"--batch-size {settings.batch_size}: at least 2 images are needed, for the statistics "
+            "of BatchNorm or as negatives"
+        )
     if len(images) < settings.batch_size:
         raise InputError(
             f"--batch-size {settings.batch_size} is more than the {len(images)} images"
         )
-    run, images = start_run(start, images, task)
+    run, images = start_run(start, images, task, **more)
     train(model, step, images, settings, run, start.device, views)

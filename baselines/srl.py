@@ -16,8 +16,10 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import InputError
+from datasets.images import require_same_order
 from moco.checkpoint import (
     load_checkpoint,
+    note_on_epochs,
     query_encoder,
     require_trained_on,
     student_classifier,
@@ -63,13 +65,21 @@ def main(argv: list[str] | None = None) -> None:
         if not (settings.teacher or run.source) and getattr(settings, name) != field.default:
             raise InputError(f"{field.flag}: no effect without --teacher")
     labels = torch.tensor(base.labels, device=device)
-    teacher = None
+    teacher = taught = None
     if settings.teacher:
         run = replace(run, stage="srl_distill")
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
         recorded = {name: checkpoint["args"][name] for name in ("arch", "image_size")}
         settings.require_match(recorded, settings.teacher)
         require_trained_on(checkpoint, base, settings.teacher)
+        require_same_order(checkpoint["base"], base, f"{settings.teacher} was trained with")
+        note_on_epochs(checkpoint, settings.teacher)
+        taught = {name: checkpoint[name] for name in ("epoch", "made_by")}
+        if run.source and run.source.checkpoint.get("teacher") not in (None, taught):
+            raise InputError(
+                f"{settings.teacher} has been trained on or replaced since {run.source.path} began "
+                "to learn from it; --overwrite starts the run again"
+            )
         parts = query_encoder(checkpoint), student_classifier(checkpoint)
         teacher = torch.nn.Sequential(*parts)
         prepare(teacher, device, settings.amp)  # computes as the model that it teaches
@@ -85,7 +95,7 @@ def main(argv: list[str] | None = None) -> None:
         correct = logits.argmax(dim=1) == labels[rows]
         return {"loss": loss, "accuracy": correct.float().mean()}
 
-    train_baseline(run, base, model, step, views=1)
+    train_baseline(run, base, model, step, views=1, teacher=taught)
 
 
 if __name__ == "__main__":

@@ -152,8 +152,12 @@ def main(argv: list[str] | None = None) -> None:
     names = ("arch", "image_size", "epochs", "schedule")
     settings = {name: getattr(args, name) for name in names}
     data = open_data(args.data)
-    if others := [run for run in read_runs(args.out) if run["settings"] != settings]:
-        raise InputError(f"{args.out} has runs with other settings: {others[0]['settings']}")
+    images = data.base.fingerprint()["sha256"]
+    for run in read_runs(args.out):
+        if run["settings"] != settings:
+            raise InputError(f"{args.out} has runs with other settings: {run['settings']}")
+        if run.get("images", images) != images:  # older files do not tell
+            raise InputError(f"{args.out} has runs on other images")
     for seed in args.seeds:
         for mode in args.modes:
             key = {"mode": mode, "seed": seed, "settings": settings}
@@ -166,6 +170,7 @@ def main(argv: list[str] | None = None) -> None:
                 checkpoint, losses = train_fast(args, mode, seed)
             line = {
                 **key,
+                "images": images,
                 "loss": [round(loss, 5) for loss in losses],
                 "accuracy": [round(value, 5) for value in accuracies(args, checkpoint, data)],
                 "seconds": round(time.time() - start),

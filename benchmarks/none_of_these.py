@@ -90,7 +90,7 @@ def report(found: dict[str, list[float]], args: argparse.Namespace) -> None:
     print(f"{args.k_shot} shots, seeds 0 to {args.seeds - 1}; AUC but for the last two lines")
     width = max(map(len, found))
     for name, values in found.items():
-        print(f"{name:{width}}{100 * np.mean(values):>7.1f} ({100 * np.std(values):.1f})")
+        print(f"{name:{width}}{100 * np.mean(values):>7.1f} ({100 * np.std(values, ddof=1):.1f})")
 
 
 def others(copies: np.ndarray, labels: np.ndarray, base: np.ndarray) -> dict:

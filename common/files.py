@@ -11,7 +11,7 @@ import secrets
 import stat
 import time
 import zipfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import BinaryIO
 
@@ -165,8 +165,11 @@ def alone_in(file: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def folder_lock(folder: Path) -> Iterator[int | None]:
-    """Hold an exclusive lock on `folder` within the block; waits for other processes.
+def folder_lock(
+    folder: Path, stopped: Callable[[], bool] = lambda: False, seconds: float = 0.2
+) -> Iterator[int | None]:
+    """Hold an exclusive lock on `folder` within the block; waits for other processes, looking every
+    some `seconds`, unless it is `stopped`: then there is no lock.
 
     Provides the lock's file descriptor, which a child process can inherit to keep the lock; None,
     without locking, where the system or file system (many network ones) does not support it.
@@ -179,9 +182,14 @@ def folder_lock(folder: Path) -> Iterator[int | None]:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         locked = False
-        with contextlib.suppress(OSError):
-            fcntl.flock(descriptor, fcntl.LOCK_EX)
-            locked = True
+        while not locked and not stopped():
+            try:
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                locked = True
+            except BlockingIOError:
+                time.sleep(seconds)
+            except OSError:  # not supported
+                break
         yield descriptor if locked else None
     finally:
         os.close(descriptor)

@@ -19,7 +19,7 @@ from torch.utils.data import Dataset
 
 from common.errors import InputError, listed, pass_on, reason
 from common.files import read_array
-from common.names import counted
+from common.names import counted, quoted
 
 from .dicom import open_heic, read_dicom
 from .listing import DICOM, FORMATS, HEAD, OTHERS, UNKNOWN, ArrayImage, Location, Row, format_of
@@ -150,6 +150,13 @@ def require_same(recorded: dict, images: ImageSet, prefix: str) -> None:
     `images`."""
     if other := other_images(recorded, images):
         raise InputError(f"{prefix} {other}")
+
+
+def require_same_order(recorded: dict, images: ImageSet, prefix: str) -> None:
+    """Raise InputError, its message starting with `prefix`, if a fingerprint of the same images has
+    their classes, which labels number, in another order than `images`."""
+    if (order := list(recorded["counts"])) != list(images.classes):
+        raise InputError(f"{prefix} the classes in another order: {listed(map(quoted, order))}")
 
 
 _load_lock = threading.Lock()

@@ -52,9 +52,10 @@ class PseudoLabels:
         if "checkpoint" not in self.about:
             return None
         about, args = self.about, self.about["args"]
-        return {name: about[name] for name in ("checkpoint", "epoch", "checkpoint_made_by")} | {
-            name: args[name] for name in ("augnum", "normalize", "norm_statistics") if name in args
-        }
+        fit = [name for name in ("augnum", "normalize", "norm_statistics") if name in args]
+        found = {name: about[name] for name in ("checkpoint", "epoch", "checkpoint_made_by")}
+        found |= {"steps": about["steps"]} if about.get("steps") else {}
+        return found | {name: args[name] for name in fit}
 
     def for_images(self, base: ImageSet) -> "PseudoLabels":
         """Return the pseudo labels in the order of `base`, matched by id.

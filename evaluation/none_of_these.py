@@ -9,6 +9,7 @@ from common.errors import InputError
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
+from moco.checkpoint import steps
 from moco.evaluate import FrozenEncoder
 from moco.meta import MetaLearner
 from moco.outliers import Reference, fit_reference, load_reference
@@ -29,7 +30,8 @@ def reference_of(
         return None, None  # a meta-trained model has no embeddings of its own
     file = run.folder / f"none_of_these_{task.name}.npz"
     about = {
-        "epoch": run.checkpoint["epoch"], "checkpoint_made_by": run.checkpoint["made_by"],
+        "epoch": run.checkpoint["epoch"], "steps": steps(run.checkpoint),
+        "checkpoint_made_by": run.checkpoint["made_by"],
         "task": task.to_dict(), "augnum": settings.augnum,
     }  # fmt: skip
     if data:
@@ -38,7 +40,7 @@ def reference_of(
     about = json.loads(json.dumps(about))  # as it is read back from a file
     if file.exists():
         kept = load_reference(file)
-        known = {"contents": about.get("contents"), **kept.about}  # not in older files
+        known = {"contents": about.get("contents"), "steps": 0, **kept.about}  # not in older files
         if about == {name: known.get(name) for name in about}:
             return kept, None
     missing = "note: no scores for none of these"

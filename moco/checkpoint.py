@@ -77,8 +77,21 @@ def require_trained_on(checkpoint: dict, images: ImageSet, path: str | Path) -> 
 
 def made_from(recorded: Mapping, checkpoint: dict) -> bool:
     """Return whether what is `recorded` with a file was made from this very checkpoint."""
-    made = recorded.get("epoch"), recorded.get("checkpoint_made_by")
-    return made == (checkpoint["epoch"], checkpoint["made_by"])
+    made = recorded.get("epoch"), recorded.get("steps", 0), recorded.get("checkpoint_made_by")
+    return made == (checkpoint["epoch"], steps(checkpoint), checkpoint["made_by"])
+
+
+def steps(checkpoint: dict) -> int:
+    """Return how many steps of its next epoch a checkpoint has done."""
+    return (checkpoint.get("part") or {}).get("steps", 0)
+
+
+def note_on_epochs(checkpoint: dict, path: str | Path) -> None:
+    """Print a note if the training of the checkpoint from `path` is not finished."""
+    done, planned = checkpoint["epoch"], checkpoint["args"].get("epochs")
+    known = STAGES[checkpoint["stage"]].trained and "known_settings" not in checkpoint
+    if known and planned is not None and done < planned:
+        print(f"note: {path} has {done} of {planned} epochs; the papers use the last one")
 
 
 def load_teacher(recorded: Mapping) -> dict:

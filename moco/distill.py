@@ -24,6 +24,7 @@ def require_read(settings: Distillation, given: Mapping[str, Any]) -> None:
     others."""
     fields, correction = type(settings).fields(), settings.correction
     unread = {
+        "--p-label": () if settings.p_label else ("losses",),
         "--correction dic": ("dic_interval", "dic_dispersion") if correction != "dic" else (),
         "--correction dic or ddl": ("dic_gamma", "dic_scale") if correction == "none" else (),
         "an adaptive --pseudo-label": () if "adaptive" in settings.pseudo_label else ("alpha",),

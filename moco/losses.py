@@ -75,7 +75,7 @@ def class_temperatures(v: Tensor, gamma: float, scale: float = 1.0) -> Tensor:
     """τ_n = β_n + 1 − max_j β_j, with β_n = γ v_n / Σ_i v_i + (1−γ), of eqs. (6)–(9).
 
     v: N non-negative weights: the classes' dispersions (DIC) or numbers of images (DDL). The class
-    of largest weight gets τ = 1, the others at least 1−γ; if all v are 0, all get 1. `scale`
+    of largest weight gets τ = 1, the others at least 1−γ·scale; if all v are 0, all get 1. `scale`
     multiplies v_n / Σ_i v_i. The code of Wang et al. 2021 (RIDE), the basis of DDL and of the
     authors' DIC, has scale N, and divides β_n by max_j β_j instead of adding 1 − max_j β_j.
     """

@@ -8,7 +8,7 @@ from common.errors import InputError, listed
 from trainer.provenance import provenance
 from trainer.settings import Settings, shown
 
-from .checkpoint import made_from
+from .checkpoint import made_from, steps
 
 
 def about_output(settings: Settings, checkpoint: dict) -> dict[str, Any]:
@@ -16,6 +16,7 @@ def about_output(settings: Settings, checkpoint: dict) -> dict[str, Any]:
     by `already_done`."""
     return {
         "epoch": checkpoint["epoch"],
+        "steps": steps(checkpoint),
         "checkpoint_made_by": checkpoint["made_by"],
         "args": settings.record(),
         "made_by": provenance(),
@@ -51,15 +52,16 @@ def already_done(
 ) -> bool:
     """Return whether `previous`, read from one of `files`, is the output of this command.
 
-    False, with a note, if only its checkpoint has more epochs now. Raises InputError if anything
-    else has changed, in the settings or as `others` say: the files would be overwritten.
+    False, with a note, if only its checkpoint has been trained further. Raises InputError if
+    anything else has changed, in the settings or as `others` say: the files would be overwritten.
     """
     changed = [*others, *changes(settings, given, previous)]
     if not made_from(previous, checkpoint):
         before, now = previous.get("epoch"), checkpoint["epoch"]
-        other = "another " if before == now else ""
+        further = before == now and steps(checkpoint) > previous.get("steps", 0)
+        other = "" if before != now else "further in the next " if further else "another "
         trained = f"a checkpoint of {before} epochs then, {other}of {now} now"
-        if not changed and isinstance(before, int) and now > before:
+        if not changed and isinstance(before, int) and (now > before or further):
             print(f"note: {files[0]} was made from {trained}; it is made again")
             return False
         changed.append(trained)

@@ -15,7 +15,7 @@ from common.names import quoted
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.images import ImageSet
+from datasets.images import ImageSet, require_same_order
 from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS, stamp
 from trainer.config import EPOCHS, Output, TrainingSettings, scaled_drops
@@ -25,7 +25,13 @@ from trainer.provenance import command, provenance
 from trainer.settings import Settings, require_fixed, resolve
 from trainer.trainer import Run
 
-from .checkpoint import load_checkpoint, require_stage, require_trained_on, save_checkpoint
+from .checkpoint import (
+    load_checkpoint,
+    note_on_epochs,
+    require_stage,
+    require_trained_on,
+    save_checkpoint,
+)
 from .config import FROM_WEIGHTS, STAGES, ContrastiveTraining, Distillation, ImageTraining
 
 S = TypeVar("S", bound=Settings)
@@ -140,6 +146,7 @@ def resolve_encoding(
 
     Raises InputError as `resolve` does.
     """
+    note_on_epochs(checkpoint, given["resume"])
     device = pick_device(given.get("device", "auto"), given.get("gpu"))
     auto = {"amp": has_bfloat16(device), "augnum": STAGES[checkpoint["stage"]].augnum}
     return resolve(cls, given, auto, checkpoint["args"], given["resume"]), device
@@ -216,6 +223,8 @@ def check_run(
         requested = f"that in {savedir}" if savedir else "the requested one"
         raise InputError(f"{path} was trained for another task than {requested}")
     require_trained_on(checkpoint, images, path)
+    if known is None:
+        require_same_order(checkpoint["base"], images, f"{path} was trained with")
     if checkpoint.get("contents") not in (None, about["contents"]):
         print(f"note: files have changed since {path} was trained on these images")
     if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):  # both None but in stage (d)

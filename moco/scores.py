@@ -192,9 +192,15 @@ def paired(rows: Sequence[dict[str, Any]], others: Sequence[dict[str, Any]]) -> 
         if not all(name in row for pair in pairs for row in pair):
             continue
         differences = exact_ties(row[name] - other[name] for row, other in pairs)
-        p = float(wilcoxon(differences).pvalue) if differences.any() else 1.0
-        found[name] = {**mean_interval(differences), "p": p}
+        found[name] = {**mean_interval(differences), "p": signed_rank_p(differences)}
     return found
+
+
+def signed_rank_p(differences: np.ndarray) -> float:
+    """Return p of Wilcoxon's two-sided signed-rank test. Equal pairs say nothing; left to scipy,
+    their number would decide between the exact distribution and its approximation."""
+    changed = differences[differences != 0]
+    return float(wilcoxon(changed).pvalue) if changed.size else 1.0
 
 
 def paired_table(found: dict[str, dict]) -> str:

@@ -33,7 +33,7 @@ def run_job(job: Job, started: set[subprocess.Popen], stopped: threading.Event, 
     `stopped` is set. `started` contains the process while it runs; `popen` are options of Popen.
     """
     job.folder.mkdir(parents=True, exist_ok=True)
-    with folder_lock(job.folder) as lock:
+    with folder_lock(job.folder, stopped.is_set) as lock:
         if job.done():
             return 0
         if stopped.is_set():
@@ -195,5 +195,5 @@ def submit_to_slurm(
                 + f"; submitted before: {listed(job_ids.values(), 5)}; once they have ended, rerun "
                 "the same command for the rest and the table" * bool(job_ids)
             )
-        job_ids[name] = result.stdout.strip()
+        job_ids[name] = result.stdout.strip().partition(";")[0]  # 123;cluster
     return job_ids

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import numpy as np
-from scipy.stats import wilcoxon
 
 from common.errors import listed
 from common.files import csv_text, write_utf8
 from moco.checkpoint import load_checkpoint
 from moco.config import IMAGE_SIZE
-from moco.scores import TASK_SCORES, exact_ties, mean_interval
+from moco.scores import TASK_SCORES, exact_ties, mean_interval, signed_rank_p
 from plots.read import read_log
 from trainer.config import EPOCHS
 from trainer.log import LOG
@@ -165,7 +164,7 @@ def significance(study: Study) -> list[list[str]]:
         tasks = sorted(best.keys() & other.keys())
         if tasks and study.model_of(method) != study.model_of(ours):
             differences = exact_ties(best[task] - other[task] for task in tasks)
-            p = wilcoxon(differences).pvalue if differences.any() else 1.0
+            p = signed_rank_p(differences)
             mean = f"{differences.mean():+.1f}"
             if len(tasks) > 1:
                 mean += f" ± {mean_interval(differences)['ci95']:.1f}"

@@ -3,7 +3,8 @@
 #     bash tests/slurm_cluster.sh up DIR && export SLURM_CONF=DIR/slurm.conf
 #     bash tests/slurm_cluster.sh down DIR
 # It has more CPUs than the machine, to run tests in parallel, a fake GPU, for the commands in the
-# README, and two partitions: jobs in `high` preempt those in `gpu`.
+# README, and three partitions: jobs in `high` preempt those in `gpu` and, after a grace time, those
+# in `grace`.
 set -euo pipefail
 DIR=$(realpath -m "$2")
 export SLURM_CONF=$DIR/slurm.conf
@@ -48,6 +49,7 @@ SlurmdParameters=config_overrides
 GresTypes=gpu
 NodeName=node CPUs=8 Gres=gpu:1 NodeHostname=localhost NodeAddr=127.0.0.1
 PartitionName=gpu Nodes=node Default=YES PriorityTier=1
+PartitionName=grace Nodes=node PriorityTier=1 GraceTime=30
 PartitionName=high Nodes=node PriorityTier=2
 CONF
     slurmctld

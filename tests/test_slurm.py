@@ -145,6 +145,19 @@ def test_chain_stopped_repeatedly(images, tmp_path):
     assert all(is_in(number, "COMPLETED") for number in done)
 
 
+def test_a_job_that_ends_within_the_grace_time_of_a_preemption_is_requeued(images, tmp_path):
+    job = ["sbatch", "--parsable", "--partition=grace", f"--output={tmp_path}/log"]
+    train = ["main_moco.py", images, *TINY, "--epochs", 200, "--model-path", tmp_path / "run"]
+    number = call(*job, "scripts/slurm/job.sbatch", *train).strip()
+    needy = ["sbatch", "--partition=high", "--cpus-per-task=8", "--output=/dev/null", "--wrap=true"]
+    stop(number, tmp_path / "run", *needy)
+    wait_for(lambda: is_in(number, "RUNNING"))
+    assert about(number)["Restarts"] != "0"
+    call("scancel", number)
+    wait_for(lambda: is_in(number, *ENDED))
+    assert about(number)["JobState"] == "CANCELLED"
+
+
 def test_time_limit_requeues_and_scancel_ends(images, tmp_path):
     """The limit of a minute is below the two minutes before it at which Slurm sends the signal, so
     the signal comes at once or at the next check, within half a minute."""

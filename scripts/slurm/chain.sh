@@ -14,13 +14,20 @@ OUT=$(realpath -m "$2")
 shift 2
 cd "$(dirname "$0")/../.."
 mkdir -p "$OUT"
-OPTIONS=("$@")
-AFTER=
+OPTIONS=() THEIRS= AFTER=
+for option; do
+    case $option in
+    --dependency=*) THEIRS=,${option#*=} ;; # sbatch would take the last --dependency alone
+    -d | --dependency) fail "write --dependency=LIST" ;;
+    *) OPTIONS+=("$option") ;;
+    esac
+done
 
 submit() { # STAGE ARGUMENT...
     # Singleton: if the chain is submitted twice, jobs of the same name run one at a time.
-    AFTER=$(sbatch --parsable "${OPTIONS[@]}" --job-name="$1 $OUT" --output="$OUT/$1.log" \
-        --dependency="${AFTER:+afterok:$AFTER,}singleton" "scripts/slurm/$1.sbatch" "${@:2}")
+    AFTER=$(sbatch --parsable ${OPTIONS[@]+"${OPTIONS[@]}"} --job-name="$1 $OUT" --output="$OUT/$1.log" \
+        --dependency="${AFTER:+afterok:$AFTER,}singleton$THEIRS" "scripts/slurm/$1.sbatch" "${@:2}")
+    AFTER=${AFTER%%;*} # 123;cluster
     echo "$AFTER  $1  $OUT/$1.log"
 }
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 
 from baselines import scratch, simclr, srl
+from common.errors import InputError
 from conftest import REPOSITORY, call
 from datasets import open_dataset
 from datasets.episode import Task
@@ -120,9 +121,31 @@ def test_srl_resumes(data, tmp_path):
         assert torch.equal(value, parts["state_dict"][name]), name
 
 
+def test_srl_does_not_resume_with_another_teacher(data, tmp_path):
+    train(srl, data, tmp_path / "s", "--epochs", 1)
+    train(srl, data, tmp_path / "d", "--teacher", tmp_path / "s", "--epochs", 1)
+    train(srl, data, tmp_path / "d", "--teacher", tmp_path / "s", "--epochs", 2)
+    train(srl, data, tmp_path / "s", "--epochs", 0, "--seed", 5, "--overwrite")
+    with pytest.raises(InputError, match="trained on or replaced since .* began to learn from it"):
+        train(srl, data, tmp_path / "d", "--teacher", tmp_path / "s", "--epochs", 3)
+
+
+def test_classes_in_another_order_are_other_labels(data, tmp_path):
+    rare = ["--rare-classes", "DF", "VASC"]
+    one = ["--base-classes", "NV", "MEL", "BKL", "BCC", *rare]
+    other = ["--base-classes", "BCC", "NV", "MEL", "BKL", *rare]
+    train(srl, data, tmp_path / "s", "--epochs", 1, *one)
+    says = "was trained with the classes in another order: 'NV', 'MEL', 'BKL', 'BCC'"
+    with pytest.raises(InputError, match=says):
+        train(srl, data, tmp_path / "s", "--epochs", 2, *other)
+    with pytest.raises(InputError, match=says):
+        train(srl, data, tmp_path / "d", "--teacher", tmp_path / "s", "--epochs", 1, *other)
+
+
 @pytest.mark.parametrize(
     ("module", "flags", "expected"),
     [
+        (simclr, ["-b", 1], "--batch-size 1: at least 2 images"),
         (srl, ["--teacher", "CHAIN"], "stage (a)"),
         (simclr, ["-b", 64], "--batch-size 64"),
         (scratch, ["--k_shot", 50], "--k-shot must be in [1, "),

@@ -61,8 +61,8 @@ def classes():
     return ["--base-classes", *BASE, "--rare-classes", *RARE]
 
 
-def flags_of(method, encoder):
-    flags = [*SMALL, *classes(), "--query", 3]
+def flags_of(method, encoder, named=None):
+    flags = [*SMALL, *(named or classes()), "--query", 3]
     flags += ["--k-shot", 2] if method in SUPERVISED else []
     flags += ["--encoder", encoder, "--partitions", 3] if "cactus" in method else []
     if "inner_steps" in STAGES[method].settings.fields():
@@ -289,7 +289,7 @@ def test_labels_are_not_read(method, hues, tmp_path):
         moco, folder = tmp_path / f"moco{first}", tmp_path / f"out{first}"
         tiny = ["-b", 8, "--moco-k", 32, "--bn-groups", 2, "--epochs", 0]
         call("main_moco", table, "--model-path", moco, *SMALL, *tiny, *named)
-        flags = [*flags_of(method, moco), "-b", 1, "--epochs", 1, *named]
+        flags = [*flags_of(method, moco, named), "-b", 1, "--epochs", 1]
         found.append(train(method, table, folder, *flags))
     assert found[0]["base"] != found[1]["base"]
     assert states_equal(*(checkpoint["state_dict"] for checkpoint in found))

@@ -3,6 +3,8 @@
 import pytest
 
 from benchmarks import accuracy
+from common.errors import InputError
+from datasets import synthetic
 
 
 def test_plain_and_fast_side_by_side(data, tmp_path, capsys):
@@ -20,4 +22,7 @@ def test_plain_and_fast_side_by_side(data, tmp_path, capsys):
     # Finished runs are skipped.
     accuracy.main([str(data), *flags, "--modes", "plain", "default"])
     assert accuracy.read_runs(out) == lines
+    synthetic.make(tmp_path / "other", base=40, rare=26, size=32, seed=1)
+    with pytest.raises(InputError, match="has runs on other images"):
+        accuracy.main([str(tmp_path / "other"), *flags, "--modes", "plain"])
     assert f"| default | 1 | {fast['loss'][-1]:.3f} (0.000) |" in capsys.readouterr().out

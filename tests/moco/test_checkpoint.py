@@ -8,11 +8,13 @@ import torch
 
 from common.errors import InputError
 from conftest import TINY, call
+from datasets.pseudo import load_pseudo_labels
 from moco.checkpoint import (
     BIAS,
     CLASSIFIER,
     F_C,
     load_checkpoint,
+    made_from,
     query_encoder,
     student_classifier,
 )
@@ -27,6 +29,41 @@ def test_checkpoint_describes_itself(chain):
     assert [len(ids) for ids in found["task"]["support_ids"]] == [2, 2, 2]
     assert found["made_by"]["command"].startswith("main_distill.py")
     assert load_checkpoint(chain.pretrained)["task"] is None
+
+
+def test_steps_within_an_epoch_tell_checkpoints_apart(chain, data, tmp_path, capsys):
+    """A process saves several of them between two epochs."""
+    run = tmp_path / "run"
+    shutil.copytree(chain.pretrained, run)
+    testing = ["test", data, "--resume", run, "--k_shot", 2, "-j", 0]
+    labelling = ["generate_pseudo", data, "--resume", run, "--savedir", tmp_path / "labels"]
+    labelling += ["--k_shot", 2, "-j", 0]
+    for steps in (0, 3):
+        checkpoint = torch.load(run / CHECKPOINT, weights_only=True)
+        checkpoint["part"] = {"steps": steps, "processes": []} if steps else None
+        torch.save(checkpoint, run / CHECKPOINT)
+        assert bool(steps) != made_from({"epoch": 2, "checkpoint_made_by": checkpoint["made_by"]},
+                                        checkpoint)  # fmt: skip
+        capsys.readouterr()
+        for command in (testing, labelling):
+            call(*command)
+            again = "further in the next of 2 now; it is made again" in capsys.readouterr().out
+            assert again == bool(steps)
+            call(*command)
+            assert "already done" in capsys.readouterr().out
+    assert load_pseudo_labels(tmp_path / "labels")[1].teacher()["steps"] == 3
+
+
+def test_an_unfinished_training_is_noted(chain, data, tmp_path, capsys):
+    argv = ["main_moco", data, "--model-path", tmp_path, *TINY]
+    call(*argv, "--epochs", 3, "--resume", chain.pretrained)
+    checkpoint = torch.load(tmp_path / CHECKPOINT, weights_only=True)
+    for done, noted in ((2, True), (3, False)):
+        torch.save(checkpoint | {"epoch": done}, tmp_path / CHECKPOINT)
+        capsys.readouterr()
+        call("test", data, "--resume", tmp_path, "--k_shot", 2, "-j", 0, "--overwrite")
+        printed = capsys.readouterr().out
+        assert (f"note: {tmp_path} has 2 of 3 epochs; the papers use the last" in printed) == noted
 
 
 def test_loaded_networks_are_frozen(chain):

@@ -27,6 +27,8 @@ from trainer.settings import resolve
         ("--pseudo-label soft --alpha 0.5", "--alpha: no effect without an adaptive"),
         ("--losses con+reg --correction dic --pseudo-label hard", "--correction, --pseudo-label: "
          "no effect without a classification loss"),
+        ("--no-p-label --losses cls", "--losses: no effect without --p-label"),
+        ("--no-p-label --losses con+reg", "--losses: no effect without --p-label"),
         ("--no-p-label --cls-loss released", "--cls-loss: no effect without a classification loss"),
         ("--correction ddl --dic-gamma 0.2 --dic-scale 2", None),
         ("--correction none --dic-interval 10 --alpha 0.5", None),

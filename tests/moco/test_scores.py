@@ -17,6 +17,7 @@ from moco.scores import (
     read_tasks,
     score,
     score_table,
+    signed_rank_p,
     summary,
     summary_table,
     tasks_csv,
@@ -135,7 +136,16 @@ def test_equal_differences_are_ties():
     rows = [[{"seed": seed, "task": "", "accuracy": right / 100} for seed, right in enumerate(x)]
             for x in (one, other)]  # fmt: skip
     assert len({*(one / 100 - other / 100)}) > len({*(one - other)})
-    assert paired(*rows)["accuracy"]["p"] == wilcoxon(one - other).pvalue
+    exact = wilcoxon((one - other)[one != other]).pvalue
+    assert paired(*rows)["accuracy"]["p"] == exact
+
+
+@pytest.mark.parametrize(("equal", "changed"), [(0, 5), (15, 5), (595, 5), (19, 1)])
+def test_equal_pairs_do_not_make_p_smaller(equal, changed):
+    """Of the 2^n signs of n differences, two are as extreme as all positive."""
+    differences = np.array([0.0] * equal + [0.1 * n for n in range(1, changed + 1)])
+    assert signed_rank_p(differences) == pytest.approx(2 / 2**changed)
+    assert signed_rank_p(-differences) == pytest.approx(2 / 2**changed)
 
 
 def test_other_tasks_cannot_be_compared():

@@ -17,6 +17,7 @@ from pathlib import Path
 import pytest
 
 from common.errors import InputError
+from common.files import folder_lock
 from conftest import REPOSITORY, SETTINGS, call, load_script, refused
 from datasets import isic2018
 from moco.config import Pretraining
@@ -471,6 +472,7 @@ def test_stopping_it_stops_the_commands(tmp_path, how):
     script = STOPPED.format(folder=str(tmp_path))
     runner = subprocess.Popen([sys.executable, "-c", script], cwd=REPOSITORY, stderr=-3, stdout=-3)
     while not (tmp_path / "started0").exists():
+        assert runner.poll() is None
         time.sleep(0.1)
     start = time.monotonic()
     runner.send_signal(how)
@@ -505,6 +507,16 @@ def test_stopped_while_waiting(tmp_path):
     stopped.set()
     waiting = job("late", tmp_path, "p.joinpath('late').write_text('')")
     assert run.run_job(waiting, set(), stopped) == 143 and not (tmp_path / "late").exists()
+
+
+def test_stopped_while_another_table_runs_the_job(tmp_path):
+    stopped = threading.Event()
+    waiting = job("late", tmp_path, "p.joinpath('late').write_text('')")
+    with folder_lock(tmp_path) as lock:
+        assert lock is not None
+        threading.Timer(0.3, stopped.set).start()
+        assert run.run_job(waiting, set(), stopped) == 143  # or it would wait for ever
+    assert not (tmp_path / "late").exists()
 
 
 def test_stopped_while_starting(tmp_path, monkeypatch):
@@ -588,7 +600,8 @@ def test_stopped_training_is_not_done(smears, tmp_path, chain):
 
 
 SBATCH = """#!/bin/sh
-n=$(ls "$FAKE" | wc -l); printf '%s\\n' "$@" > "$FAKE/$n"; echo $((100 + n))
+n=$(ls "$FAKE" | wc -l); printf '%s\\n' "$@" > "$FAKE/$n"
+echo "$((100 + n));cluster"
 """
 
 
@@ -602,6 +615,21 @@ def sent(tmp_path, monkeypatch):
     monkeypatch.setenv("FAKE", str(tmp_path / "sent"))
     monkeypatch.setenv("PATH", str(tmp_path / "bin"), prepend=":")
     return tmp_path / "sent"
+
+
+def test_the_chain_of_jobs(data, tmp_path, sent):
+    script = [REPOSITORY / "scripts" / "slurm" / "chain.sh", data, tmp_path / "out"]
+    options = ["--clusters=wice", "--dependency=after:9", "--time=9"]
+    subprocess.run(["bash", *script, *options], check=True, capture_output=True)
+    jobs = [(sent / str(n)).read_text().splitlines() for n in range(4)]
+    after = ["", *(f"afterok:{number}," for number in (100, 101, 102))]
+    for words, needs in zip(jobs, after, strict=True):
+        found = [word for word in words if word.startswith("--dependency")]
+        assert found == [f"--dependency={needs}singleton,after:9"]
+        assert {"--clusters=wice", "--time=9"} < {*words}
+    subprocess.run(["bash", *script], check=True, capture_output=True)
+    failed = subprocess.run(["bash", *script, "-d", "after:9"], capture_output=True, text=True)
+    assert failed.returncode == 2 and "write --dependency=LIST" in failed.stderr
 
 
 def test_slurm_jobs_and_dependencies(smears, tmp_path, sent, capsys):
