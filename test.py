@@ -102,6 +102,12 @@ def require_consistent(run: Evaluation) -> None:
             "--temperature cv fits a logistic regression on parts of the support set; this "
             f"classifier is another: {run.classifier}"
         )
+    of_regression = [name for name in ("augnum", "normalize") if name in run.given]
+    if run.adapts and of_regression:
+        flags = [Testing.fields()[name].flag for name in of_regression]
+        raise InputError(
+            f"{listed(flags)}: no effect, as {settings.resume} adapts to tasks by itself"
+        )
     if settings.norm_statistics == "image" and (settings.predict or run.adapts):
         raise InputError("--norm-statistics image is for scoring an encoder or a student")
     if settings.data is None and not (settings.predict and settings.load_cla):

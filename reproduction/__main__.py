@@ -64,14 +64,8 @@ def make_parser() -> cli.ArgumentParser:
         "pretrained encoder use baselines.pretrained and test.py --tasks")  # fmt: skip
     add("--seeds", type=natural, nargs="+", default=list(SEEDS), metavar="SEED",
         help="seeds of the tasks and of the models trained on them")  # fmt: skip
-    add(
-        "--shots",
-        nargs="+",
-        action="extend",
-        metavar="K",
-        help="support images per class (default: the table's)",
-    )
-    add("--methods", nargs="+", action="extend", metavar="NAME", help="rows (default: all)")
+    add("--shots", nargs="+", metavar="K", help="support images per class (default: the table's)")
+    add("--methods", nargs="+", metavar="NAME", help="rows (default: all)")
     add("--group-disjoint", "--lesion-disjoint", action="store_true",
         help="exclude query images of the support set's groups (patients, lesions)")  # fmt: skip
     add("--groups", type=Path, metavar="FILE", help="CSV file with the columns image,group")
@@ -83,13 +77,8 @@ def make_parser() -> cli.ArgumentParser:
         "confidence interval; 0: none")  # fmt: skip
     add("--base-classes", nargs="+", action="extend", metavar="CLASS",
         help="common classes of your own images, for the methods of the table")  # fmt: skip
-    add(
-        "--rare-classes",
-        nargs="+",
-        action="extend",
-        metavar="CLASS",
-        help="rare classes of your own images",
-    )
+    add("--rare-classes", nargs="+", action="extend", metavar="CLASS",
+        help="rare classes of your own images")  # fmt: skip
     add("--allow-duplicates", action="store_true",
         help="count copies of an image as separate images")  # fmt: skip
     add("--skip-unreadable", action="store_true", help="leave out images that cannot be read")

@@ -242,13 +242,18 @@ def _runs_csv(study: Study) -> str:
     return csv_text(rows)
 
 
-def _cells(file: Path) -> set[tuple[str, str]]:
-    """Return the (method, shot) of which an earlier table has scores; none if it is missing or not
-    as it was written."""
-    with contextlib.suppress(OSError, ValueError, KeyError):
-        rows = csv.DictReader(file.read_text(encoding="utf-8").splitlines())
-        return {(row["method"], row["k_shot"]) for row in rows if row["runs"] != "0"}
-    return set()
+def _before(path: Path) -> set[tuple[str, str, str]]:
+    """Return method, shots and seed, or number of many tasks, of the scores in an earlier table;
+    none if it is missing or not as it was written. `path`: without the ends of the files' names."""
+    found: set[tuple[str, str, str]] = set()
+    for end in ("_runs.csv", ".csv"):
+        with contextlib.suppress(OSError, ValueError, KeyError):
+            text = path.with_name(path.name + end).read_text(encoding="utf-8")
+            for row in csv.DictReader(text.splitlines()):
+                of = f"seed {row['seed']}" if end == "_runs.csv" else f"{row['tasks']} tasks"
+                if of != " tasks":
+                    found.add((row["method"], row["k_shot"], of))
+    return found
 
 
 def write_table(study: Study, command: str) -> str:
@@ -284,9 +289,14 @@ def write_table(study: Study, command: str) -> str:
     text = "\n\n".join(parts) + "\n"
     name = f"table{study.table.number}" + "_disjoint" * study.group_disjoint
     name += "_image_statistics" * (study.norm_statistics == "image")
-    asked = {(method, shot) for method, shot, _ in study.cells()}
-    if others := sorted(_cells(study.root / f"{name}.csv") - asked):
-        names = listed(f"{method} {shot}-shot" for method, shot in others)
+    asked = {(method, shot, f"seed {seed}") for method, shot, seed in study.cells()}
+    asked |= {(method, shot, f"{study.tasks} tasks") for method, shot in study.many()}
+    if others := sorted(_before(study.root / name) - asked):
+        cells = {cell[:2] for cell in asked}
+        names = listed(dict.fromkeys(
+            f"{method} {shot}-shot" + f", {of}" * ((method, shot) in cells)
+            for method, shot, of in others
+        ))  # fmt: skip
         print(
             f"note: {name}.md had more before: {names}; the command that made it, with --only "
             "table, writes that again"

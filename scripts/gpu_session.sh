@@ -21,7 +21,7 @@ export PYTHONPATH=$PWD:$STATE/site${PYTHONPATH:+:$PYTHONPATH}
 MAX_BYTES=16000000 # of a file in OUT
 
 # The steps of each call as step:seconds; those that compile, which takes long, come last.
-STEPS_1="versions:40 tests:90 speed-a-16:45 speed-d-16:45 speed-encode-16:45 speed-a-64:45 trace:40
+STEPS_1="versions:40 tests:120 speed-a-16:45 speed-d-16:45 speed-encode-16:45 speed-a-64:45 trace:40
     compile-a-16:75 compile-d-16:75 tests-compiled:120 compile-encode-16:60"
 STEPS_2="table:310 resnet12:90 scores:50 encoder:30"
 BUDGET_1=235 BUDGET_2=475
@@ -45,14 +45,14 @@ speed() { # TASK BATCH MODE...: time one task, the modes in alternating turns
         --device "$DEVICE" -j 0 --out "$STATE/$STEP.json"
 }
 
-run_step() { # NAME: in a separate process, ended by its time limit
+run_step() { # NAME [FLAG...]: in a separate process, ended by its time limit
     case $1 in
     versions) exec "$PYTHON" -m benchmarks.gpu versions "$STATE/versions.json" \
         --device "$DEVICE" ${TINY:+--tiny} ;;
     tests | tests-compiled) # separate steps, as compiling takes long
         local parallel=() which="not compiled"
         [ "$1" = tests ] || which=compiled
-        [ "$DEVICE" = cuda ] && "$PYTHON" -c "import xdist" 2> /dev/null && parallel=(-n 6)
+        [ "$DEVICE" = cuda ] && "$PYTHON" -c "import xdist" 2> /dev/null && parallel=(-n 6 --dist worksteal)
         exec "$PYTHON" -m pytest tests/gpu -k "$which" -v -ra --durations=10 \
             -p no:cacheprovider "${parallel[@]}" ;;
     speed-*-*) IFS=- read -r _ task batch <<< "$1"; speed "$task" "$batch" plain default ;;
@@ -66,7 +66,7 @@ run_step() { # NAME: in a separate process, ended by its time limit
             methods="moco_v1 hybrid"
         # shellcheck disable=SC2086
         exec "$PYTHON" -m reproduction --table 5 --shots 5 --methods $methods $size \
-            --data "$DATA" --out "$STATE/tables" --device "$DEVICE" ;;
+            --data "$DATA" --out "$STATE/tables" --device "$DEVICE" "${@:2}" ;;
     resnet12)
         local size="--arch resnet12 --image-size 224 --epochs 200 --knn-every 20 -j 8"
         [ "$TINY" ] && size="--arch conv4 --image-size 32 --epochs 2 --knn-every 1 -j 0"
@@ -168,7 +168,10 @@ step() { # NAME SECONDS
     running=
     case $code in
     0) touch "$STATE/$name.done"; say "$name: done in $((SECONDS - start)) s" ;;
-    124 | 137 | 143) say "$name: stopped at its limit of $limit s" ;;
+    124 | 137 | 143)
+        say "$name: stopped at its limit of $limit s"
+        [ "$name" != table ] || timeout -k 5 40 bash scripts/gpu_session.sh --step table \
+            --only table >> "$STATE/logs/table.log" 2>&1 ;; # of the runs that are done
     *) say "$name: FAILED with exit code $code after $((SECONDS - start)) s" ;;
     esac
     tail -n "$([ $code = 0 ] && echo 12 || echo 25)" "$STATE/logs/$name.log" | cut -c 1-160 |
@@ -184,7 +187,7 @@ case ${1:-} in
     exit ;;
 --step)
     export STEP=$2
-    run_step "$2"
+    run_step "${@:2}"
     exit ;;
 *) sed -n "2,8s/^# \?//p" "$0"; exit 2 ;;
 esac

@@ -256,6 +256,7 @@ def test_another_task_than_trained_for(hues, trained, capsys, monkeypatch):
         ("maml", ["--k-shot", 2, "--n-way", 2], "--n-way 2"),
         ("relationnet", ["--k-shot", 3], "trained with --k-shot 2"),
         ("protonet", ["--load-cla"], "adapts to the support set by itself"),
+        ("protonet", ["--normalize", "--augnum", 7], "--augnum, --normalize: no effect"),
     ):
         argv = [hues, "--resume", trained(method), "-j", 0, *flags]
         assert expected in refused(capsys, monkeypatch, "test", *argv)

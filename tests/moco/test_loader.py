@@ -1,6 +1,7 @@
 """The order of images; views depend only on seed, epoch and row."""
 
 import errno
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -85,7 +86,12 @@ def train(data, folder):
 
 @pytest.fixture
 def cores(monkeypatch):
+    """Two, and processes that have what a test patches, which is not the default from 3.14 on."""
     monkeypatch.setattr("trainer.distributed.available_cpus", lambda: 2)
+    before = multiprocessing.get_start_method(allow_none=True)
+    multiprocessing.set_start_method("fork", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
 
 
 def no_shared_memory(views):

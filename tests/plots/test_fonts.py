@@ -8,7 +8,7 @@ pytest.importorskip("matplotlib")
 
 from fontTools.fontBuilder import FontBuilder
 from fontTools.pens.ttGlyphPen import TTGlyphPen
-from matplotlib import font_manager
+from matplotlib import font_manager, get_data_path
 
 from plots import draw, fonts, style
 from plots.fonts import characters, choose_fonts
@@ -35,11 +35,16 @@ def make_font(path: Path, name: str, letters: str) -> None:
     builder.save(path)
 
 
+def only_matplotlibs(monkeypatch):
+    """Leave out the fonts of this machine."""
+    fonts = [f for f in font_manager.fontManager.ttflist if f.fname.startswith(get_data_path())]
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", fonts)
+
+
 @pytest.fixture
 def installed(tmp_path, monkeypatch):
     """Two fonts: of 病 and 変, and of 病 alone."""
-    known = font_manager.fontManager.ttflist
-    monkeypatch.setattr(font_manager.fontManager, "ttflist", list(known))
+    only_matplotlibs(monkeypatch)
     for name, letters in (("Half", "病"), ("Whole", "病変")):
         make_font(tmp_path / f"{name}.ttf", name, letters)
         font_manager.fontManager.addfont(tmp_path / f"{name}.ttf")
@@ -67,7 +72,8 @@ def test_a_font_that_has_them_is_chosen(installed):
 
 
 @pytest.mark.filterwarnings("ignore:Glyph")
-def test_without_such_a_font():
+def test_without_such_a_font(monkeypatch):
+    only_matplotlibs(monkeypatch)
     figure, ax = figure_of("nevus", "\U00012000")
     before = ax.get_xticklabels()[0].get_fontfamily()
     assert choose_fonts(figure) == {"\U00012000"}

@@ -727,6 +727,26 @@ def test_tasks_without_query_images_are_refused_before_the_work(
     assert "has no query images of" in message
 
 
+@pytest.mark.parametrize(("flags", "missing"), [
+    (["--seeds", 0, 1, "--tasks", 600], None),
+    (["--seeds", 0, "--tasks", 600], "moco_v1 1-shot, seed 1"),
+    (["--seeds", 0, 1, "--tasks", 0], "moco_v1 1-shot, 600 tasks"),
+    (["--seeds", 0, 1, "--tasks", 600, "--shots", 3], "moco_v1 1-shot"),
+])  # fmt: skip
+def test_a_table_of_less_than_before_is_told(flags, missing, data, tmp_path, capsys):
+    argv = ["--table", 5, "--data", data, "--out", tmp_path, "--methods", "moco_v1"]
+    argv += [] if "--shots" in flags else ["--shots", 1]
+    s = study(*argv, *flags)
+    s.root.mkdir(parents=True)
+    (s.root / "table5_runs.csv").write_text("method,k_shot,seed\nmoco_v1,1,0\nmoco_v1,1,1\n")
+    head, row = "method,k_shot,metric,tasks", "moco_v1,1,accuracy"
+    (s.root / "table5.csv").write_text(f"{head}\n{row},600\n{row},\n")
+    table.write_table(s, "python -m reproduction")
+    printed = capsys.readouterr().out
+    assert (f"had more before: {missing};" if missing else "") in printed
+    assert bool(missing) == ("had more" in printed)
+
+
 def test_slurm_options_alone(data, capsys, monkeypatch):
     argv = ["--table", 5, "--data", data, "--slurm", "partition=gpu"]
     message = refused(capsys, monkeypatch, "reproduction.__main__", *argv)
