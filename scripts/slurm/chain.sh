@@ -23,15 +23,18 @@ for option; do
     esac
 done
 
-submit() { # STAGE ARGUMENT...
+submit() { # STAGE FLAGS ARGUMENT...; FLAGS as typed, with quotes
+    local flags
+    eval "flags=($2)"
     # Singleton: if the chain is submitted twice, jobs of the same name run one at a time.
     AFTER=$(sbatch --parsable ${OPTIONS[@]+"${OPTIONS[@]}"} --job-name="$1 $OUT" --output="$OUT/$1.log" \
-        --dependency="${AFTER:+afterok:$AFTER,}singleton$THEIRS" "scripts/slurm/$1.sbatch" "${@:2}")
+        --dependency="${AFTER:+afterok:$AFTER,}singleton$THEIRS" "scripts/slurm/$1.sbatch" "${@:3}" \
+        ${flags[@]+"${flags[@]}"})
     AFTER=${AFTER%%;*} # 123;cluster
     echo "$AFTER  $1  $OUT/$1.log"
 }
 
-submit pretrain "$DATA" --model-path "$OUT/pretrained" ${PRETRAIN:-}
-submit label --datadir "$DATA" --resume "$OUT/pretrained" --savedir "$OUT/labels" ${LABEL:-}
-submit distill "$DATA" --savedir "$OUT/labels" --model-path "$OUT/student" ${DISTILL:-}
-submit test "$DATA" --resume "$OUT/student" --load-cla ${TEST:-}
+submit pretrain "${PRETRAIN:-}" "$DATA" --model-path "$OUT/pretrained"
+submit label "${LABEL:-}" --datadir "$DATA" --resume "$OUT/pretrained" --savedir "$OUT/labels"
+submit distill "${DISTILL:-}" "$DATA" --savedir "$OUT/labels" --model-path "$OUT/student"
+submit test "${TEST:-}" "$DATA" --resume "$OUT/student" --load-cla

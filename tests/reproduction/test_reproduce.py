@@ -617,7 +617,8 @@ def sent(tmp_path, monkeypatch):
     return tmp_path / "sent"
 
 
-def test_the_chain_of_jobs(data, tmp_path, sent):
+def test_the_chain_of_jobs(data, tmp_path, sent, monkeypatch):
+    monkeypatch.setenv("PRETRAIN", '--base-classes "common nevus" mole -b 8')
     script = [REPOSITORY / "scripts" / "slurm" / "chain.sh", data, tmp_path / "out"]
     options = ["--clusters=wice", "--dependency=after:9", "--time=9"]
     subprocess.run(["bash", *script, *options], check=True, capture_output=True)
@@ -627,6 +628,7 @@ def test_the_chain_of_jobs(data, tmp_path, sent):
         found = [word for word in words if word.startswith("--dependency")]
         assert found == [f"--dependency={needs}singleton,after:9"]
         assert {"--clusters=wice", "--time=9"} < {*words}
+    assert jobs[0][-5:] == ["--base-classes", "common nevus", "mole", "-b", "8"]
     subprocess.run(["bash", *script], check=True, capture_output=True)
     failed = subprocess.run(["bash", *script, "-d", "after:9"], capture_output=True, text=True)
     assert failed.returncode == 2 and "write --dependency=LIST" in failed.stderr
