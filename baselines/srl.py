@@ -16,7 +16,6 @@ import torch
 import torch.nn.functional as F
 
 from common.errors import InputError
-from datasets.images import require_same_order
 from moco.checkpoint import (
     load_checkpoint,
     note_on_epochs,
@@ -71,8 +70,7 @@ def main(argv: list[str] | None = None) -> None:
         checkpoint = load_checkpoint(settings.teacher, ("srl_simple", "srl_distill"))
         recorded = {name: checkpoint["args"][name] for name in ("arch", "image_size")}
         settings.require_match(recorded, settings.teacher)
-        require_trained_on(checkpoint, base, settings.teacher)
-        require_same_order(checkpoint["base"], base, f"{settings.teacher} was trained with")
+        require_trained_on(checkpoint, base, settings.teacher, ordered=True)
         note_on_epochs(checkpoint, settings.teacher)
         taught = {name: checkpoint[name] for name in ("epoch", "made_by")}
         if run.source and run.source.checkpoint.get("teacher") not in (None, taught):

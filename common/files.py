@@ -84,8 +84,8 @@ def refuse_to_overwrite(paths: Iterable[Path], overwrite: bool) -> None:
 
 
 def private_folder(folder: Path) -> Path:
-    """Return `folder`, made if it is missing: then for this user alone, as images and the names of
-    files may be of patients."""
+    """Return `folder`, made if it is missing: then it, not its parents, is for this user alone, as
+    images and the names of files may be of patients."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     return folder
 
@@ -165,11 +165,9 @@ def alone_in(file: Path) -> Iterator[bool]:
 
 
 @contextlib.contextmanager
-def folder_lock(
-    folder: Path, stopped: Callable[[], bool] = lambda: False, seconds: float = 0.2
-) -> Iterator[int | None]:
-    """Hold an exclusive lock on `folder` within the block; waits for other processes, looking every
-    some `seconds`, unless it is `stopped`: then there is no lock.
+def folder_lock(folder: Path, stopped: Callable[[], bool] = lambda: False) -> Iterator[int | None]:
+    """Hold an exclusive lock on `folder` within the block; waits for other processes, unless it is
+    `stopped`: then there is no lock.
 
     Provides the lock's file descriptor, which a child process can inherit to keep the lock; None,
     without locking, where the system or file system (many network ones) does not support it.
@@ -187,7 +185,7 @@ def folder_lock(
                 fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 locked = True
             except BlockingIOError:
-                time.sleep(seconds)
+                time.sleep(0.2)
             except OSError:  # not supported
                 break
         yield descriptor if locked else None

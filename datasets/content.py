@@ -137,8 +137,7 @@ def _kept(first: str, cache: Path | None) -> Iterator[dict[str, list]]:
     with contextlib.ExitStack() as stack:
         with contextlib.suppress(OSError):  # read-only or full: computed every time
             if cache:
-                folder = private_folder(cache) / FOLDER
-                folder.mkdir(exist_ok=True, mode=0o700)
+                folder = private_folder(private_folder(cache) / FOLDER)  # each, not its parents
                 stack.enter_context(folder_lock(folder))
                 key = hashlib.sha256(os.fsencode(os.path.dirname(first))).hexdigest()[:16]
                 file = folder / f"{key}-{FORMAT}.json"

@@ -231,9 +231,7 @@ def reading_of_task(given: Mapping[str, Any]) -> dict[str, Any]:
     return {name: recorded[name] for name in names}
 
 
-def write_results(
-    files: tuple[Path, Path], scores: dict, table: str, overwrite: bool = False
-) -> None:
+def write_results(files: tuple[Path, Path], scores: dict, table: str, overwrite: bool) -> None:
     """Write the JSON file of the scores and the CSV file `table`. Until both are written the
     earlier JSON file stays, without which the rows of the CSV file would not count."""
     if overwrite:

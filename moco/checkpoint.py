@@ -9,7 +9,7 @@ from torch import nn
 from common.errors import InputError, listed
 from common.files import atomic_write
 from datasets.episode import Task
-from datasets.images import ImageSet, require_fingerprint, require_same
+from datasets.images import ImageSet, require_fingerprint, require_same, require_same_order
 from models import Encoder, LinearClassifier, build_encoder
 from trainer.checkpoint import load, read, remove_unfinished, save, torch_save
 from trainer.nan_guard import not_finite
@@ -66,13 +66,18 @@ def require_stage(checkpoint: dict, stages: tuple[str, ...], path: str | Path) -
         )
 
 
-def require_trained_on(checkpoint: dict, images: ImageSet, path: str | Path) -> None:
-    """Raise InputError if the checkpoint from `path` was trained on other images; print a note if
-    it does not tell, as those of the authors."""
+def require_trained_on(
+    checkpoint: dict, images: ImageSet, path: str | Path, ordered: bool = False
+) -> None:
+    """Raise InputError if the checkpoint from `path` was trained on other images or, if that
+    matters (`ordered`), with their classes in another order; print a note if it does not tell, as
+    those of the authors."""
     if "known_settings" in checkpoint:
         print(f"note: {path} does not record which images it was trained on")
-    else:
-        require_same(checkpoint["base"], images, f"{path} was trained on")
+        return
+    require_same(checkpoint["base"], images, f"{path} was trained on")
+    if ordered:
+        require_same_order(checkpoint["base"], images, f"{path} was trained with")
 
 
 def made_from(recorded: Mapping, checkpoint: dict) -> bool:

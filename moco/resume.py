@@ -15,7 +15,7 @@ from common.names import quoted
 from datasets import Collection
 from datasets.content import content_key
 from datasets.episode import Task
-from datasets.images import ImageSet, require_same_order
+from datasets.images import ImageSet
 from models import has_batchnorm
 from trainer.checkpoint import CHECKPOINT, PREVIOUS, stamp
 from trainer.config import EPOCHS, Output, TrainingSettings, scaled_drops
@@ -222,9 +222,7 @@ def check_run(
     if tasks[0] != tasks[1]:
         requested = f"that in {savedir}" if savedir else "the requested one"
         raise InputError(f"{path} was trained for another task than {requested}")
-    require_trained_on(checkpoint, images, path)
-    if known is None:
-        require_same_order(checkpoint["base"], images, f"{path} was trained with")
+    require_trained_on(checkpoint, images, path, ordered=True)
     if checkpoint.get("contents") not in (None, about["contents"]):
         print(f"note: files have changed since {path} was trained on these images")
     if checkpoint.get("pseudo_labels") != about.get("pseudo_labels"):  # both None but in stage (d)
